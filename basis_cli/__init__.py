@@ -1,0 +1,39 @@
+"""Posterior sampling with deep generative priors: separate, restore and sample pictures.
+
+``import basis_cli`` is light; torch is imported with the first thing that computes.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import BasisError as BasisError
+    from .priors import load_prior as load_prior
+    from .tasks import Result as Result
+    from .tasks import Sampling as Sampling
+    from .tasks import sample as sample
+    from .tasks import separate as separate
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BasisError": "errors",
+    "Result": "tasks",
+    "Sampling": "tasks",
+    "load_prior": "priors",
+    "sample": "tasks",
+    "separate": "tasks",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

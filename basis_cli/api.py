@@ -1,0 +1,77 @@
+"""All that a plugin may import. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import BasisError, InputError, WeightsError
+from .hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["BasisError", "InputError", "Level", "Prior", "PriorSpec", "WeightFile", "WeightsError", "hookimpl"]
+
+
+class Level(Protocol):
+    """A prior at one noise level: the distribution of ``x0 + sigma z`` for pictures ``x0`` and white noise ``z``."""
+
+    def score(self, x: Tensor) -> Tensor:
+        """``grad log p_sigma(x)`` in 1/intensity, for ``x`` ``(n, c, h, w)`` float32; same shape and device."""
+
+    # A prior with a tractable likelihood also has
+    #     log_prob(x) -> Tensor      (n,) in nats
+
+
+class Prior(Protocol):
+    """What pictures look like, at any noise level. Pictures are float32 ``(n, c, h, w)`` in [0, 1].
+
+    A prior trained on another range converts inside.
+    """
+
+    shape: tuple[int, int, int]
+    """``(channels, height, width)`` of the pictures it models."""
+    sigmas: tuple[float, ...] | None
+    """The noise levels it was trained at, high to low; ``None`` if it takes any level."""
+
+    def at(self, sigma: float) -> Level:
+        """The prior at ``sigma``. Called once a level, not once a step, so it may load a checkpoint."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of weights: found by name, never used before its SHA-256 has been checked."""
+
+    file: str
+    """File name, for example ``"ncsn-mnist.safetensors"``."""
+    sha256: str | None = None
+    """Hex digest; ``None`` only where a ``manifest.toml`` beside the file states it."""
+    folder: Path | None = None
+    """A folder inside the plugin's package that ships the file; ``None`` for this project's own weights."""
+    url: str | None = None
+    """Where ``basis weights pull`` may download it from. Nothing is ever downloaded during a run."""
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """What a plugin says of a prior before anything heavy is imported."""
+
+    name: str
+    """As the user types it: ``ncsn-mnist``. ``plugin/name`` always works as well."""
+    summary: str
+    """One line for ``basis priors list``."""
+    shape: tuple[int, int, int]
+    """``(channels, height, width)``."""
+    load: str
+    """``"module:function"``; called as ``function(spec, weights, device)`` with ``weights`` a verified path or
+    ``None``, and returns a :class:`Prior` on that device."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels, high to low; ``None``: any."""
+    labels: tuple[str, ...] = ()
+    """Class names of a class-conditional prior."""
+    weights: WeightFile | None = None
+    """``None`` for a prior without weights."""
+    licence: str = ""
+    """Of the weights, as an SPDX expression or in words."""

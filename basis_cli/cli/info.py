@@ -1,0 +1,140 @@
+"""``basis priors``, ``basis plugins`` and ``basis doctor``: what is there, and whether it works."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .. import __version__, plugins, weights
+from ..errors import BasisError
+from .output import stdout
+
+priors_app = typer.Typer(no_args_is_help=True, help="The priors that can be used.")
+plugins_app = typer.Typer(no_args_is_help=True, help="The plugins that were found.")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    c, h, w = shape
+    return f"{w} x {h} {'gray' if c == 1 else 'colour' if c == 3 else f'{c} channels'}"
+
+
+@priors_app.command("list")
+def priors_list(as_json: AsJson = False) -> None:
+    """List every prior, with the plugin that offers it."""
+    rows = [
+        {"name": name if name not in plugin.clashes else f"{plugin.name}/{name}", "plugin": plugin.name, "spec": spec}
+        for plugin in plugins.plugins()
+        for name, spec in plugin.priors.items()
+    ]
+    if as_json:
+        print(json.dumps([{"name": row["name"], "plugin": row["plugin"], "shape": row["spec"].shape,
+                           "summary": row["spec"].summary} for row in rows], indent=2))  # fmt: skip
+        return
+    table = Table("prior", "pictures", "plugin", "what it models", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["name"], _size(row["spec"].shape), row["plugin"], row["spec"].summary)
+    stdout.print(table)
+
+
+@priors_app.command("info")
+def priors_info(name: str, as_json: AsJson = False) -> None:
+    """Say all that is known of one prior."""
+    spec = plugins.prior_spec(name)
+    about = {key: value for key, value in asdict(spec).items() if key != "weights"}
+    if spec.weights:
+        about["weights"] = spec.weights.file
+        try:
+            about["weights_path"] = str(path := weights.find(spec.weights))
+            about["weights_sha256"] = weights.sha256(path)
+            card = path.with_suffix(".md")
+            about["card"] = str(card) if card.is_file() else ""
+        except BasisError as error:
+            about["weights_path"] = str(error)
+    if as_json:
+        print(json.dumps(about, indent=2))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in about.items():
+        table.add_row(key, "any" if key == "sigmas" and value is None else str(value))
+    stdout.print(table)
+
+
+def _plugin_rows() -> list[dict[str, object]]:
+    return [
+        {
+            "name": plugin.name,
+            "module": plugin.module,
+            "version": plugin.version,
+            "priors": list(plugin.priors),
+            "samplers": list(plugin.samplers),
+            "clashes": plugin.clashes,
+            "error": plugin.error,
+        }
+        for plugin in plugins.plugins()
+    ]
+
+
+@plugins_app.command("list")
+def plugins_list(as_json: AsJson = False) -> None:
+    """List every plugin: what it offers, which names clash, and what is broken."""
+    rows = _plugin_rows()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("plugin", "version", "offers", "problem", box=None, pad_edge=False)
+    for row, plugin in zip(rows, plugins.plugins(), strict=True):
+        clashes = [f"{name} is taken: use {plugin.name}/{name}" for name in plugin.clashes]
+        problem = "; ".join(filter(None, [plugin.error, *clashes]))
+        table.add_row(plugin.name, plugin.version, ", ".join([*plugin.priors, *plugin.samplers]), problem)
+    stdout.print(table)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check this installation: versions, devices, plugins, weights. Exit 1 if something is broken."""
+    import torch
+
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts = {
+        "basis": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "torch": torch.__version__,
+        "cuda devices": ", ".join(cuda) or "none",
+        "cpu": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+    for package in ("numpy", "pillow", "pluggy", "safetensors", "typer", "accelerate", "matplotlib"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed (an extra)"
+    problems = []
+    for plugin in plugins.plugins():
+        if plugin.error:
+            problems.append(f"plugin {plugin.name} ({plugin.module}): {plugin.error}")
+        problems += [f"plugin {plugin.name}: the name {name!r} is taken by another plugin" for name in plugin.clashes]
+        for name, spec in plugin.priors.items():
+            if spec.weights:
+                try:
+                    weights.find(spec.weights)
+                except BasisError as error:
+                    problems.append(f"prior {name}: {error}")
+    if as_json:
+        print(json.dumps(facts | {"problems": problems}, indent=2))
+    else:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for key, value in facts.items():
+            table.add_row(key, value)
+        stdout.print(table)
+        for problem in problems:
+            stdout.print(f"problem: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if not problems:
+            stdout.print("everything is in order", style="green")
+    if problems:
+        raise typer.Exit(1)

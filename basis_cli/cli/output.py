@@ -1,0 +1,93 @@
+"""What the user sees: progress, tables and errors on stderr; paths and JSON on stdout."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..errors import BasisError
+
+stderr = Console(stderr=True)
+stdout = Console()
+
+
+def fail(error: BasisError) -> None:
+    """One line for an error, with its hint."""
+    hint = f" [dim]({escape(error.hint)})[/dim]" if error.hint else ""
+    stderr.print(f"[bold red]error:[/bold red] {escape(error.message)}{hint}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show this project's warnings as one line each instead of Python's two with a source line."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        stderr.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True, highlight=False)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ..errors import InputWarning
+
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _bar(quiet: bool) -> Progress:
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=quiet,
+        transient=True,
+    )
+
+
+@contextmanager
+def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar over all steps of ``batches`` batches, with noise level and residual; yields the sampler's callback."""
+    with _bar(quiet) as progress:
+        task = progress.add_task("starting")
+        finished, last_look = 0, 0.0
+
+        def callback(*, step: int, total: int, sigma: float, x: Any, batch: int, batches: int, **state: Any) -> None:
+            nonlocal finished, last_look
+            finished += 1
+            last_step = step + 1 == total
+            if quiet or (time.monotonic() - last_look < 0.2 and not last_step):
+                return  # looking at x makes a GPU wait, so look rarely
+            last_look = time.monotonic()
+            from ..metrics import residual
+
+            off = residual(state["operator"](x), state["y"]).mean().item() if state["y"].numel() else 0.0
+            progress.update(
+                task,
+                completed=finished,
+                total=total * max(outer * batches, 1),
+                description=f"noise {sigma:.3f}  residual {off:.1f}/255",
+            )
+
+        outer = batches
+        yield callback
+
+
+@contextmanager
+def training_progress(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A bar over training steps with the current loss; yields the callback of :func:`basis_cli.training.fit`."""
+    with _bar(False) as progress:
+        task = progress.add_task("loss -", total=steps)
+
+        def callback(step: int, metrics: dict[str, float]) -> None:
+            progress.update(task, completed=step, description=f"loss {metrics['loss']:.4f}")
+
+        yield callback

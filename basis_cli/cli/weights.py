@@ -1,0 +1,137 @@
+"""``basis weights``: the files that priors are loaded from."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .. import weights
+from ..api import PriorSpec, WeightFile
+from ..errors import UsageError, WeightsError
+from ..plugins import plugins, prior_spec
+from .output import fail, stderr, stdout
+
+app = typer.Typer(no_args_is_help=True)
+
+PriorName = Annotated[str, typer.Argument(help="A prior, as `basis priors list` names it.", show_default=False)]
+
+
+class Kind(str, Enum):
+    ncsn = "ncsn"
+
+
+@app.callback()
+def main() -> None:
+    """Find, check, download and convert the files that priors are loaded from."""
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """Show the weights of every prior and where they are."""
+    rows = [_row(name, spec) for name, spec in _with_weights().items()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("prior", "file", "bytes", "where", "licence", box=None, header_style="bold")
+    for row in rows:
+        size = "" if row["bytes"] is None else f"{row['bytes']:,}"
+        table.add_row(row["prior"], row["file"], size, row["path"] or "missing", row["licence"])
+    for column in table.columns:
+        column.overflow = "fold"
+    stdout.print(table)
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Priors to check; default: all.", show_default=False)
+    ] = None,
+) -> None:
+    """Compare each file's SHA-256 with the one stated for it. Exit code 4 if any is corrupt or missing."""
+    specs = {name: prior_spec(name) for name in names} if names else _with_weights()
+    good = True
+    for name, spec in specs.items():
+        found = weights.locate(_weights_of(spec))
+        try:
+            weights.find(_weights_of(spec))
+            state = "ok"
+        except WeightsError as error:
+            state, good = "corrupt" if found else "missing", False
+            fail(error)
+        typer.echo(f"{state}\t{name}\t{found or _weights_of(spec).file}")
+    if not good:
+        raise typer.Exit(WeightsError.exit_code)
+
+
+@app.command()
+def path(name: PriorName) -> None:
+    """Print where a prior's weights are, after checking them."""
+    typer.echo(weights.find(_weights_of(prior_spec(name))))
+
+
+@app.command()
+def pull(name: PriorName) -> None:
+    """Download a prior's weights into your cache folder and print where they are."""
+    file = _weights_of(prior_spec(name))
+    with stderr.status(f"downloading {file.file}"):
+        downloaded = weights.pull(file)
+    typer.echo(downloaded)
+
+
+@app.command()
+def convert(
+    kind: Annotated[Kind, typer.Argument(help="What the checkpoint holds.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Somebody else's file, for example checkpoint.pth.")
+    ],
+    out: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write, for example mine.safetensors.")],
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Width and height of its pictures; default: 28 if gray, else 32.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+) -> None:
+    """Turn the original authors' checkpoint into weights that `--weights` takes."""
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists", "--overwrite replaces it")
+    from basis_ncsn.convert import convert as convert_ncsn
+
+    for key, value in convert_ncsn(checkpoint, out, size).items():
+        stderr.print(f"{key}: {value}", markup=False, highlight=False)
+    typer.echo(out)
+
+
+def _with_weights() -> dict[str, PriorSpec]:
+    """Every prior that has weights, by the name to type: ``plugin/name`` where another plugin holds the short one."""
+    return {
+        f"{plugin.name}/{name}" if name in plugin.clashes else name: spec
+        for plugin in plugins()
+        for name, spec in plugin.priors.items()
+        if spec.weights
+    }
+
+
+def _weights_of(spec: PriorSpec) -> WeightFile:
+    if spec.weights is None:
+        raise UsageError(f"{spec.name} has no weights", "`basis weights list` shows the priors that have")
+    return spec.weights
+
+
+def _row(name: str, spec: PriorSpec) -> dict[str, str | int | None]:
+    file = _weights_of(spec)
+    found, stated = weights.locate(file), None
+    try:
+        stated = weights.entry(file)
+    except WeightsError as error:  # one plugin's broken manifest must not hide the others
+        fail(error)
+    return {
+        "prior": name,
+        "file": file.file,
+        "bytes": found.stat().st_size if found else stated.bytes if stated else None,
+        "path": str(found) if found else None,
+        "licence": spec.licence or (stated.licence if stated else ""),
+    }

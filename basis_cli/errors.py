@@ -1,0 +1,47 @@
+"""The errors a user may meet. Each carries what was wrong, a hint at the way out, and the command's exit code."""
+
+from __future__ import annotations
+
+
+class BasisError(Exception):
+    """Something the user can act on: printed as one line with a hint, never as a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InputError(BasisError):
+    """A picture or data set that cannot be used as it is."""
+
+
+class InputWarning(UserWarning):
+    """A picture that was used, but not as it is: a channel, a frame or its transparency was dropped."""
+
+
+class NotFiniteError(BasisError):
+    """A sample became NaN or infinite; nothing of it is written."""
+
+
+class UsageError(BasisError):
+    """Arguments that do not fit together, or an output that would be overwritten."""
+
+    exit_code = 2
+
+
+class UnknownPriorError(BasisError):
+    """No plugin offers a prior, or sampler, of that name."""
+
+    exit_code = 3
+
+
+class WeightsError(BasisError):
+    """Weights missing, corrupted, or made for another network."""
+
+    exit_code = 4

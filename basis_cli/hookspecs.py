@@ -1,0 +1,30 @@
+"""The whole extension surface: what a plugin may define. All hooks are optional."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import typer
+
+    from .api import PriorSpec
+
+hookspec = pluggy.HookspecMarker("basis")
+hookimpl = pluggy.HookimplMarker("basis")
+
+
+@hookspec
+def basis_priors() -> list[PriorSpec]:  # type: ignore[empty-body]
+    """The priors this plugin offers. Must be light: never import torch here."""
+
+
+@hookspec
+def basis_samplers() -> dict[str, str]:  # type: ignore[empty-body]
+    """Samplers by name, each as ``"module:function"`` with the signature of ``basis_cli.samplers.langevin``."""
+
+
+@hookspec
+def basis_commands(app: typer.Typer) -> None:
+    """Add commands to the ``basis`` application. Use Typer objects only, never click."""

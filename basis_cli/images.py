@@ -1,0 +1,230 @@
+"""Pictures in and out of files: read safely, write atomically."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import BasisError, InputError, InputWarning, UsageError
+from .files import atomically
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
+MAX_MEGAPIXELS = 64
+FITS = ("crop", "resize", "pad")
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def read(source: Path | str, shape: tuple[int, int, int] | None = None, fit: str | None = None) -> np.ndarray:
+    """The picture in a file, or on standard input if ``source`` is ``"-"``, as ``(c, h, w)`` float32 in [0, 1].
+
+    Upright as its EXIF orientation says. Without ``shape`` it keeps its own size and has one channel if it is stored
+    as gray, else three. With ``shape`` ``(c, h, w)`` it is made gray or repeated to ``c`` channels, and another size
+    is an error unless ``fit`` says what to do: ``crop`` the centre, ``resize`` to cover and crop the rest, or ``pad``
+    with black. Gray and PNG keep 16 bits a sample; other deep colour is read at 8 bits.
+
+    Warns:
+        InputWarning: something was dropped: colour, transparency (shown over black), or frames after the first.
+
+    Raises:
+        InputError: missing, unreadable, no picture, damaged, too large, or it does not fit ``shape``.
+        UsageError: ``fit`` is none of :data:`FITS`.
+    """
+    if fit is not None and fit not in FITS:
+        raise UsageError(f"no way to fit is called {fit!r}", f"known: {', '.join(FITS)}")
+    name = "standard input" if str(source) == "-" else str(source)
+    with _opened(source, name) as file:
+        samples, several = _decoded(file, name)
+    picture = np.moveaxis(_in_unit_range(samples, name), -1, 0)
+    if several:
+        warnings.warn(f"{name} holds several frames: only the first is used", InputWarning, stacklevel=2)
+    if len(picture) in (2, 4):
+        picture, opacity = picture[:-1], picture[-1:]
+        if (opacity < 1).any():
+            picture = picture * opacity
+            warnings.warn(f"{name} is transparent in places: black shows through", InputWarning, stacklevel=2)
+    if shape is None:
+        return np.ascontiguousarray(picture)
+    channels, height, width = shape
+    if channels == 1 and len(picture) == 3:
+        if (picture != picture[:1]).any():
+            picture = np.tensordot(LUMA, picture, 1)[None]
+            warnings.warn(f"{name} is in colour: only its brightness is used", InputWarning, stacklevel=2)
+        picture = picture[:1]
+    elif channels == 3 and len(picture) == 1:
+        picture = picture.repeat(3, axis=0)
+    elif channels != len(picture):
+        raise InputError(f"{name} has {len(picture)} channels, the prior models {channels}", "choose another prior")
+    return np.ascontiguousarray(_fitted(picture, height, width, fit, name))
+
+
+def _opened(source: Path | str, name: str) -> BinaryIO:
+    """A seekable file with something in it."""
+    if str(source) == "-":
+        file: BinaryIO = io.BytesIO(sys.stdin.buffer.read())
+    else:
+        path = Path(source)
+        if path.is_dir():
+            raise InputError(f"{name} is a folder, not a picture", "name the pictures in it")
+        try:
+            file = path.open("rb")
+        except FileNotFoundError as error:
+            raise InputError(f"{name} does not exist", "check the name, and the folder you are in") from error
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {error.strerror}", "check the path and its permissions") from error
+        if not file.seekable():  # a pipe
+            with file:
+                file = io.BytesIO(file.read())
+    if not file.read(1):
+        file.close()
+        raise InputError(f"{name} is empty", "did the program that should write it fail?")
+    return file
+
+
+def _decoded(file: BinaryIO, name: str) -> tuple[np.ndarray, bool]:
+    """What :func:`_samples` returns, with every failure of Pillow mapped to ``InputError``."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's limit is above ours
+            return _samples(file)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} has more than {MAX_MEGAPIXELS} megapixels", "crop or shrink it first") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is not a picture that can be read", f"known: {', '.join(FORMATS)}") from error
+    except Exception as error:  # a decoder that is fed damaged data may raise anything
+        reason = str(error) or type(error).__name__
+        raise InputError(
+            f"{name} is damaged or of an unknown kind: {reason}", "is it complete? save it as PNG"
+        ) from error
+
+
+def _open_image(file: BinaryIO) -> Image.Image:
+    """The picture with its header read and its size checked, not yet decoded."""
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
+        raise Image.DecompressionBombError
+    return image
+
+
+def _samples(file: BinaryIO) -> tuple[np.ndarray, bool]:
+    """``(h, w, c)`` as stored, in any range, and whether more frames follow; of 2 or 4 channels the last is opacity."""
+    image = _open_image(file)
+    several = getattr(image, "is_animated", False)
+    stored = image.tile[0][3] if image.format == "PNG" else ""
+    if stored == "LA;16B":
+        halves = np.asarray(_loaded(image, "RGBA"))  # gray high, gray low, opacity high, opacity low
+        samples = _joined(halves[..., ::2], halves[..., 1::2])
+    elif stored in ("RGB;16B", "RGBA;16B"):
+        # Pillow keeps the first byte of each sample, or the last if it takes the sample for little-endian
+        high = np.asarray(_loaded(image))
+        samples = _joined(high, np.asarray(_loaded(_open_image(file), stored[:-1] + "L")))
+    elif image.mode == "F" or image.mode.startswith("I"):
+        samples = np.asarray(_loaded(image))[..., None]
+    else:
+        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+        image = _loaded(image)
+        samples = np.asarray(image.convert(mode + "A" if image.has_transparency_data else mode))
+        return samples.reshape(*samples.shape[:2], -1), several
+    if "transparency" in image.info:  # one sample value, or colour, that stands for transparent
+        opaque = (samples != image.info["transparency"]).any(-1, keepdims=True)
+        samples = np.concatenate([samples, np.where(opaque, 65535, 0).astype(samples.dtype)], axis=-1)
+    return samples, several
+
+
+def _loaded(image: Image.Image, rawmode: str | None = None) -> Image.Image:
+    """The picture decoded, its bytes taken as ``rawmode`` if given, and upright."""
+    if rawmode:
+        image.tile = [(*image.tile[0][:3], rawmode)]
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    return high.astype(np.uint16) * 256 + low
+
+
+def _in_unit_range(samples: np.ndarray, name: str) -> np.ndarray:
+    """Stored samples as float32 in [0, 1]: 8-bit, 16-bit (also in 32-bit integers), or floats in that range already."""
+    if samples.dtype == np.uint8:
+        return samples.astype(np.float32) / 255
+    top = 1 if samples.dtype.kind == "f" else 65535
+    if not ((samples >= 0) & (samples <= top)).all():  # also false for NaN
+        raise InputError(f"{name} holds values outside 0 to {top}", "scale it to that range first")
+    return samples.astype(np.float32) / top
+
+
+def _fitted(picture: np.ndarray, height: int, width: int, fit: str | None, name: str) -> np.ndarray:
+    """``(c, h, w)`` as ``(c, height, width)``."""
+    h, w = picture.shape[1:]
+    if (h, w) == (height, width):
+        return picture
+    size = f"{name} is {w} x {h} pixels"
+    if fit is None:
+        raise InputError(f"{size}, the prior models {width} x {height}", "--fit crop, resize or pad")
+    if fit == "resize":
+        resized = [
+            ImageOps.fit(Image.fromarray(channel), (width, height), Image.Resampling.LANCZOS)  # in floats: mode F
+            for channel in picture
+        ]
+        return np.stack([np.asarray(channel) for channel in resized]).clip(0, 1)
+    if fit == "crop":
+        if h < height or w < width:
+            raise InputError(f"{size}, too small to crop {width} x {height} from", "--fit resize or pad")
+        top, left = (h - height) // 2, (w - width) // 2
+        return picture[:, top : top + height, left : left + width]
+    if h > height or w > width:
+        raise InputError(f"{size}, too large to pad to {width} x {height}", "--fit resize or crop")
+    top, left = (height - h) // 2, (width - w) // 2
+    return np.pad(picture, ((0, 0), (top, height - h - top), (left, width - w - left)))
+
+
+def out_folder(path: Path) -> Path:
+    """``path`` as a folder that exists and can be written to.
+
+    Raises:
+        BasisError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise BasisError(f"{path} cannot be the output folder: {error.strerror or error}", "choose another") from error
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically. Raises ``BasisError`` if it cannot be written."""
+    with atomically(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def to_pillow(picture: np.ndarray) -> Image.Image:
+    """``(c, h, w)`` floats in [0, 1] as an 8-bit Pillow image, gray or RGB."""
+    eight_bit = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return Image.fromarray(eight_bit[0] if len(eight_bit) == 1 else np.moveaxis(eight_bit, 0, -1))
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Save as PNG atomically: a killed run leaves no half-written picture. Raises ``BasisError`` if it cannot."""
+    with atomically(path) as partial:
+        image.save(partial, format="PNG")
+
+
+def write_sheet(path: Path, pictures: np.ndarray, columns: int | None = None) -> None:
+    """Write ``(n, c, h, w)`` pictures in [0, 1] as one contact sheet, row by row, with a thin margin."""
+    n, c, h, w = pictures.shape
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    sheet = np.ones((c, rows * (h + 2) + 2, columns * (w + 2) + 2), np.float32)
+    for i, picture in enumerate(pictures):
+        top, left = 2 + (i // columns) * (h + 2), 2 + (i % columns) * (w + 2)
+        sheet[:, top : top + h, left : left + w] = picture
+    write_png(path, to_pillow(sheet))

@@ -1,0 +1,74 @@
+"""Random numbers that depend on a picture's own seed and on nothing else.
+
+A counter-based generator (SplitMix64, Steele et al. 2014): number ``i`` of a stream is a hash of (seed, i), computed
+with the same integer arithmetic on every device. So a picture is the same alone or in a batch, on the CPU or on CUDA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+_MIX2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own is arithmetic on signed integers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+def _unit(bits: Tensor) -> Tensor:
+    """Float32 numbers inside (0, 1), from the upper 23 bits: with 24, the largest would round to 1."""
+    return (_shift(bits, 41).float() + 0.5) * 2.0**-23
+
+
+class PerImageNoise:
+    """Uniform and normal numbers for a batch of ``n`` pictures, one stream each.
+
+    ``seeds`` are ``n`` integers in [0, 2^63). Tensors are ``(k, n, ...)``: the second axis is the picture. ``offset``
+    is how many numbers each stream has given so far; set it to continue where a saved run stopped.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        state = torch.tensor([int(seed) for seed in seeds], dtype=torch.int64, device=device)
+        self.streams = _mix(_mix(state + _GOLDEN))
+        self.offset = 0
+        self._cells: dict[tuple[int, ...], Tensor] = {}
+
+    def _bits(self, shape: tuple[int, ...], words: int) -> Tensor:
+        """``words`` 64-bit integers a stream, as ``(k, n, rest)`` with ``k * rest >= words``."""
+        k = shape[0]
+        rest = -(-words // k)
+        if (k, rest) not in self._cells:
+            index = torch.arange(1, k * rest + 1, device=self.streams.device).view(k, 1, rest)
+            self._cells[k, rest] = index * _GOLDEN
+        start = (self.offset * _GOLDEN + 2**63) % 2**64 - 2**63  # wraps like the tensors' own arithmetic
+        counter = self._cells[k, rest] + (self.streams + start)[None, :, None]
+        self.offset += k * rest
+        return _mix(counter)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Float32 numbers in (0, 1), ``shape = (k, n, ...)``."""
+        bits = self._bits(shape, shape[0] * math.prod(shape[2:]))
+        return _unit(bits).view(shape)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal float32 numbers, ``shape = (k, n, ...)``, by Box and Muller."""
+        k, n, each = shape[0], shape[1], math.prod(shape[2:])
+        half = -(-each // 2)
+        bits = self._bits(shape, k * half)
+        radius = _unit(bits).log_().mul_(-2).sqrt_()
+        angle = (bits & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
+        pair = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)
+        return pair[..., :each].reshape(shape)

@@ -1,0 +1,75 @@
+"""Measurement operators: how the unknown pictures ``x`` ``(k, n, c, h, w)`` make the observed one ``y = A x``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+
+
+class LinearOperator(Protocol):
+    """``y = A x`` with its adjoint and its pseudo-inverse in closed form."""
+
+    k: int
+    """How many unknown pictures it takes."""
+    scale: float
+    """Standard deviation of ``A z``, per value, relative to what one picture with coefficient 1 gives; see
+    :func:`basis_cli.samplers.langevin`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``A x``."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^T y``, shaped like ``x``."""
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """``A^+ y``, the smallest ``x`` with ``A x = y`` (Moore-Penrose)."""
+
+
+class Mixture:
+    """``y = sum_i alpha_i x_i``, equation 1: ``(k, n, c, h, w) -> (n, c, h, w)``.
+
+    Raises:
+        UsageError: no coefficient, or one that is zero, NaN or infinite.
+    """
+
+    def __init__(self, alpha: Sequence[float]):
+        if not alpha or not all(math.isfinite(a) and a != 0 for a in alpha):
+            raise UsageError(f"mixing coefficients must be finite and not zero, got {list(alpha)}")
+        self.alpha = tuple(float(a) for a in alpha)
+        self.k = len(self.alpha)
+        self.scale = math.sqrt(sum(a * a for a in self.alpha) / self.k)
+
+    def _coefficients(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.alpha, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (self._coefficients(x) * x).sum(0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._coefficients(y) * y
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return self.adjoint(y) / sum(a * a for a in self.alpha)
+
+
+class Unobserved:
+    """Nothing is measured, so the posterior is the prior: ``y`` has no values. Unconditional sampling."""
+
+    k, scale = 1, 1.0
+
+    def __init__(self, shape: tuple[int, int, int]):
+        self.shape = shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[1], 0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.new_zeros(1, len(y), *self.shape)
+
+    pinv = adjoint

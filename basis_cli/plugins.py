@@ -1,0 +1,176 @@
+"""Finds plugins, one at a time: a broken one is recorded and shown by ``basis plugins list``, never fatal."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from . import hookspecs
+from .api import PriorSpec
+from .errors import BasisError, UnknownPriorError
+
+if TYPE_CHECKING:
+    import typer
+
+GROUP = "basis"
+BUILT_IN = ("toy", "ncsn")  # loaded first, so that a clash never changes what a built-in name means
+BUILT_IN_SAMPLERS = {"langevin": "basis_cli.samplers:langevin"}
+
+
+@dataclass
+class Plugin:
+    """One entry point and what came of it."""
+
+    name: str
+    module: str
+    version: str = ""
+    priors: dict[str, PriorSpec] = field(default_factory=dict)
+    samplers: dict[str, str] = field(default_factory=dict)
+    clashes: list[str] = field(default_factory=list)
+    """Names that an earlier plugin already holds; still reachable as ``plugin/name``."""
+    error: str = ""
+    manager: pluggy.PluginManager | None = field(default=None, repr=False)
+
+
+def _selected() -> list[EntryPoint]:
+    """Entry points to load: all, or those named in ``BASIS_PLUGINS`` (comma-separated); built-ins first."""
+    found = entry_points(group=GROUP)
+    wanted = os.environ.get("BASIS_PLUGINS")
+    if wanted is not None:
+        names = {name.strip() for name in wanted.split(",")}
+        found = [entry for entry in found if entry.name in names]  # type: ignore[assignment]
+
+    def rank(entry: EntryPoint) -> tuple[int, str]:
+        ours = entry.name in BUILT_IN and entry.module == f"basis_{entry.name}"
+        return (BUILT_IN.index(entry.name) if ours else len(BUILT_IN), entry.name)
+
+    return sorted(found, key=rank)
+
+
+def _checked_priors(returned: object) -> dict[str, PriorSpec]:
+    """What ``basis_priors`` returned, by name; raises ``TypeError`` or ``ValueError`` for anything unusable."""
+    if not isinstance(returned, list) or not all(isinstance(spec, PriorSpec) for spec in returned):
+        raise TypeError(f"basis_priors must return a list of PriorSpec, not {returned!r:.80}")
+    for spec in returned:
+        if not (isinstance(spec.name, str) and spec.name and "/" not in spec.name and not set(spec.name) & set(" ,")):
+            raise ValueError(f"a prior's name must be a word without '/', ',' or spaces, not {spec.name!r}")
+        if not (len(spec.shape) == 3 and all(isinstance(side, int) and side > 0 for side in spec.shape)):
+            raise ValueError(f"{spec.name}: shape must be (channels, height, width), not {spec.shape!r}")
+    return {spec.name: spec for spec in returned}
+
+
+def _checked_samplers(returned: object) -> dict[str, str]:
+    if not isinstance(returned, dict) or not all(
+        isinstance(k, str) and isinstance(v, str) and ":" in v for k, v in returned.items()
+    ):
+        raise TypeError(f"basis_samplers must return a dict of 'module:function' strings, not {returned!r:.80}")
+    return returned
+
+
+def _load(entry: EntryPoint) -> Plugin:
+    manager = pluggy.PluginManager("basis")
+    manager.add_hookspecs(hookspecs)
+    plugin = Plugin(entry.name, entry.module, entry.dist.version if entry.dist else "", manager=manager)
+    try:
+        manager.register(entry.load(), entry.name)
+        manager.check_pending()
+        for priors in manager.hook.basis_priors():
+            plugin.priors |= _checked_priors(priors)
+        for samplers in manager.hook.basis_samplers():
+            plugin.samplers |= _checked_samplers(samplers)
+    except (Exception, SystemExit) as error:  # a plugin may even call sys.exit
+        _disable(plugin, error)
+    return plugin
+
+
+def _disable(plugin: Plugin, error: BaseException) -> None:
+    plugin.error = f"{type(error).__name__}: {error}".splitlines()[0]
+    plugin.priors, plugin.samplers = {}, {}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Let every plugin add its commands to ``app``; one that raises is recorded as broken."""
+    for plugin in plugins():
+        if plugin.manager and not plugin.error:
+            try:
+                plugin.manager.hook.basis_commands(app=app)
+            except (Exception, SystemExit) as error:
+                _disable(plugin, error)
+
+
+@cache
+def plugins() -> tuple[Plugin, ...]:
+    """Every plugin found, built-ins first, with name clashes marked on the later one."""
+    loaded: list[Plugin] = []
+    taken: set[str] = set(BUILT_IN_SAMPLERS)
+    for entry in _selected():
+        plugin = _load(entry)
+        if any(other.name == plugin.name for other in loaded):
+            plugin.error = plugin.error or f"another plugin is called {plugin.name!r} and was loaded first"
+            plugin.priors, plugin.samplers = {}, {}
+        names = {*plugin.priors, *plugin.samplers}
+        plugin.clashes = sorted(names & taken)
+        taken |= names
+        loaded.append(plugin)
+    return tuple(loaded)
+
+
+def _by_name(offered: Callable[[Plugin], dict[str, Any]]) -> dict[str, Any]:
+    """``name`` for the first plugin that offers it, ``plugin/name`` for every one."""
+    table: dict[str, Any] = {}
+    for plugin in plugins():
+        for name, value in offered(plugin).items():
+            table.setdefault(name, value)
+            table[f"{plugin.name}/{name}"] = value
+    return table
+
+
+def _look_up(kind: str, name: str, table: dict[str, Any]) -> Any:
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+    known = ", ".join(sorted(key for key in table if "/" not in key))
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UnknownPriorError(f"no {kind} is called {name!r}", f"{hint}known: {known}")
+
+
+def prior_spec(name: str) -> PriorSpec:
+    """The spec of ``name`` or ``plugin/name``.
+
+    Raises:
+        UnknownPriorError: no plugin offers it; the hint names the closest one.
+    """
+    return _look_up("prior", name, _by_name(lambda plugin: plugin.priors))
+
+
+def sampler(name: str) -> Callable[..., Any]:
+    """The sampler function called ``name``, imported now.
+
+    Raises:
+        UnknownPriorError: no such sampler.
+    """
+    table = BUILT_IN_SAMPLERS | {
+        key: value for key, value in _by_name(lambda plugin: plugin.samplers).items() if key not in BUILT_IN_SAMPLERS
+    }
+    return resolve(_look_up("sampler", name, table))
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The object that ``"module:attribute"`` names.
+
+    Raises:
+        BasisError: the module or attribute is not there, or raised while importing.
+    """
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:
+        raise BasisError(f"cannot load {target!r}: {error}", "`basis plugins list` shows who offers it") from error

@@ -1,0 +1,105 @@
+"""Samplers: plain functions that draw ``x ~ p(x | y)`` from priors and an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .api import Prior
+from .errors import NotFiniteError
+from .noise import PerImageNoise
+from .operators import LinearOperator
+
+
+def geometric(high: float, low: float, levels: int) -> tuple[float, ...]:
+    """``levels`` noise levels from ``high`` down to ``low`` with a constant ratio (section 3.4)."""
+    if levels == 1:
+        return (low,)
+    return tuple(high * (low / high) ** (i / (levels - 1)) for i in range(levels))
+
+
+PAPER_SIGMAS = geometric(1.0, 0.01, 10)
+
+
+def no_callback(**state: Any) -> None:
+    """Does nothing. A sampler calls its callback after each of ``total`` steps with ``step, total, level, sigma, x``."""
+
+
+def joint_score(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Tensor]:
+    """The score of ``p(x_1) ... p(x_k)`` (equation 13) at ``sigma``, as a function of ``x`` ``(k, n, c, h, w)``.
+
+    Components that share a prior go through it in one batch.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, prior in enumerate(priors):
+        groups.setdefault(id(prior), []).append(i)
+    levels = [(priors[members[0]].at(sigma), members) for members in groups.values()]
+
+    def score(x: Tensor) -> Tensor:
+        result = torch.empty_like(x)
+        for level, members in levels:
+            stacked = x[members]
+            result[members] = level.score(stacked.flatten(0, 1)).view_as(stacked)
+        return result
+
+    return score
+
+
+def check_finite(x: Tensor, sigma: float) -> None:
+    """Raise :class:`NotFiniteError` if a sample of ``x`` ``(k, n, ...)`` is NaN or infinite: NaN would be saved black."""
+    bad = ~torch.isfinite(x).flatten(2).all(2).all(0)
+    if bad.any():
+        raise NotFiniteError(
+            f"{int(bad.sum())} of {len(bad)} samples are not finite at noise level {sigma:.4g}",
+            "try a smaller --step-size, or float32",
+        )
+
+
+def langevin(
+    priors: Sequence[Prior],
+    operator: LinearOperator,
+    y: Tensor,
+    *,
+    seeds: Sequence[int],
+    sigmas: Sequence[float] = PAPER_SIGMAS,
+    steps: int = 100,
+    step_size: float = 2e-5,
+    callback: Callable[..., None] = no_callback,
+) -> Tensor:
+    """Draw the components from ``p(x | y)`` by noise-annealed Langevin dynamics (BASIS, Algorithm 1).
+
+    At each level, ``steps`` times::
+
+        x <- x + eta (score_sigma(x) + A^T (y - A x) / gamma^2) + sqrt(2 eta) eps,   eta = step_size sigma^2 / sigma_L^2
+
+    ``gamma = sigma`` for a sum of pictures (section 3.4). For another scale of the coefficients the same relative
+    uncertainty is kept, ``gamma = sigma * operator.scale``, so mixing by sum or by mean gives the same samples.
+
+    Args:
+        priors: one for each component, ``operator.k`` in all; the same object may appear several times.
+        y: what was observed, ``(n, ...)``.
+        seeds: one integer a picture; a picture depends on its own seed only.
+        sigmas: noise levels, high to low.
+        callback: called after each step, see :func:`no_callback`.
+
+    Returns:
+        ``(k, n, c, h, w)`` samples at the last noise level, not clipped.
+
+    Raises:
+        NotFiniteError: a sample is NaN or infinite at the end of a level.
+    """
+    noise = PerImageNoise(seeds, y.device)
+    x = noise.uniform((operator.k, len(y), *priors[0].shape))
+    for level, sigma in enumerate(sigmas):
+        score = joint_score(priors, sigma)
+        eta = step_size * (sigma / sigmas[-1]) ** 2
+        gamma = sigma * operator.scale
+        for step in range(level * steps, (level + 1) * steps):
+            drift = score(x) + operator.adjoint(y - operator(x)) / gamma**2
+            x = x + eta * drift + (2 * eta) ** 0.5 * noise.normal(x.shape)
+            callback(step=step, total=len(sigmas) * steps, level=level, sigma=sigma, x=x)
+        check_finite(x, sigma)
+    return x

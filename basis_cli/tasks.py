@@ -1,0 +1,285 @@
+"""The user's verbs. Each says which operator, runs a sampler, and orders what comes out."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import images, metrics, plugins, samplers
+from .api import Level, Prior
+from .errors import InputError, UsageError
+from .operators import LinearOperator, Mixture, Unobserved
+from .priors import choose_device, load_prior
+
+Picture = str | Path | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample; the same for every task. ``None`` leaves the sampler's own default."""
+
+    sampler: str = "langevin"
+    levels: int | None = None
+    """Noise levels, geometric from 1 to 0.01. Default: the prior's own, else the paper's ten."""
+    steps: int | None = None
+    """Steps a level (the paper's T = 100)."""
+    step_size: float | None = None
+    """The paper's delta = 2e-5."""
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    """``float32``, ``bfloat16`` (networks only; samples stay float32) or ``auto``: bfloat16 on CUDA."""
+    batch: int | None = None
+    """Pictures (mixtures times samples) worked on at once."""
+
+    def options(self, priors: Sequence[Prior]) -> dict[str, Any]:
+        """Keyword arguments for the sampler.
+
+        Raises:
+            UsageError: a value out of range, or an option that this sampler does not have.
+        """
+        for name in ("levels", "steps", "step_size", "batch"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be greater than 0, not {value}")
+        given: dict[str, Any] = {}
+        if self.levels is not None:
+            given["sigmas"] = samplers.geometric(1.0, 0.01, self.levels)
+        elif fixed := next((prior.sigmas for prior in priors if prior.sigmas is not None), None):
+            given["sigmas"] = fixed
+        if self.steps is not None:
+            given["steps"] = self.steps
+        if self.step_size is not None:
+            given["step_size"] = self.step_size
+        for name in set(given) - set(inspect.signature(plugins.sampler(self.sampler)).parameters):
+            raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
+        return given
+
+    def described(self, priors: Sequence[Prior]) -> dict[str, Any]:
+        """Everything that was set, for a record."""
+        return asdict(self) | self.options(priors)
+
+
+@dataclass
+class Result:
+    """What a task returns. Tensors are float32 on the CPU in [0, 1]."""
+
+    components: Tensor
+    """``(k, n, samples, c, h, w)``, ordered."""
+    y: Tensor
+    """What was observed, ``(n, c, h, w)``."""
+    residual: Tensor
+    """Root mean square of ``A x - y`` in 8-bit levels, ``(n, samples)``."""
+    psnr: Tensor | None
+    """dB to the references, ``(k, n, samples)``; ``None`` without references."""
+    seconds: float
+    evaluations: int
+    """Network evaluations for each component of each sample."""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def image_seed(seed: int, index: int) -> int:
+    """The seed of sample (or evaluation pair) ``index``: a 63-bit hash, so that neighbouring seeds share nothing."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def separation(
+    priors: Sequence[Prior],
+    k: int,
+    alpha: Sequence[float] | None = None,
+    samples: int = 1,
+    references: Sequence[Any] | None = None,
+) -> Mixture:
+    """The operator of a separation, once everything that describes it fits together.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if k < 1:
+        raise UsageError(f"a mixture has at least one component, not k = {k}", "-k 2")
+    if len(priors) != k:
+        raise UsageError(f"{len(priors)} priors for {k} components", "give --prior once for all, or once for each")
+    shapes = sorted({tuple(prior.shape) for prior in priors})
+    if len(shapes) > 1:
+        raise UsageError(f"the priors model pictures of different shapes: {shapes}")
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1, not {samples}")
+    if alpha is not None and len(alpha) != k:
+        raise UsageError(f"{len(alpha)} mixing coefficients for {k} components", "--alpha takes one number for each")
+    if references is not None and len(references) != k:
+        raise UsageError(f"{len(references)} references for {k} components", "--reference takes one picture for each")
+    return Mixture(alpha or [1 / k] * k)
+
+
+class _Counted:
+    """A prior that counts how often it is evaluated."""
+
+    def __init__(self, prior: Prior):
+        self.prior, self.shape, self.sigmas, self.calls = prior, prior.shape, prior.sigmas, 0
+
+    def at(self, sigma: float) -> _CountedLevel:
+        return _CountedLevel(self, self.prior.at(sigma))
+
+
+class _CountedLevel:
+    def __init__(self, counted: _Counted, level: Level):
+        self.counted, self.level = counted, level
+
+    def score(self, x: Tensor) -> Tensor:
+        self.counted.calls += 1
+        return self.level.score(x)
+
+
+def sample_posterior(
+    priors: Sequence[Prior],
+    operator: LinearOperator,
+    y: Tensor,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> tuple[Tensor, int]:
+    """Run the sampler on ``y`` ``(n, ...)`` in batches: samples ``(k, n, c, h, w)`` and evaluations a component.
+
+    The callback gets what the sampler gives it, and ``batch``, ``batches``, ``operator``, ``y`` of the batch at work.
+    """
+    device = choose_device(sampling.device)
+    half = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
+    if sampling.dtype not in half:
+        raise UsageError(f"dtype {sampling.dtype!r} is not known", "auto, float32 or bfloat16")
+    draw = plugins.sampler(sampling.sampler)
+    options = sampling.options(priors)
+    size = sampling.batch or (64 if device.type == "cpu" else 1024)
+    counted = {id(prior): _Counted(prior) for prior in priors}
+    parts: list[Tensor] = []
+    batches = -(-len(y) // size)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half[sampling.dtype]):
+        for first in range(0, len(y), size):
+            part = y[first : first + size].to(device)
+            x = draw(
+                [counted[id(prior)] for prior in priors],
+                operator,
+                part,
+                seeds=seeds[first : first + size],
+                callback=partial(callback, batch=len(parts), batches=batches, operator=operator, y=part),
+                **options,
+            )
+            samplers.check_finite(x, 0.0)
+            parts.append(x.cpu())
+    evaluations = max(prior.calls for prior in counted.values()) // len(parts)
+    return torch.cat(parts, dim=1), evaluations
+
+
+def _as_batch(pictures: Picture | Sequence[Picture], shape: tuple[int, int, int], fit: str | None) -> Tensor:
+    """Files, arrays or tensors as float32 ``(n, c, h, w)``; arrays must already have the prior's shape."""
+    if isinstance(pictures, (np.ndarray, Tensor)) and pictures.ndim == 4:
+        batch = torch.as_tensor(pictures).float()
+    else:
+        several = isinstance(pictures, Sequence) and not isinstance(pictures, (str, os.PathLike))
+        batch = torch.stack(
+            [
+                torch.as_tensor(
+                    picture if isinstance(picture, (np.ndarray, Tensor)) else images.read(picture, shape, fit)
+                )
+                for picture in (pictures if several else [pictures])  # type: ignore[list-item]
+            ]
+        ).float()
+    if tuple(batch.shape[1:]) != tuple(shape):
+        raise InputError(f"pictures of shape {tuple(batch.shape[1:])}, but the prior models {tuple(shape)}")
+    if not torch.isfinite(batch).all():
+        raise InputError("a picture holds values that are not finite")
+    return batch
+
+
+def separate(
+    mixtures: Picture | Sequence[Picture],
+    *,
+    k: int = 2,
+    prior: str | Prior | Sequence[str | Prior] = "ncsn-mnist",
+    alpha: Sequence[float] | None = None,
+    samples: int = 1,
+    references: Sequence[Picture] | None = None,
+    fit: str | None = None,
+    weights: Path | None = None,
+    sampling: Sampling | None = None,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> Result:
+    """Separate each mixture ``m = sum_i alpha_i x_i`` into ``k`` components drawn from ``p(x | m)``.
+
+    Args:
+        mixtures: one or several files or ``(c, h, w)`` arrays in [0, 1], or one ``(n, c, h, w)`` array.
+        prior: one for all components or one for each; names or :class:`basis_cli.api.Prior` objects.
+        alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means.
+        samples: posterior samples for each mixture.
+        references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
+        fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
+        sampling: sampler, seed, device and so on; a picture depends on its seed, not on what runs beside it.
+
+    Raises:
+        InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
+    """
+    sampling = sampling or Sampling()
+    named = [prior] if isinstance(prior, str) or hasattr(prior, "at") else list(prior)  # type: ignore[arg-type]
+    loaded: dict[Any, Prior] = {}
+    for one in named:
+        if one not in loaded:
+            loaded[one] = load_prior(one, weights_path=weights, device=sampling.device) if isinstance(one, str) else one
+    priors = [loaded[one] for one in named]
+    priors = priors * k if len(priors) == 1 else priors
+    operator = separation(priors, k, alpha, samples, references)
+    y = _as_batch(mixtures, priors[0].shape, fit)
+    truth = None
+    if references is not None:
+        truth = torch.stack([_as_batch(reference, priors[0].shape, fit) for reference in references])
+        if truth.shape[1] != len(y):
+            raise UsageError(f"references for {truth.shape[1]} mixtures, but there are {len(y)}")
+        truth = truth.repeat_interleave(samples, dim=1)
+    began = time.perf_counter()
+    repeated = y.repeat_interleave(samples, dim=0)
+    seeds = [image_seed(sampling.seed, sample) for _ in range(len(y)) for sample in range(samples)]
+    x, evaluations = sample_posterior(priors, operator, repeated, seeds, sampling, callback)
+    x = (x + operator.pinv(repeated - operator(x))).clamp(0, 1)
+    kinds = [(id(one), a) for one, a in zip(priors, operator.alpha, strict=True)]
+    x = metrics.order_components(x, kinds, references=truth, mixture=repeated)
+    shape = (len(y), samples)
+    return Result(
+        components=x.unflatten(1, shape),
+        y=y,
+        residual=metrics.residual(operator(x), repeated).view(shape),
+        psnr=None if truth is None else metrics.psnr(x, truth).unflatten(1, shape),
+        seconds=time.perf_counter() - began,
+        evaluations=evaluations,
+        settings=sampling.described(priors) | {"alpha": operator.alpha, "samples": samples},
+    )
+
+
+def sample(
+    prior: str | Prior,
+    count: int = 16,
+    *,
+    weights: Path | None = None,
+    sampling: Sampling | None = None,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> Tensor:
+    """``count`` samples of the prior itself, ``(count, c, h, w)`` in [0, 1].
+
+    Raises:
+        UsageError, UnknownPriorError, WeightsError, NotFiniteError.
+    """
+    sampling = sampling or Sampling()
+    if count < 1:
+        raise UsageError(f"the number of samples must be at least 1, not {count}")
+    loaded = load_prior(prior, weights_path=weights, device=sampling.device) if isinstance(prior, str) else prior
+    nothing = torch.zeros(count, 0)
+    seeds = [image_seed(sampling.seed, index) for index in range(count)]
+    x, _ = sample_posterior([loaded], Unobserved(loaded.shape), nothing, seeds, sampling, callback)
+    return x[0].clamp(0, 1)

@@ -1,0 +1,261 @@
+"""The training loop shared by every trainable prior: optimizer, EMA, resume, metrics, sample sheets.
+
+A plugin brings a network and a loss; ``fit`` does the rest, on one device or several (Hugging Face Accelerate).
+Whatever is random at a step is drawn from (seed, step, process), so a killed run that resumes is the unbroken run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError, NotFiniteError, UsageError
+from .files import atomically
+from .priors import choose_device
+
+Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. One step is one batch on every process."""
+
+    steps: int = 10_000
+    batch: int = 64
+    """Pictures a step on each process."""
+    learning_rate: float = 1e-3
+    """Adam's; matrices under Muon take 20 times as much, since their updates are orthogonal."""
+    optimizer: str = "muon"
+    """``muon`` (matrices by Muon, the rest by Adam) or ``adam``."""
+    decay: str = "cosine"
+    """``cosine``, ``inverse-square-root`` or ``constant``."""
+    warmup: int = 200
+    ema: float = 16.0
+    """Exponent of the power-function average of the weights (Karras et al. 2024, eq. 121): 16 averages the last 5 %."""
+    seed: int = 0
+    bf16: bool = True
+    """Autocast to bfloat16; weights, optimizer and EMA stay float32."""
+    compile: bool = False
+    flip: bool = False
+    """Mirror half of the pictures."""
+    save_every: int = 500
+    sheet_every: int = 2_000
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalized by Newton-Schulz iterations (Jordan et al. 2024), for matrices and convolutions.
+
+    On this project's MNIST network it reaches Adam's loss in about two thirds of the steps (see the docs).
+    """
+
+    def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                update = _orthogonalized(p.grad.lerp(momentum, group["momentum"]).flatten(1))
+                p.add_(update.view_as(p), alpha=-group["lr"] * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)
+
+
+def _orthogonalized(matrix: Tensor) -> Tensor:
+    """``U V^T`` of the singular value decomposition ``U S V^T``, approximately, by five quintic iterations."""
+    x = matrix.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+def _optimizers(network: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for hidden matrices (both sides at least 32), Adam for the rest; or Adam for everything."""
+    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+    def hidden(p: Tensor) -> bool:
+        return settings.optimizer == "muon" and p.ndim == 4 and min(p.shape[0], p[0].numel()) >= 32
+
+    matrices = [p for p in named.values() if hidden(p)]
+    others = [p for p in named.values() if not hidden(p)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Adam(others, settings.learning_rate, betas=(0.9, 0.99), fused=True)
+    ]
+    if matrices:
+        optimizers.append(Muon(matrices, 20 * settings.learning_rate))
+    return optimizers
+
+
+def learning_rate_factor(settings: Settings, step: int) -> float:
+    """The share of the full learning rate at ``step`` (0-based): linear warm-up, then the chosen decay."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    if settings.decay == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    if settings.decay == "inverse-square-root":  # Karras et al. 2024, eq. 67, flat for the first tenth
+        return warm / math.sqrt(max(1.0, step / (0.1 * settings.steps)))
+    if settings.decay == "constant":
+        return warm
+    raise UsageError(f"no decay is called {settings.decay!r}", "cosine, inverse-square-root or constant")
+
+
+def fit(
+    network: nn.Module,
+    loss: Loss,
+    images: np.ndarray,
+    settings: Settings,
+    out: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    architecture: dict[str, Any] | None = None,
+    sheet: Callable[[nn.Module, Path], None] | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    callback: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> nn.Module:
+    """Minimize ``loss(network, x, generator)`` over ``images`` ``(n, c, h, w)`` uint8 and return the averaged network.
+
+    ``x`` is float32 in [0, 1] on the device. The folder ``out`` receives ``metrics.jsonl`` (a line every 50 steps),
+    ``state.pt`` (everything needed to resume, every ``save_every`` steps) and ``samples-STEP.png`` (from ``sheet``).
+
+    Raises:
+        UsageError: ``out`` holds another run's state and ``resume`` is off, or holds a run of other settings.
+        InputError: the saved state cannot be read.
+        NotFiniteError: the loss became NaN or infinite; the last saved state is kept.
+    """
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise UsageError("training needs accelerate", "pip install 'basis-cli[train]'") from None
+
+    cpu = choose_device(device).type == "cpu"
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if settings.bf16 else "no")
+    device_ = accelerator.device
+    out.mkdir(parents=True, exist_ok=True)
+    state_path, metrics_path = out / "state.pt", out / "metrics.jsonl"
+    if state_path.exists() and not resume:
+        raise UsageError(f"{out} already holds a training run", "--resume continues it; else choose another folder")
+
+    network = network.to(device_, memory_format=torch.channels_last)
+    average = deepcopy(network).requires_grad_(False)
+    optimizers = _optimizers(network, settings)
+    identity = {"settings": asdict(settings), "architecture": architecture or {}}
+    start, elapsed = 0, 0.0
+    if resume and state_path.exists():
+        state = _read_state(state_path, device_)
+        before = {
+            "settings": state["settings"] | _may_change(identity["settings"]),
+            "architecture": state["architecture"],
+        }
+        if before != identity:
+            raise UsageError(f"{out} was trained with other settings", "resume with the command that began it")
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        start, elapsed = state["step"], state["elapsed"]
+    _keep_metrics_until(metrics_path, start)
+
+    model = torch.compile(network) if settings.compile else network
+    model = accelerator.prepare(model)
+    optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
+    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(network, settings)]
+    data = torch.tensor(images, device=device_)
+    generator = torch.Generator(device_)
+    began, running, since = time.monotonic() - elapsed, torch.zeros((), device=device_), 0
+
+    def save(step: int) -> None:
+        if not accelerator.is_main_process:
+            return
+        state = identity | {
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "step": step,
+            "elapsed": time.monotonic() - began,
+        }
+        with atomically(state_path) as partial:
+            torch.save(state, partial)
+
+    for step in range(start, settings.steps):
+        entropy = np.random.SeedSequence((settings.seed, step, accelerator.process_index))
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        factor = learning_rate_factor(settings, step)
+        for optimizer, rates in zip(optimizers, base, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        chosen = torch.randint(len(data), (settings.batch,), generator=generator, device=device_)
+        x = data[chosen].float().div_(255)
+        if settings.flip:
+            mirrored = torch.rand(settings.batch, 1, 1, 1, generator=generator, device=device_) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        with accelerator.autocast():
+            value = loss(model, x.contiguous(memory_format=torch.channels_last), generator)
+        accelerator.backward(value)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        done = step + 1
+        with torch.no_grad():  # power-function EMA: independent of how long the run is
+            keep = (1 - 1 / done) ** (settings.ema + 1)
+            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], 1 - keep)
+        running += value.detach()
+        since += 1
+        last = done == settings.steps
+        if done % 50 == 0 or last:
+            mean = float(running) / since
+            running.zero_()
+            since = 0
+            if not math.isfinite(mean):
+                raise NotFiniteError(f"the loss is {mean} at step {done}", "--resume with a smaller --learning-rate")
+            seconds = time.monotonic() - began
+            metrics = {"step": done, "loss": mean, "learning_rate": settings.learning_rate * factor, "seconds": seconds}
+            metrics["images_per_second"] = done * settings.batch * accelerator.num_processes / seconds
+            if accelerator.is_main_process:
+                if evaluate and (done % settings.sheet_every == 0 or last):
+                    metrics |= evaluate(average)
+                with metrics_path.open("a") as file:
+                    file.write(json.dumps(metrics) + "\n")
+            callback(done, metrics)
+        if done % settings.save_every == 0 or last:
+            save(done)
+        if sheet and accelerator.is_main_process and (done % settings.sheet_every == 0 or last):
+            sheet(average, out / f"samples-{done:07d}.png")
+    accelerator.wait_for_everyone()
+    return average
+
+
+def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot resume from {path}: {reason}", "restore it, or train into another folder") from error
+
+
+def _may_change(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a resumed run may change; with more ``steps`` it goes on where a finished one ended."""
+    return {key: settings[key] for key in ("steps", "save_every", "sheet_every", "compile")}
+
+
+def _keep_metrics_until(path: Path, step: int) -> None:
+    """Drop lines of steps that were done after the state was saved: they will be done again."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if line and json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in lines))

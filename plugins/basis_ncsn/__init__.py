@@ -1,0 +1,19 @@
+"""Noise-conditional score network priors (Song & Ermon 2019). Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from basis_cli.api import PriorSpec, WeightFile, hookimpl
+
+
+@hookimpl
+def basis_priors() -> list[PriorSpec]:
+    return [
+        PriorSpec(
+            name="ncsn-mnist",
+            summary="Handwritten digits, 28 x 28 gray: a 1.3 M parameter score network",
+            shape=(1, 28, 28),
+            load="basis_ncsn.prior:load",
+            weights=WeightFile("ncsn-mnist.safetensors"),
+            licence="MIT",
+        ),
+    ]

@@ -1,0 +1,326 @@
+"""Noise-conditional score networks: a small preconditioned U-Net, and the RefineNet of Song & Ermon (2019).
+
+Both are plain modules with one method in common, ``score(x, sigma)``; pictures are ``(n, c, h, w)`` in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from functools import reduce
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Pre-activation residual block whose second normalization is scaled and shifted by the noise embedding."""
+
+    def __init__(self, in_channels: int, channels: int, embedding: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[..., None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.shortcut(x) + self.conv2(F.silu(h))
+
+
+class Attention(nn.Module):
+    """Residual self-attention over all positions; used at the lowest resolution only."""
+
+    def __init__(self, channels: int, head: int = 32):
+        super().__init__()
+        self.heads = channels // head
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(-1, -2).reshape(n, c, h, w))
+
+
+class UNet(nn.Module):
+    """A denoiser ``D(x, sigma) = E[x0 | x]`` with the preconditioning of Karras et al. (2022), Table 1.
+
+    ``F`` is a U-Net on ``patch x patch`` pixel blocks, ``len(widths)`` resolutions, ``blocks`` residual blocks at each
+    on the way down and again on the way up, and self-attention at the lowest one. Its input and output are scaled so
+    that both have unit variance at every noise level; ``mean`` and ``std`` are the data's, per pixel.
+    Any sigma > 0 is accepted; accuracy is what training covered.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: tuple[int, ...] = (64, 128),
+        blocks: int = 2,
+        patch: int = 2,
+        mean: float = 0.5,
+        std: float = 0.25,
+    ):
+        super().__init__()
+        self.patch, self.mean, self.std = patch, mean, std
+        self.stride = patch * 2 ** (len(widths) - 1)  # picture sides must be multiples of this
+        embedding = 2 * widths[0]
+        self.register_buffer("frequencies", 2.0 ** torch.linspace(-2, 4, 16), persistent=False)
+        self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.begin = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(widths):
+            stage = nn.ModuleDict({"blocks": nn.ModuleList(Block(width, width, embedding) for _ in range(blocks))})
+            if i + 1 < len(widths):
+                stage["resample"] = nn.Conv2d(width, widths[i + 1], 3, stride=2, padding=1)
+            self.down.append(stage)
+        self.attention = Attention(widths[-1])
+        for i in reversed(range(len(widths) - 1)):
+            width = widths[i]
+            stage = nn.ModuleDict({"resample": nn.Conv2d(widths[i + 1], 4 * width, 1)})
+            stage["blocks"] = nn.ModuleList(
+                Block(2 * width if j == 0 else width, width, embedding) for j in range(blocks)
+            )
+            self.up.append(stage)
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.end = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.end.weight)
+        nn.init.zeros_(self.end.bias)
+
+    def raw(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """The network proper, ``F(c_in x, c_noise)``."""
+        angles = c_noise[:, None] * self.frequencies * math.pi
+        embedding = self.embed(torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype))
+        h = self.begin(F.pixel_unshuffle(x, self.patch))
+        skips = []
+        for stage in self.down:
+            for block in stage["blocks"]:
+                h = block(h, embedding)
+            if "resample" in stage:
+                skips.append(h)
+                h = stage["resample"](h)
+        h = self.attention(h)
+        for stage in self.up:
+            h = torch.cat([F.pixel_shuffle(stage["resample"](h), 2), skips.pop()], dim=1)
+            for block in stage["blocks"]:
+                h = block(h, embedding)
+        return F.pixel_shuffle(self.end(F.silu(self.norm(h))), self.patch)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``E[x0 | x]`` for ``x = x0 + sigma z``: ``x`` ``(n, c, h, w)``, ``sigma`` ``(n,)``."""
+        s = sigma[:, None, None, None]
+        total = s**2 + self.std**2
+        centred = x - self.mean
+        raw = self.raw(centred * total.rsqrt(), sigma.log() / 4).float()
+        return self.mean + centred * (self.std**2 / total) + raw * (s * self.std * total.rsqrt())
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2`` (Tweedie)."""
+        return (self(x, sigma) - x) / sigma[:, None, None, None] ** 2
+
+
+def conv3x3(in_channels: int, channels: int, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, 3, padding=dilation, dilation=dilation, bias=bias)
+
+
+class InstanceNormPlus(nn.Module):
+    """Instance normalization that adds back the planes' means, themselves normalized over the channels.
+
+    Scale, weight of the means and shift are looked up by noise level (Song & Ermon 2019, appendix A.1).
+    """
+
+    def __init__(self, channels: int, levels: int):
+        super().__init__()
+        self.embed = nn.Embedding(levels, 3 * channels)
+        nn.init.normal_(self.embed.weight[:, : 2 * channels], 1, 0.02)
+        nn.init.zeros_(self.embed.weight[:, 2 * channels :])
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        gamma, alpha, beta = self.embed(level)[..., None, None].chunk(3, dim=1)
+        x = x.float()  # under autocast too: bfloat16 means are too coarse
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        centred = x - mean  # on the CPU these two passes take half the time of var_mean or instance_norm
+        scale = gamma * (centred.square().mean(dim=(2, 3), keepdim=True) + 1e-5).rsqrt()
+        between, grand_mean = torch.var_mean(mean, dim=1, keepdim=True)
+        shift = beta + gamma * alpha * (mean - grand_mean) * (between + 1e-5).rsqrt()
+        return torch.addcmul(shift, centred, scale)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation block of the downward path. The first of a stage (``enter``) has a learned shortcut.
+
+    Without dilation an entering block also halves the picture; with it, dilation stands in for the smaller picture.
+    """
+
+    def __init__(self, in_channels: int, channels: int, levels: int, dilation: int = 1, enter: bool = False):
+        super().__init__()
+        self.normalize1 = InstanceNormPlus(in_channels, levels)
+        self.conv1 = conv3x3(in_channels, in_channels, dilation)
+        self.normalize2 = InstanceNormPlus(in_channels, levels)
+        self.conv2: nn.Module = conv3x3(in_channels, channels, dilation)
+        self.shortcut: nn.Module = nn.Identity()
+        if enter and dilation > 1:
+            self.shortcut = conv3x3(in_channels, channels, dilation)
+        elif enter:
+            self.conv2 = self.halved(self.conv2)
+            self.shortcut = self.halved(nn.Conv2d(in_channels, channels, 1))
+
+    @staticmethod
+    def halved(conv: nn.Module) -> nn.Sequential:
+        return nn.Sequential(OrderedDict(conv=conv, pool=nn.AvgPool2d(2)))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        h = self.conv1(F.elu(self.normalize1(x, level)))
+        return self.shortcut(x) + self.conv2(F.elu(self.normalize2(h, level)))
+
+
+class Stage(nn.ModuleList):
+    """Two residual blocks."""
+
+    def __init__(self, in_channels: int, channels: int, levels: int, dilation: int = 1, enter: bool = True):
+        first = ResidualBlock(in_channels, channels, levels, dilation, enter)
+        super().__init__([first, ResidualBlock(channels, channels, levels, dilation)])
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, level)
+        return x
+
+
+class ResidualUnits(nn.ModuleDict):
+    """``units`` times ``x + conv(act(norm(conv(act(norm(x))))))``, the RCU of RefineNet."""
+
+    def __init__(self, channels: int, units: int, levels: int):
+        super().__init__()
+        self.units = units
+        for unit in range(1, units + 1):
+            for half in (1, 2):
+                self[f"{unit}_{half}_norm"] = InstanceNormPlus(channels, levels)
+                self[f"{unit}_{half}_conv"] = conv3x3(channels, channels, bias=False)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        for unit in range(1, self.units + 1):
+            h = x
+            for half in (1, 2):
+                h = self[f"{unit}_{half}_conv"](F.elu(self[f"{unit}_{half}_norm"](h, level)))
+            x = x + h
+        return x
+
+
+class Fusion(nn.Module):
+    """Adds feature maps of several sizes at the size of the first, the multi-resolution fusion of RefineNet."""
+
+    def __init__(self, in_channels: list[int], channels: int, levels: int):
+        super().__init__()
+        self.norms = nn.ModuleList(InstanceNormPlus(c, levels) for c in in_channels)
+        self.convs = nn.ModuleList(conv3x3(c, channels) for c in in_channels)
+
+    def forward(self, xs: list[Tensor], level: Tensor) -> Tensor:
+        maps = [conv(norm(x, level)) for x, norm, conv in zip(xs, self.norms, self.convs, strict=True)]
+        size = xs[0].shape[2:]
+        return reduce(torch.add, (F.interpolate(h, size, mode="bilinear", align_corners=True) for h in maps))
+
+
+class ChainedPooling(nn.Module):
+    """Adds twice a pooled and convolved copy of the copy before, the chained residual pooling of RefineNet."""
+
+    def __init__(self, channels: int, levels: int):
+        super().__init__()
+        self.norms = nn.ModuleList(InstanceNormPlus(channels, levels) for _ in range(2))
+        self.convs = nn.ModuleList(conv3x3(channels, channels, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        x = path = F.elu(x)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            path = conv(F.avg_pool2d(norm(path, level), 5, stride=1, padding=2))
+            x = x + path
+        return x
+
+
+class RefineBlock(nn.Module):
+    """One step of the upward path: refines feature maps of ``in_channels[i]`` channels and joins them."""
+
+    def __init__(self, in_channels: list[int], channels: int, levels: int, units: int = 1):
+        super().__init__()
+        self.adapt_convs = nn.ModuleList(ResidualUnits(c, 2, levels) for c in in_channels)
+        if len(in_channels) > 1:
+            self.msf = Fusion(in_channels, channels, levels)
+        self.crp = ChainedPooling(channels, levels)
+        self.output_convs = ResidualUnits(channels, units, levels)
+
+    def forward(self, xs: list[Tensor], level: Tensor) -> Tensor:
+        adapted = [adapt(x, level) for x, adapt in zip(xs, self.adapt_convs, strict=True)]
+        h = self.msf(adapted, level) if len(adapted) > 1 else adapted[0]
+        return self.output_convs(self.crp(h, level), level)
+
+
+class RefineNet(nn.Module):
+    """The network of the NCSN paper (Song & Ermon 2019), trained at ``levels`` fixed noise levels.
+
+    A dilated RefineNet with 64 ``filters`` for MNIST and 128 for CIFAR-10. Modules are named, and parameters shaped, as
+    in the authors' ``CondRefineNetDilated``, so that their checkpoints load. The levels are a geometric sequence:
+    ``sigmas`` as floats, ``levels`` as a tensor, both high to low. Pictures of any size fit.
+    """
+
+    levels: Tensor
+
+    def __init__(
+        self,
+        channels: int = 1,
+        filters: int = 64,
+        levels: int = 10,
+        sigma_begin: float = 1.0,
+        sigma_end: float = 0.01,
+    ):
+        super().__init__()
+        self.sigmas: tuple[float, ...] = tuple(np.geomspace(sigma_begin, sigma_end, levels).tolist())
+        self.register_buffer("levels", torch.tensor(self.sigmas), persistent=False)
+        narrow, wide = filters, 2 * filters
+        self.begin_conv = conv3x3(channels, narrow)
+        self.res1 = Stage(narrow, narrow, levels, enter=False)
+        self.res2 = Stage(narrow, wide, levels)
+        self.res3 = Stage(wide, wide, levels, dilation=2)
+        self.res4 = Stage(wide, wide, levels, dilation=4)
+        self.refine1 = RefineBlock([wide], wide, levels)
+        self.refine2 = RefineBlock([wide, wide], wide, levels)
+        self.refine3 = RefineBlock([wide, wide], narrow, levels)
+        self.refine4 = RefineBlock([narrow, narrow], narrow, levels, units=3)
+        self.normalizer = InstanceNormPlus(narrow, levels)
+        self.end_conv = conv3x3(narrow, channels)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """``grad log p(x)`` at the noise levels with indices ``level`` ``(n,)`` int64: ``x`` ``(n, c, h, w)``."""
+        h1 = self.res1(self.begin_conv(2 * x - 1), level)
+        h2 = self.res2(h1, level)
+        h3 = self.res3(h2, level)
+        h4 = self.res4(h3, level)
+        h = self.refine1([h4], level)
+        h = self.refine2([h3, h], level)
+        h = self.refine3([h2, h], level)
+        h = self.refine4([h1, h], level)
+        return self.end_conv(F.elu(self.normalizer(h, level)))
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``grad log p_sigma(x)`` for any ``sigma`` ``(n,)``: that of the nearest trained level (in log sigma) times
+        ``level / sigma``.
+
+        At a trained level the factor is 1. Between levels it is an approximation: a score's size goes as 1 / sigma,
+        which Song & Ermon (2020, section 3.3) rely on to share one network among all levels.
+        """
+        level = (self.levels.log() - sigma.log()[:, None]).abs().argmin(dim=1)
+        return self(x, level) * (self.levels[level] / sigma)[:, None, None, None]
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "refinenet": RefineNet}

@@ -1,0 +1,94 @@
+"""A score network as a prior, and the safetensors file it is kept in."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from basis_cli.api import PriorSpec, WeightsError
+from basis_cli.files import atomically
+
+from .network import NETWORKS
+
+
+class ScorePrior:
+    """A network with ``score(x, sigma)`` as a prior; see :class:`basis_cli.api.Prior`."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int], sigmas: tuple[float, ...] | None = None):
+        self.network, self.shape, self.sigmas = network.eval().requires_grad_(False), shape, sigmas
+
+    def at(self, sigma: float) -> ScoreLevel:
+        return ScoreLevel(self.network, sigma)
+
+
+class ScoreLevel:
+    def __init__(self, network: nn.Module, sigma: float):
+        self.network, self.sigma = network, sigma
+
+    def score(self, x: Tensor) -> Tensor:
+        sigma = torch.full((len(x),), self.sigma, device=x.device)
+        return self.network.score(x.contiguous(memory_format=torch.channels_last), sigma)
+
+
+def save(
+    path: Path,
+    network: nn.Module,
+    backbone: str,
+    config: dict[str, Any],
+    shape: tuple[int, int, int],
+    notes: dict[str, str],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write ``network``'s parameters and what is needed to build it again; ``notes`` are kept for the reader.
+
+    Raises:
+        BasisError: the file cannot be written; what stood there before is kept.
+    """
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    about = {"format": "basis-ncsn", "backbone": backbone, "config": json.dumps(config), "shape": json.dumps(shape)}
+    with atomically(path) as partial:
+        partial.write_bytes(serialize(tensors, metadata=notes | about))
+
+
+def read(path: Path) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network and picture shape in a file that :func:`save` wrote.
+
+    Raises:
+        WeightsError: not such a file, or its tensors do not fit the network it names.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != "basis-ncsn":
+                raise WeightsError(f"{path} does not hold a score network", "convert it: basis weights convert ncsn")
+            network = NETWORKS[about["backbone"]](**json.loads(about["config"]))
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no dict
+            network.load_state_dict(tensors)
+            c, h, w = json.loads(about["shape"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = textwrap.shorten(str(error), 160)  # torch lists every key
+        hint = "`basis weights verify` checks them"
+        raise WeightsError(f"cannot read weights from {path}: {reason}", hint) from error
+    return network, (c, h, w)
+
+
+def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePrior:
+    """The prior that ``spec`` names, on ``device``.
+
+    Raises:
+        WeightsError: no weights, unreadable, or made for pictures of another shape.
+    """
+    if weights is None:
+        raise WeightsError(f"{spec.name} needs weights", "give them with --weights")
+    network, shape = read(weights)
+    if shape != tuple(spec.shape):
+        raise WeightsError(f"{weights} is for pictures of shape {shape}, but {spec.name} models {tuple(spec.shape)}")
+    network = network.to(device, memory_format=torch.channels_last)
+    return ScorePrior(network, shape, getattr(network, "sigmas", None))

@@ -1,0 +1,130 @@
+"""``basis train ncsn``: denoising score matching (Vincent 2011) over all noise levels at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from basis_cli import images, samplers, training
+from basis_cli.datasets import Dataset
+from basis_cli.operators import Unobserved
+
+from .network import NETWORKS, UNet
+from .prior import ScorePrior, save
+
+SIGMAS = (0.008, 1.4)  # a margin around the paper's 0.01 ... 1
+
+
+def denoising_loss(network: nn.Module, x: Tensor, generator: torch.Generator, std: float) -> Tensor:
+    """``E lambda(s) ||D(x + s z, s) - x||^2`` per pixel, ``s`` log-uniform over :data:`SIGMAS` (stratified).
+
+    ``lambda = (s^2 + std^2) / (s std)^2`` makes every level weigh the same at the start (Karras et al. 2022).
+    """
+    low, high = map(math.log, SIGMAS)
+    strata = torch.arange(len(x), device=x.device) + torch.rand(len(x), generator=generator, device=x.device)
+    sigma = torch.exp(low + (high - low) * strata / len(x))
+    s = sigma[:, None, None, None]
+    noisy = x + s * torch.randn(x.shape, generator=generator, device=x.device)
+    weight = (s**2 + std**2) / (s * std) ** 2
+    return (weight * (network(noisy, sigma) - x) ** 2).mean()
+
+
+def score_matching_loss(network: nn.Module, x: Tensor, generator: torch.Generator, sigmas: Tensor) -> Tensor:
+    """``E sigma^2 / 2 ||score(x + sigma z) + z / sigma||^2`` a picture over fixed levels: Song & Ermon's equation 6."""
+    level = torch.randint(len(sigmas), (len(x),), generator=generator, device=x.device)
+    z = torch.randn(x.shape, generator=generator, device=x.device)
+    s = sigmas[level][:, None, None, None]
+    return 0.5 * ((s * network(x + s * z, level) + z) ** 2).flatten(1).sum(1).mean()
+
+
+@torch.inference_mode()
+def denoising_error(
+    prior: ScorePrior, pictures: Tensor, sigmas: tuple[float, ...] = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
+) -> dict[str, float]:
+    """``E ||D(x + s z, s) - x||^2`` a pixel at each level, with the same ``z`` every time: the held-out error."""
+    errors = {}
+    for sigma in sigmas:
+        z = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0)).to(pictures.device)
+        noisy = pictures + sigma * z
+        level = prior.at(sigma)
+        score = torch.cat([level.score(batch) for batch in noisy.split(100)])
+        errors[f"denoising_error_{sigma}"] = float(((noisy + sigma**2 * score - pictures) ** 2).mean())
+    return errors
+
+
+def sheet(prior: ScorePrior, path: Path, device: torch.device, count: int = 36) -> None:
+    """Write ``count`` samples of the prior: a short annealed Langevin run, enough to see how training goes."""
+    with torch.inference_mode():
+        operator = Unobserved(prior.shape)
+        y = torch.zeros(count, 0, device=device)
+        x = samplers.langevin([prior], operator, y, seeds=range(count), steps=20, step_size=5e-5)
+    images.write_sheet(path, x[0].clamp(0, 1).cpu().numpy())
+
+
+def train(
+    data: Dataset,
+    held_out: Dataset,
+    out: Path,
+    settings: training.Settings,
+    *,
+    backbone: str = "unet",
+    config: dict[str, Any] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    notes: dict[str, str] | None = None,
+    callback: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> Path:
+    """Train a score network on ``data`` and return the file of its weights, ``out/weights.safetensors`` (bfloat16).
+
+    ``config`` are the network's own arguments; the mean and standard deviation of the pixels are measured.
+    Raises what :func:`basis_cli.training.fit` raises.
+    """
+    shape = data.shape
+    scaled = data.images[:: max(1, len(data.images) // 10_000)].astype(np.float32) / 255
+    config = {"channels": shape[0]} | (config or {})
+    if backbone == "unet":
+        config |= {"mean": round(float(scaled.mean()), 4), "std": round(float(scaled.std()), 4)}
+    torch.manual_seed(settings.seed)
+    network = NETWORKS[backbone](**config)
+
+    def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        if isinstance(network, UNet):
+            return denoising_loss(model, x, generator, network.std)
+        return score_matching_loss(model, x, generator, network.levels.to(x.device))
+
+    def pictures(device: torch.device) -> Tensor:
+        return torch.from_numpy(held_out.images[:1000].astype(np.float32) / 255).to(device)
+
+    def as_prior(model: nn.Module) -> tuple[ScorePrior, torch.device]:
+        return ScorePrior(model, shape, getattr(model, "sigmas", None)), next(model.parameters()).device
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        prior, where = as_prior(model)
+        return denoising_error(prior, pictures(where))
+
+    def draw(model: nn.Module, path: Path) -> None:
+        prior, where = as_prior(model)
+        sheet(prior, path, where)
+
+    average = training.fit(
+        network,
+        loss,
+        data.images,
+        settings,
+        out,
+        device=device,
+        resume=resume,
+        architecture={"backbone": backbone} | config,
+        sheet=draw,
+        evaluate=evaluate,
+        callback=callback,
+    )
+    path = out / "weights.safetensors"
+    save(path, average, backbone, config, shape, notes or {})
+    return path

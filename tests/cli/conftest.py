@@ -1,0 +1,55 @@
+"""Runs the real application in this process, on small pictures that the toy priors model."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from basis_cli import plugins
+from basis_cli.cli import app
+
+
+@pytest.fixture
+def basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """``basis("separate", "mix.png", ...)`` in an empty folder, as a user would type it."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, stdin: bytes | None = None) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Callable[..., Path]:
+    """``picture("mix.png", seed=0)`` writes a small gray picture and returns its path."""
+
+    def write(name: str = "mix.png", seed: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
+        pixels = np.random.default_rng(seed).integers(60, 200, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """``plugin("name", source)`` installs a third-party distribution with that module and entry point."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[basis]\n{name} = {name}\n")
+        plugins.plugins.cache_clear()
+
+    yield install
+    plugins.plugins.cache_clear()

@@ -1,0 +1,258 @@
+"""``basis separate`` from the outside: files, records, exit codes, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+QUICK = ["--prior", "toy-mixture", "--levels", "3", "--steps", "4"]
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    return np.asarray(Image.open(path), np.float64) / 255
+
+
+def test_writes_components_that_add_up_and_a_record(basis, picture, tmp_path):
+    result = basis("separate", picture(), "-k", 2, *QUICK, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == ["out/mix.x1.png", "out/mix.x2.png"]
+    record = json.loads(Path("out/mix.json").read_text())
+    assert record["prior"] == ["toy-mixture"]
+    assert record["settings"]["seed"] == 0
+    assert record["evaluations"] == 12
+    components = [pixels(path) for path in record["answers"][0]["components"]]
+    residual = np.sqrt(((sum(components) / 2 - pixels("mix.png")) ** 2).mean()) * 255
+    assert residual < record["answers"][0]["residual_8bit_rms"] + 0.5  # rounding to 8 bits
+    assert "psnr_db" not in record["answers"][0]
+
+
+def test_components_are_ordered_by_psnr_to_the_mixture(basis, picture):
+    basis("separate", picture(), "-k", 3, *QUICK, "--quiet")
+    mixture = pixels("mix.png")
+    errors = [((pixels(f"out/mix.x{i}.png") - mixture) ** 2).mean() for i in (1, 2, 3)]
+    assert errors == sorted(errors)
+
+
+def test_references_decide_the_order_and_give_psnr(basis, picture):
+    basis("separate", picture(), *QUICK, "--quiet", "-o", "first")
+    one, two = "first/mix.x1.png", "first/mix.x2.png"
+    for order, name in (((one, two), "same"), ((two, one), "swapped")):
+        references = [argument for path in order for argument in ("--reference", path)]
+        result = basis("separate", "mix.png", *QUICK, "--quiet", "-o", name, "--json", *references)
+        answer = json.loads(result.stdout)["results"][0]["answers"][0]
+        assert min(answer["psnr_db"]) > 40  # the references are this very answer, rounded to 8 bits
+        assert np.array_equal(pixels(f"{name}/mix.x1.png"), pixels(order[0]))
+
+
+def test_unequal_coefficients_keep_their_components(basis, picture):
+    result = basis("separate", picture(), *QUICK, "--alpha", "0.8,0.2", "--json", "--quiet")
+    record = json.loads(result.stdout)["results"][0]
+    assert record["settings"]["alpha"] == [0.8, 0.2]
+    first, second = (pixels(path) for path in record["answers"][0]["components"])
+    assert np.sqrt(((0.8 * first + 0.2 * second - pixels("mix.png")) ** 2).mean()) * 255 < 12
+
+
+def test_two_priors_keep_their_order(basis, picture):
+    options = ["--prior", "toy-gaussian", "--prior", "toy-mixture", "--levels", 2, "--steps", 2, "--quiet"]
+    assert basis("separate", picture(), *options).exit_code == 0
+    assert json.loads(Path("out/mix.json").read_text())["prior"] == ["toy-gaussian", "toy-mixture"]
+
+
+def test_same_seed_same_files_alone_or_among_others(basis, picture):
+    names = [picture(f"mix{i}.png", seed=i) for i in range(5)]
+    basis("separate", *names, *QUICK, "--quiet", "--seed", 7, "-o", "together")
+    basis("separate", *names, *QUICK, "--quiet", "--seed", 7, "-o", "by-twos", "--batch", 2)
+    basis("separate", names[3], *QUICK, "--quiet", "--seed", 7, "-o", "alone")
+    basis("separate", names[3], *QUICK, "--quiet", "--seed", 8, "-o", "other")
+    files = {name: Path(name, "mix3.x1.png").read_bytes() for name in ("together", "by-twos", "alone", "other")}
+    assert files["together"] == files["by-twos"] == files["alone"]
+    assert files["other"] != files["alone"]
+
+
+def test_several_samples_differ_and_begin_with_the_single_one(basis, picture):
+    basis("separate", picture(), *QUICK, "--quiet", "-o", "one")
+    result = basis("separate", "mix.png", *QUICK, "--quiet", "--samples", 3, "-o", "three")
+    assert len(result.stdout.split()) == 6
+    assert Path("three/mix.s1.x1.png").read_bytes() == Path("one/mix.x1.png").read_bytes()
+    assert Path("three/mix.s2.x1.png").read_bytes() != Path("three/mix.s1.x1.png").read_bytes()
+
+
+def test_reads_stdin(basis, picture):
+    result = basis("separate", "-", *QUICK, "--quiet", stdin=picture().read_bytes())
+    assert result.exit_code == 0, result.output
+    assert Path("out/stdin.x1.png").exists()
+
+
+def test_progress_goes_to_stderr_and_quiet_silences_it(basis, picture):
+    loud = basis("separate", picture(), *QUICK, "-o", "loud")
+    assert "1 done" in loud.stderr
+    assert loud.stdout.split() == ["loud/mix.x1.png", "loud/mix.x2.png"]
+    assert basis("separate", "mix.png", *QUICK, "-q", "-o", "quiet").stderr == ""
+
+
+def test_dry_run_checks_and_writes_nothing(basis, picture):
+    result = basis("separate", picture(), *QUICK, "--dry-run")
+    assert result.exit_code == 0
+    assert "mix.x1.png" in result.stderr
+    assert not Path("out").exists()
+    assert basis("separate", "mix.png", *QUICK, "--dry-run", "-k", 0).exit_code == 2
+
+
+def test_existing_results_are_safe(basis, picture):
+    basis("separate", picture(), *QUICK, "--quiet")
+    before = Path("out/mix.x1.png").read_bytes()
+    refused = basis("separate", "mix.png", *QUICK, "--quiet", "--seed", 5)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert Path("out/mix.x1.png").read_bytes() == before
+    picture("new.png", seed=1)
+    skipped = basis("separate", "mix.png", "new.png", *QUICK, "--quiet", "--seed", 5, "--skip-existing")
+    assert skipped.stdout.split() == ["out/new.x1.png", "out/new.x2.png"]
+    assert Path("out/mix.x1.png").read_bytes() == before
+    assert basis("separate", "mix.png", *QUICK, "--quiet", "--seed", 5, "--overwrite").exit_code == 0
+    assert Path("out/mix.x1.png").read_bytes() != before
+    assert basis("separate", "mix.png", *QUICK, "--overwrite", "--skip-existing").exit_code == 2
+
+
+def test_one_bad_file_does_not_stop_the_others(basis, picture, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    result = basis("separate", "missing.png", "bad.png", picture(), *QUICK, "--quiet")
+    assert result.exit_code == 1
+    assert "missing.png" in result.stderr
+    assert "bad.png" in result.stderr
+    assert Path("out/mix.x1.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["-k", 0], 2, "k = 0"),
+        (["-k", -1], 2, "k = -1"),
+        (["--alpha", "0.5"], 2, "1 mixing coefficients for 2"),
+        (["--alpha", "a,b"], 2, "not a list of numbers"),
+        (["--alpha", "1,nan"], 2, "finite"),
+        (["--alpha", "1,0"], 2, "not zero"),
+        (["--samples", 0], 2, "samples"),
+        (["--levels", 0], 2, "levels"),
+        (["--steps", 0], 2, "steps"),
+        (["--step-size", "-1"], 2, "step_size"),
+        (["--step-size", "nan"], 2, "step_size"),
+        (["--batch", 0], 2, "batch"),
+        (["--prior", "toy-mixtur"], 3, "did you mean"),
+        (["--sampler", "langevni"], 3, "did you mean 'langevin'"),
+        (["--device", "cuda:99"], 2, "CUDA"),
+        (["--device", "gpu"], 2, "no device"),
+        (["--prior", "toy-mixture", "--prior", "toy-mixture", "--prior", "toy-mixture"], 2, "3 priors for 2"),
+        (["--reference", "mix.png"], 2, "1 references for 2"),
+        (["--reference", "mix.png", "--reference", "none.png"], 1, "none.png"),
+    ],
+)
+def test_wrong_arguments_give_one_clear_line(basis, picture, arguments, code, says):
+    prior = [] if "--prior" in arguments else ["--prior", "toy-mixture"]
+    result = basis("separate", picture(), *prior, "--quiet", *arguments)
+    assert result.exit_code == code, result.output
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not Path("out").exists()
+
+
+def test_wrong_size_names_the_way_out(basis, picture):
+    refused = basis("separate", picture("wide.png", size=(20, 30)), *QUICK, "--quiet")
+    assert refused.exit_code == 1
+    assert "--fit" in refused.stderr
+    for fit in ("crop", "resize"):
+        assert basis("separate", "wide.png", *QUICK, "--quiet", "--fit", fit, "-o", fit).exit_code == 0
+
+
+def test_two_inputs_of_one_name_are_refused(basis, picture, tmp_path):
+    (tmp_path / "a").mkdir()
+    picture("a/mix.png")
+    result = basis("separate", picture(), "a/mix.png", *QUICK, "--quiet")
+    assert result.exit_code == 2
+    assert "overwrite each other" in result.stderr
+
+
+def test_an_output_folder_that_cannot_be_written(basis, picture, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = basis("separate", picture(), *QUICK, "--quiet", "-o", "file/out")
+    assert result.exit_code == 1
+    assert "file/out" in result.stderr
+
+
+BROKEN = """
+    from basis_cli.api import PriorSpec, hookimpl
+
+    class Broken:
+        shape, sigmas = (1, 8, 8), None
+        def at(self, sigma):
+            self.sigma = sigma
+            return self
+        def score(self, x):
+            if self.sigma < 0.5:
+                return x * float("nan")
+            return -x
+
+    @hookimpl
+    def basis_priors():
+        return [
+            PriorSpec("nan", "NaN at low noise", (1, 8, 8), load="broken:nan"),
+            PriorSpec("rubbish", "no prior at all", (1, 8, 8), load="broken:rubbish"),
+            PriorSpec("raises", "raises", (1, 8, 8), load="broken:raises"),
+        ]
+
+    def nan(spec, weights, device):
+        return Broken()
+
+    def rubbish(spec, weights, device):
+        return "a string"
+
+    def raises(spec, weights, device):
+        raise RuntimeError("boom")
+"""
+
+
+def test_a_prior_that_returns_nan_writes_no_black_picture(basis, picture, plugin):
+    plugin("broken", BROKEN)
+    result = basis("separate", picture(), "--prior", "nan", "--levels", 3, "--steps", 2, "--quiet")
+    assert result.exit_code == 1
+    assert "not finite" in result.stderr
+    assert not list(Path("out").glob("*.png"))
+
+
+@pytest.mark.parametrize(("name", "says"), [("rubbish", "returned str"), ("raises", "boom")])
+def test_a_prior_that_cannot_be_used_is_named(basis, picture, plugin, name, says):
+    plugin("broken", BROKEN)
+    result = basis("separate", picture(), "--prior", name, "--quiet")
+    assert result.exit_code == 1
+    assert name in result.stderr
+    assert says in result.stderr
+
+
+def test_ctrl_c_keeps_what_is_done_and_exits_130(picture, tmp_path):
+    for i in range(4):
+        picture(f"mix{i}.png", seed=i)
+    command = [sys.executable, "-m", "basis_cli", "separate", *[f"mix{i}.png" for i in range(4)]]
+    command += ["--prior", "toy-mixture", "--steps", "300", "--batch", "1", "--quiet"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out/mix0.json").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert (tmp_path / "out/mix0.x1.png").exists()
+    assert not (tmp_path / "out/mix3.json").exists()
+    assert not list((tmp_path / "out").glob("*.partial"))

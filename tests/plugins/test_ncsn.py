@@ -1,0 +1,592 @@
+"""Score networks: their equations, the published RefineNet's numbers, files, conversion, losses, training."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from basis_ncsn import convert, network, prior, training
+from basis_ncsn.network import NETWORKS, RefineNet, UNet
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from basis_cli.api import PriorSpec
+from basis_cli.datasets import Dataset
+from basis_cli.errors import BasisError, UsageError, WeightsError
+from basis_cli.training import Settings
+
+SMALL = {"channels": 1, "filters": 8, "levels": 4}
+
+
+def wave(count: int, start: int = 0) -> Tensor:
+    """``count`` numbers in [-1, 1] that look random and are the same everywhere: sines of squares modulo a prime."""
+    i = torch.arange(start, start + count, dtype=torch.int64)
+    return torch.sin((i * i % 10007).double()).float()
+
+
+def filled(net: nn.Module) -> nn.Module:
+    """``net`` with every parameter set by :func:`wave`, at a scale that keeps activations near one."""
+    state, start = {}, 0
+    for name, tensor in sorted(net.state_dict().items()):
+        values = wave(tensor.numel(), start).view(tensor.shape)
+        start += tensor.numel()
+        state[name] = 1 + 0.3 * values if "embed" in name else 0.7 * values / math.sqrt(max(1, tensor[0].numel()))
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def pictures(n: int, c: int, size: int) -> Tensor:
+    return 0.5 + 0.5 * wave(n * c * size * size).view(n, c, size, size)
+
+
+def roughened(net: nn.Module) -> nn.Module:
+    """``net`` with noise on every parameter: as initialized, some are zero and hide what is behind them."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return net
+
+
+# --- U-Net ---------------------------------------------------------------------------------------------------------
+
+UNETS = [
+    ({"widths": (64, 128)}, 28),
+    ({"widths": (16, 32), "patch": 1, "blocks": 1}, 28),
+    ({"widths": (16, 24, 64), "channels": 3}, 32),
+    ({"widths": (32,), "patch": 4}, 32),
+]
+
+
+@pytest.mark.parametrize(("config", "size"), UNETS)
+def test_unet_starts_as_the_best_linear_denoiser(config, size):
+    net = UNet(**config, mean=0.3, std=0.2)
+    x = pictures(3, config.get("channels", 1), size)
+    sigma = torch.tensor([0.01, 0.2, 1.0])
+    shrink = (0.04 / (0.04 + sigma**2))[:, None, None, None]
+    torch.testing.assert_close(net(x, sigma), 0.3 + shrink * (x - 0.3))
+
+
+@pytest.mark.parametrize(("config", "size"), UNETS)
+def test_unet_score_is_tweedies_and_every_parameter_learns(config, size):
+    net = roughened(UNet(**config))
+    x = pictures(2, config.get("channels", 1), size)
+    sigma = torch.tensor([0.05, 0.7])
+    score = net.score(x, sigma)
+    assert score.shape == x.shape
+    torch.testing.assert_close(x + sigma.view(-1, 1, 1, 1) ** 2 * score, net(x, sigma))
+    net(x, sigma).square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_unet_treats_each_picture_by_itself():
+    net = roughened(UNet(widths=(16, 32))).eval()
+    x, sigma = pictures(3, 1, 28), torch.tensor([0.02, 0.3, 1.2])
+    together = net(x, sigma)
+    for i in range(3):
+        torch.testing.assert_close(net(x[i : i + 1], sigma[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-4)
+
+
+def test_unet_sees_the_noise_level():
+    net = roughened(UNet(widths=(16, 32))).eval()
+    x = pictures(1, 1, 28).repeat(2, 1, 1, 1)
+    low, high = net.raw(x, torch.tensor([-1.0, 0.0]))
+    assert (low - high).abs().max() > 1e-3
+
+
+# --- RefineNet -----------------------------------------------------------------------------------------------------
+
+# The authors' CondRefineNetDilated with the weights of `filled`, run once in float32: norm, six evenly spread values.
+AUTHORS = {
+    (1, 28): (41.608131, [-0.80054, -0.396262, -0.45806, -1.037532, -0.714451, -0.194745]),
+    (1, 32): (47.967899, [-0.576766, -0.620126, -0.237041, -0.397575, -1.18775, -0.179374]),
+    (3, 28): (102.153770, [1.107816, 0.36397, 1.501394, -1.127655, -0.789951, -0.70164]),
+    (3, 32): (116.862907, [1.293517, 0.381691, 1.662004, -1.317529, -0.670306, -0.755875]),
+}
+
+
+@pytest.mark.parametrize(("channels", "size"), AUTHORS)
+def test_refinenet_computes_what_the_authors_network_does(channels, size):
+    net = filled(RefineNet(channels, filters=8, levels=4))
+    norm, values = AUTHORS[channels, size]
+    x, level = pictures(3, channels, size), torch.tensor([3, 0, 2])
+    before = x.clone()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with torch.inference_mode():
+            y = net.to(memory_format=layout)(x.contiguous(memory_format=layout), level).contiguous().flatten()
+        at = torch.linspace(0, len(y) - 1, 6).long()
+        torch.testing.assert_close(y[at], torch.tensor(values), atol=2e-5, rtol=1e-5)
+        assert float(y.norm()) == pytest.approx(norm, rel=1e-6)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "parameters", "digest"),
+    [
+        (1, 64, 7_638_657, "a38dc6727981d953f0755a64ea37e9b7360eebc3a073be7b957b091fda7f8d1e"),
+        (3, 128, 30_117_635, "f8780b1654ad70cb56ddc832d84317eeb3240d8e4c5a16b4e272290bcfff7d0b"),
+    ],
+)
+def test_refinenet_names_and_shapes_are_the_authors(channels, filters, parameters, digest):
+    with torch.device("meta"):
+        state = RefineNet(channels, filters, 10).state_dict()
+    lines = "\n".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(state.items()))
+    assert len(state) == 173
+    assert sum(tensor.numel() for tensor in state.values()) == parameters
+    assert hashlib.sha256(lines.encode()).hexdigest() == digest
+
+
+def test_refinenet_ladder_is_geometric():
+    net = RefineNet(filters=8)
+    paper = [1.0, 0.59948425, 0.35938137, 0.21544347, 0.12915497, 0.07742637, 0.04641589, 0.02782559, 0.01668101, 0.01]
+    assert net.sigmas == pytest.approx(paper, rel=1e-6)
+    torch.testing.assert_close(net.levels, torch.tensor(paper))
+    assert all(isinstance(sigma, float) for sigma in net.sigmas)
+    assert RefineNet(filters=8, levels=1, sigma_begin=0.3).sigmas == pytest.approx([0.3])
+    assert RefineNet(filters=8, levels=2, sigma_begin=5, sigma_end=0.2).sigmas == pytest.approx([5, 0.2])
+
+
+def test_refinenet_score_on_the_ladder_is_the_network():
+    net = filled(RefineNet(**SMALL))
+    x = pictures(4, 1, 28)
+    level = torch.tensor([2, 0, 3, 1])
+    sigma = torch.tensor([net.sigmas[i] for i in level])
+    torch.testing.assert_close(net.score(x, sigma), net(x, level))
+
+
+def test_refinenet_score_off_the_ladder_is_the_nearest_levels_rescaled():
+    net = filled(RefineNet(**SMALL))  # levels 1, 0.215, 0.046, 0.01
+    x = pictures(4, 1, 28)
+    sigma = torch.tensor([0.5, 0.4, 2.0, 0.002])  # 0.5 is nearer to 0.215, but not in log sigma
+    level = torch.tensor([0, 1, 0, 3])
+    factor = torch.tensor([1 / 0.5, net.sigmas[1] / 0.4, 1 / 2.0, 0.01 / 0.002])
+    torch.testing.assert_close(net.score(x, sigma), net(x, level) * factor[:, None, None, None])
+
+
+def test_refinenet_is_differentiable_and_every_parameter_learns():
+    net = filled(RefineNet(**SMALL))
+    x = pictures(4, 1, 28).requires_grad_()
+    level = torch.arange(4)
+    net(x, level).square().sum().backward()
+    assert x.grad.abs().min(dim=0).values.any()
+    # in the last embedding alone every row is used: others would hide a level that is never looked up
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert net.normalizer.embed.weight.grad.any(dim=1).all()
+
+
+def test_refinenet_starts_as_published():
+    embed = RefineNet(filters=64).normalizer.embed.weight.detach()
+    assert embed[:, 128:].eq(0).all()
+    assert float(embed[:, :128].mean()) == pytest.approx(1, abs=0.005)
+    assert float(embed[:, :128].std()) == pytest.approx(0.02, rel=0.15)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+BACKBONES = [
+    ("unet", {"channels": 1, "widths": (16, 32), "blocks": 1, "mean": 0.13, "std": 0.31}),
+    ("refinenet", SMALL),
+]
+
+
+def saved(path: Path, backbone: str = "refinenet", config: dict | None = None, dtype=torch.float32) -> nn.Module:
+    config = SMALL if config is None else config
+    net = roughened(NETWORKS[backbone](**config)).eval()
+    prior.save(path, net, backbone, config, (1, 28, 28), {"data": "none"}, dtype)
+    return net
+
+
+@pytest.mark.parametrize(("backbone", "config"), BACKBONES)
+def test_round_trip(tmp_path, backbone, config):
+    path = tmp_path / "w.safetensors"
+    net = saved(path, backbone, config)
+    x, sigma = pictures(2, 1, 28), torch.tensor([0.01, 0.3])
+    again, shape = prior.read(path)
+    assert shape == (1, 28, 28)
+    assert torch.equal(again.eval().score(x, sigma), net.score(x, sigma))
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["data"] == "none"
+
+
+@pytest.mark.parametrize(("backbone", "config"), BACKBONES)
+def test_round_trip_in_bfloat16(tmp_path, backbone, config):
+    path = tmp_path / "w.safetensors"
+    net = saved(path, backbone, config, torch.bfloat16)
+    again, _ = prior.read(path)
+    for (name, before), after in zip(net.state_dict().items(), again.state_dict().values(), strict=True):
+        assert after.dtype == torch.float32
+        torch.testing.assert_close(after, before, rtol=2**-8, atol=0, msg=name)
+    x, sigma = pictures(2, 1, 28), torch.tensor([0.01, 0.3])
+    before, after = net.score(x, sigma), again.eval().score(x, sigma)
+    assert 0 < (after - before).norm() < 0.03 * before.norm()
+
+
+def test_a_failed_save_keeps_the_file_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    saved(path)
+    before = path.read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BasisError, match="No space left"):
+        saved(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def truncated(path: Path) -> None:
+    saved(path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def another_format(path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, path)
+
+
+def another_width(path: Path) -> None:
+    prior.save(path, RefineNet(**SMALL), "refinenet", SMALL | {"filters": 16}, (1, 28, 28), {})
+
+
+def another_network(path: Path) -> None:
+    prior.save(path, RefineNet(**SMALL), "unet", {"channels": 1}, (1, 28, 28), {})
+
+
+def unknown_backbone(path: Path) -> None:
+    prior.save(path, RefineNet(**SMALL), "glow", SMALL, (1, 28, 28), {})
+
+
+def unknown_argument(path: Path) -> None:
+    prior.save(path, RefineNet(**SMALL), "refinenet", SMALL | {"depth": 9}, (1, 28, 28), {})
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.write_bytes(b"<html>not found</html>"), "cannot read weights"),
+        (truncated, "cannot read weights"),
+        (another_format, "does not hold a score network"),
+        (another_width, "size mismatch for begin_conv.weight"),
+        (another_network, "Missing key.*embed.0.weight"),
+        (unknown_backbone, "glow"),
+        (unknown_argument, "depth"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(tmp_path, write, reason):
+    path = tmp_path / "w.safetensors"
+    write(path)
+    with pytest.raises(WeightsError, match=reason) as caught:
+        prior.read(path)
+    assert "w.safetensors" in caught.value.message
+    assert caught.value.hint
+
+
+def spec(shape=(1, 28, 28)) -> PriorSpec:
+    return PriorSpec(name="digits", summary="", shape=shape, load="basis_ncsn.prior:load")
+
+
+@pytest.mark.parametrize(("backbone", "config"), BACKBONES)
+def test_load_gives_a_prior(tmp_path, backbone, config):
+    path = tmp_path / "w.safetensors"
+    net = saved(path, backbone, config)
+    loaded = prior.load(spec(), path, torch.device("cpu"))
+    assert loaded.shape == (1, 28, 28)
+    assert loaded.sigmas == (net.sigmas if backbone == "refinenet" else None)
+    x = pictures(2, 1, 28)
+    score = loaded.at(0.3).score(x)
+    assert not score.requires_grad
+    torch.testing.assert_close(score, net.score(x, torch.full((2,), 0.3)), atol=1e-4, rtol=1e-4)
+
+
+def test_load_refuses_what_is_not_for_this_prior(tmp_path):
+    path = tmp_path / "w.safetensors"
+    saved(path)
+    with pytest.raises(WeightsError, match=r"\(1, 28, 28\).*\(3, 32, 32\)"):
+        prior.load(spec((3, 32, 32)), path, torch.device("cpu"))
+    with pytest.raises(WeightsError, match="needs weights"):
+        prior.load(spec(), None, torch.device("cpu"))
+
+
+# --- conversion ----------------------------------------------------------------------------------------------------
+
+
+def published(channels: int = 1) -> tuple[RefineNet, dict[str, Tensor]]:
+    """A network, and its state dict as ``DataParallel`` names it."""
+    net = filled(RefineNet(channels, filters=8, levels=4))
+    return net, {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "shape"), [(1, None, (1, 28, 28)), (3, None, (3, 32, 32)), (1, 64, (1, 64, 64))]
+)
+@pytest.mark.parametrize("form", ["published", "legacy", "state dict", "bare"])
+def test_convert(tmp_path, channels, size, shape, form):
+    checkpoint, out = tmp_path / "checkpoint.pth", tmp_path / "out.safetensors"
+    net, state = published(channels)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.9, 0.999), amsgrad=False).state_dict()
+    content = {"state dict": state, "bare": net.state_dict()}.get(form, [state, adam])
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=form != "legacy")
+    about = convert.convert(checkpoint, out, *([size] if size else []))
+    parameters = sum(p.numel() for p in net.parameters())
+    assert about == {"channels": channels, "filters": 8, "levels": 4, "shape": shape, "parameters": parameters}
+    again, shape_read = prior.read(out)
+    assert shape_read == shape
+    x, level = pictures(2, channels, 28), torch.tensor([1, 3])
+    assert torch.equal(again.eval()(x, level), net(x, level))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth", "out.safetensors"]
+
+
+class Exploit:
+    """Unpickled carelessly, creates a file."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))])
+def test_convert_never_runs_what_a_checkpoint_holds(tmp_path, write):
+    target, checkpoint, out = tmp_path / "owned", tmp_path / "checkpoint.pth", tmp_path / "out.safetensors"
+    write([published()[1], Exploit(target)], checkpoint)
+    with pytest.raises(WeightsError, match=r"checkpoint\.pth") as caught:
+        convert.convert(checkpoint, out)
+    assert "could run code" in caught.value.hint
+    assert not target.exists()
+    assert not out.exists()
+    pickle.loads(pickle.dumps(Exploit(target))).close()
+    assert target.exists(), "the exploit itself must work, or this test shows nothing"
+
+
+def without(name: str):
+    return [{key: tensor for key, tensor in published()[1].items() if key != f"module.{name}"}, {}]
+
+
+def changed(**tensors: Tensor):
+    return [published()[1] | {f"module.{name}": tensor for name, tensor in tensors.items()}, {}]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda: without("begin_conv.weight"), "begin_conv.weight is missing"),
+        (lambda: without("refine2.msf.norms.1.embed.weight"), "refine2.msf.norms.1.embed.weight is missing"),
+        (lambda: changed(**{"res5.0.conv1.bias": torch.zeros(3)}), "res5.0.conv1.bias is unexpected"),
+        (lambda: changed(**{"res1.1.conv2.bias": torch.zeros(3)}), r"res1.1.conv2.bias has shape \(3,\), not \(8,\)"),
+        (lambda: changed(**{"begin_conv.bias": torch.zeros(())}), "has shape"),
+        (lambda: changed(**{"normalizer.embed.weight": torch.zeros(())}), "has shape"),
+        (lambda: UNet(widths=(16, 32)).state_dict(), "another network: attention.norm.bias is unexpected"),
+        (lambda: [], "holds no state dict"),
+        (lambda: {"state": [1, 2]}, "holds no state dict"),
+        (lambda: torch.zeros(3), "holds no state dict"),
+    ],
+)
+def test_convert_names_what_does_not_fit(tmp_path, content, reason):
+    checkpoint, out = tmp_path / "checkpoint.pth", tmp_path / "out.safetensors"
+    torch.save(content(), checkpoint)
+    with pytest.raises(WeightsError, match=reason) as caught:
+        convert.convert(checkpoint, out)
+    assert "checkpoint.pth" in caught.value.message
+    assert caught.value.hint
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "truncated"])
+def test_convert_refuses_unreadable_files(tmp_path, damage):
+    checkpoint, out = tmp_path / "checkpoint.pth", tmp_path / "out.safetensors"
+    if damage == "folder":
+        checkpoint.mkdir()
+    elif damage != "missing":
+        torch.save([published()[1], {}], checkpoint)
+        whole = checkpoint.read_bytes()
+        checkpoint.write_bytes(
+            {"empty": b"", "text": b"<html>404</html>", "truncated": whole[: len(whole) // 2]}[damage]
+        )
+    with pytest.raises(WeightsError, match=r"checkpoint\.pth") as caught:
+        convert.convert(checkpoint, out)
+    assert caught.value.hint
+    assert len(caught.value.message.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_convert_says_where_it_cannot_write(tmp_path):
+    torch.save([published()[1], {}], tmp_path / "checkpoint.pth")
+    with pytest.raises(BasisError, match="cannot write"):
+        convert.convert(tmp_path / "checkpoint.pth", tmp_path / "nowhere" / "out.safetensors")
+
+
+# --- losses --------------------------------------------------------------------------------------------------------
+
+MEAN, STD = 0.4, 0.3
+
+
+class GaussianDenoiser(nn.Module):
+    """``E[x0 | x]`` for ``x0 ~ N(MEAN, STD^2)``, plus a constant error; remembers the levels it was asked for."""
+
+    def __init__(self, error: float = 0.0):
+        super().__init__()
+        self.error, self.seen = error, []
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.seen.append(sigma)
+        s = sigma[:, None, None, None]
+        return MEAN + STD**2 / (STD**2 + s**2) * (x - MEAN) + self.error
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (self(x, sigma) - x) / sigma[:, None, None, None] ** 2
+
+
+def gaussian_pictures(n: int) -> Tensor:
+    return MEAN + STD * torch.randn(n, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def test_denoising_loss_of_the_posterior_mean_is_one():
+    """The error ``s^2 std^2 / (s^2 + std^2)`` times the weight is 1 at every level; anything else is worse."""
+    x = gaussian_pictures(8192)
+
+    def loss(error: float) -> float:
+        generator = torch.Generator().manual_seed(2)
+        return float(training.denoising_loss(GaussianDenoiser(error), x, generator, STD))
+
+    assert loss(0.0) == pytest.approx(1, abs=0.02)
+    low, high = training.SIGMAS  # E[(s^2 + std^2) / (s std)^2] over log-uniform s
+    weight = 1 / STD**2 + (low**-2 - high**-2) / (2 * math.log(high / low))
+    for error in (-0.05, 0.05):
+        assert loss(error) - loss(0.0) == pytest.approx(error**2 * weight, rel=0.25)
+
+
+def test_denoising_loss_visits_every_level_evenly():
+    net, n = GaussianDenoiser(), 64
+    training.denoising_loss(net, gaussian_pictures(n), torch.Generator().manual_seed(0), STD)
+    low, high = map(math.log, training.SIGMAS)
+    place = (net.seen[0].log().double() - low) / (high - low) * n
+    assert place.floor().tolist() == list(range(n))
+
+
+class GaussianScore(nn.Module):
+    """The score of ``N(MEAN, STD^2 + sigma^2)`` by level, times a factor."""
+
+    def __init__(self, sigmas: Tensor, factor: float = 1.0):
+        super().__init__()
+        self.sigmas_, self.factor = sigmas, factor
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return -self.factor * (x - MEAN) / (STD**2 + self.sigmas_[level][:, None, None, None] ** 2)
+
+
+def test_score_matching_loss_of_the_true_score_is_the_theorys_and_minimal():
+    x, sigmas = gaussian_pictures(8192), torch.tensor([1.0, 0.3, 0.1])
+
+    def loss(factor: float) -> float:
+        generator = torch.Generator().manual_seed(2)
+        return float(training.score_matching_loss(GaussianScore(sigmas, factor), x, generator, sigmas))
+
+    theory = 16 / 2 * float((STD**2 / (STD**2 + sigmas**2)).mean())
+    assert loss(1.0) == pytest.approx(theory, rel=0.02)
+    assert loss(0.9) > loss(1.0) < loss(1.1)
+
+
+def test_denoising_error_of_the_posterior_mean_is_its_variance():
+    exact = prior.ScorePrior(GaussianDenoiser(), (1, 4, 4))
+    errors = training.denoising_error(exact, gaussian_pictures(2000), sigmas=(0.1, 1.0))
+    assert errors == {
+        f"denoising_error_{s}": pytest.approx(s**2 * STD**2 / (s**2 + STD**2), rel=0.03) for s in (0.1, 1.0)
+    }
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def tiny(split: str) -> Dataset:
+    rng = np.random.default_rng(0)
+    return Dataset("tiny", split, rng.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8), np.zeros(40, int))
+
+
+def run(
+    out: Path, *, resume: bool = False, backbone: str = "unet", config: dict | None = None, **settings
+) -> dict[str, Tensor]:
+    settings = Settings(**({"steps": 6, "batch": 4, "warmup": 2, "save_every": 2} | settings))
+    config = config or {"widths": (16, 32), "blocks": 1}
+    path = training.train(
+        tiny("train"), tiny("test"), out, settings, backbone=backbone, config=config, device="cpu", resume=resume
+    )
+    return prior.read(path)[0].state_dict()
+
+
+def killed_at(call: int, monkeypatch) -> None:
+    """Ctrl-C in the middle of a step."""
+    calls = iter(range(1, 1000))
+
+    def loss(*args):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    real = training.denoising_loss
+    monkeypatch.setattr(training, "denoising_loss", loss)
+
+
+@pytest.fixture
+def no_sheet(monkeypatch):
+    """Samples take longer than these runs."""
+    monkeypatch.setattr(training, "sheet", lambda *args: None)
+
+
+@pytest.mark.usefixtures("no_sheet")
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+def test_a_killed_run_resumes_as_the_unbroken_one(tmp_path, monkeypatch, optimizer):
+    unbroken = run(tmp_path / "unbroken", optimizer=optimizer)
+    with monkeypatch.context() as patch:
+        killed_at(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", optimizer=optimizer)
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    resumed = run(tmp_path / "killed", resume=True, optimizer=optimizer)
+    for name, tensor in unbroken.items():
+        assert torch.equal(resumed[name], tensor), name
+    other = run(tmp_path / "other", optimizer=optimizer, seed=1)
+    assert any(not torch.equal(other[name], tensor) for name, tensor in unbroken.items())
+
+
+def test_training_leaves_weights_metrics_and_samples(tmp_path):
+    run(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "weights.safetensors",
+        "state.pt",
+        "metrics.jsonl",
+        "samples-0000006.png",
+    }
+    network_, shape = prior.read(tmp_path / "weights.safetensors")
+    assert shape == (1, 8, 8)
+    assert isinstance(network_, UNet)
+    measured = tiny("train").images / 255
+    assert (network_.mean, network_.std) == pytest.approx((measured.mean(), measured.std()), abs=1e-3)
+
+
+@pytest.mark.usefixtures("no_sheet")
+def test_training_refuses_to_mix_runs(tmp_path):
+    run(tmp_path, steps=2)
+    with pytest.raises(UsageError, match="already holds"):
+        run(tmp_path, steps=2)
+    with pytest.raises(UsageError, match="other settings"):
+        run(tmp_path, resume=True, steps=2, batch=5)
+    with pytest.raises(UsageError, match="other settings"):
+        run(tmp_path, resume=True, steps=2, config={"widths": (32, 32), "blocks": 1})
+
+
+@pytest.mark.usefixtures("no_sheet")
+def test_refinenet_trains(tmp_path):
+    before = {name: tensor.clone() for name, tensor in RefineNet(filters=8).state_dict().items()}
+    after = run(tmp_path, backbone="refinenet", config={"filters": 8}, steps=2)
+    assert after.keys() == before.keys()
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert isinstance(prior.read(tmp_path / "weights.safetensors")[0], network.RefineNet)

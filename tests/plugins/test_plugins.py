@@ -1,0 +1,317 @@
+"""The loader, with real distributions: a module and a dist-info folder that ``importlib.metadata`` finds."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import typer
+
+from basis_cli import plugins
+from basis_cli.errors import BasisError, UnknownPriorError
+
+GOOD = """
+    from basis_cli.api import PriorSpec, hookimpl
+
+    @hookimpl
+    def basis_priors():
+        return [PriorSpec({name!r}, "a summary", (1, 4, 4), "{module}:load")]
+
+    def load(spec, weights, device):
+        return f"loaded {{spec.name}}"
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """``install(entry, source)``: a distribution whose entry point ``entry`` names a module with that source."""
+    monkeypatch.delenv("BASIS_PLUGINS", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    count = 0
+
+    def install(entry, source, **values):
+        nonlocal count
+        count += 1
+        module, distribution = f"fake_{count}_{entry}", f"fake-{count}-{entry}"
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source).format(module=module, **values))
+        info = tmp_path / f"{distribution.replace('-', '_')}-1.2.3.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2.3\n")
+        (info / "entry_points.txt").write_text(f"[basis]\n{entry} = {module}\n")
+        importlib.invalidate_caches()
+        plugins.plugins.cache_clear()
+        return module
+
+    yield install
+    plugins.plugins.cache_clear()
+    for name in set(sys.modules) - before:
+        if name.startswith("fake_"):
+            del sys.modules[name]
+
+
+def found(name):
+    (plugin,) = [plugin for plugin in plugins.plugins() if plugin.name == name]
+    return plugin
+
+
+def built_ins_work():
+    return [plugin.error for plugin in plugins.plugins()[:2]] == ["", ""] and plugins.prior_spec("toy-gaussian")
+
+
+def test_built_ins_are_ordinary_entry_points_and_come_first(install):
+    install("a-first-by-name", GOOD, name="extra")
+    names = [plugin.name for plugin in plugins.plugins()]
+    assert names[:2] == ["toy", "ncsn"]
+    assert "a-first-by-name" in names[2:]
+    assert {"toy-gaussian", "toy-mixture"} == found("toy").priors.keys()
+    assert found("toy").module == "basis_toy"
+    assert built_ins_work()
+
+
+def test_a_plugin_is_found_by_name_and_loaded_when_asked(install):
+    module = install("mine", GOOD, name="extra")
+    plugin = found("mine")
+    assert (plugin.module, plugin.version, plugin.error, plugin.clashes) == (module, "1.2.3", "", [])
+    spec = plugins.prior_spec("extra")
+    assert spec is plugins.prior_spec("mine/extra")
+    assert plugins.resolve(spec.load)(spec, None, "cpu") == "loaded extra"
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("raise RuntimeError('out of {{luck}}\\nsecond line')", "RuntimeError: out of {luck}"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("import a_module_that_is_not_there", "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
+        ("def broken(:", "SyntaxError: "),
+        ("assert False", "AssertionError: "),
+    ],
+)
+def test_a_plugin_that_fails_on_import_is_listed_and_harms_nobody(install, source, error):
+    install("broken", source)
+    install("mine", GOOD, name="extra")
+    plugin = found("broken")
+    assert plugin.error.startswith(error)
+    assert "\n" not in plugin.error
+    assert (plugin.priors, plugin.samplers) == ({}, {})
+    assert built_ins_work()
+    assert plugins.prior_spec("extra")
+
+
+def test_ctrl_c_is_the_users_own(install):
+    install("broken", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        plugins.plugins()
+
+
+HOOK = """
+    from basis_cli.api import PriorSpec, hookimpl
+
+    @hookimpl
+    def {hook}(): {body}
+"""
+SPEC = "return [PriorSpec({}, 'a summary', {}, 'module:load')]".format
+
+
+@pytest.mark.parametrize(
+    ("hook", "body", "error"),
+    [
+        ("basis_priors", "return 'toy-gaussian'", "TypeError: basis_priors must return a list of PriorSpec"),
+        ("basis_priors", "return ['toy-gaussian']", "TypeError: basis_priors must return a list of PriorSpec"),
+        ("basis_priors", "return [None]", "TypeError: basis_priors must return a list of PriorSpec"),
+        ("basis_priors", "return 7", "TypeError: basis_priors must return a list of PriorSpec, not 7"),
+        ("basis_priors", "return [[]] * 1000", "TypeError: basis_priors must return a list of PriorSpec"),
+        ("basis_priors", "raise ValueError('no weights today')", "ValueError: no weights today"),
+        ("basis_priors", "import sys; sys.exit()", "SystemExit"),
+        ("basis_priors", SPEC("'x'", (8, 8)), "ValueError: x: shape must be (channels, height, width), not (8, 8)"),
+        ("basis_priors", SPEC("'x'", (1, 0, 8)), "ValueError: x: shape must be"),
+        ("basis_priors", SPEC("'x'", (1, 8.0, 8)), "ValueError: x: shape must be"),
+        ("basis_priors", SPEC("'x'", None), "TypeError: "),
+        ("basis_priors", SPEC("'a/b'", (1, 8, 8)), "ValueError: a prior's name must be a word"),
+        ("basis_priors", SPEC("'a b'", (1, 8, 8)), "ValueError: a prior's name must be a word"),
+        ("basis_priors", SPEC("''", (1, 8, 8)), "ValueError: a prior's name must be a word"),
+        ("basis_priors", SPEC("5", (1, 8, 8)), "ValueError: a prior's name must be a word"),
+        ("basis_samplers", "return ['fast']", "TypeError: basis_samplers must return a dict"),
+        ("basis_samplers", "return dict(fast=print)", "TypeError: basis_samplers must return a dict"),
+        ("basis_samplers", "return dict(fast='no_colon')", "TypeError: basis_samplers must return a dict"),
+        ("basis_prior", "return []", "PluginValidationError: unknown hook 'basis_prior'"),
+    ],
+)
+def test_a_plugin_that_returns_rubbish_is_listed_and_harms_nobody(install, hook, body, error):
+    install("broken", HOOK, hook=hook, body=body)
+    plugin = found("broken")
+    assert plugin.error.startswith(error)
+    assert len(plugin.error) < 200
+    assert (plugin.priors, plugin.samplers) == ({}, {})
+    assert built_ins_work()
+
+
+def test_a_hook_that_returns_nothing_offers_nothing(install):
+    install("empty", HOOK, hook="basis_priors", body="return None")
+    assert found("empty").priors == {}
+    assert built_ins_work()
+
+
+def test_one_bad_prior_withdraws_the_whole_plugin(install):
+    install(
+        "half",
+        HOOK,
+        hook="basis_priors",
+        body="return [PriorSpec('good', '', (1, 4, 4), 'm:load'), PriorSpec('bad', '', (4,), 'm:load')]",
+    )
+    assert "bad: shape must be" in found("half").error
+    with pytest.raises(UnknownPriorError):
+        plugins.prior_spec("good")
+
+
+def test_a_built_ins_name_keeps_its_meaning(install):
+    install("a-thief", GOOD, name="toy-gaussian")
+    ours = plugins.prior_spec("toy-gaussian")
+    assert ours is plugins.prior_spec("toy/toy-gaussian")
+    assert ours.load == "basis_toy.prior:load"
+    assert plugins.prior_spec("a-thief/toy-gaussian").summary == "a summary"
+    assert found("a-thief").clashes == ["toy-gaussian"]
+    assert found("toy").clashes == []
+
+
+def test_between_strangers_the_first_by_name_wins(install):
+    install("b", GOOD, name="stones")
+    install("a", GOOD, name="stones")
+    assert plugins.prior_spec("stones") is plugins.prior_spec("a/stones")
+    assert plugins.prior_spec("stones") is not plugins.prior_spec("b/stones")
+    assert (found("a").clashes, found("b").clashes) == ([], ["stones"])
+
+
+def test_of_two_plugins_with_one_name_the_second_is_refused(install):
+    install("twin", GOOD, name="one")
+    install("twin", GOOD, name="two")
+    twins = [plugin for plugin in plugins.plugins() if plugin.name == "twin"]
+    assert [bool(plugin.error) for plugin in twins] == [False, True]
+    assert twins[1].error == "another plugin is called 'twin' and was loaded first"
+    assert twins[1].module.startswith("fake_")
+    known = [name for name in ("one", "two") if name in twins[0].priors]
+    assert len(known) == 1
+    assert plugins.prior_spec(f"twin/{known[0]}")
+
+
+def test_a_stranger_called_like_a_built_in_does_not_take_its_place(install):
+    install("toy", GOOD, name="zebra")
+    toys = [plugin for plugin in plugins.plugins() if plugin.name == "toy"]
+    assert [plugin.module for plugin in toys] == ["basis_toy", "fake_1_toy"]
+    assert toys[1].error
+    assert plugins.prior_spec("toy/toy-gaussian").load == "basis_toy.prior:load"
+
+
+@pytest.mark.parametrize(
+    ("selected", "names"),
+    [
+        ("", []),
+        ("toy", ["toy"]),
+        ("mine, toy", ["toy", "mine"]),
+        ("mine", ["mine"]),
+        ("nobody", []),
+        (",", []),
+    ],
+)
+def test_basis_plugins_selects_who_is_loaded(install, monkeypatch, selected, names):
+    install("mine", GOOD, name="extra")
+    install("bomb", "raise RuntimeError")
+    monkeypatch.setenv("BASIS_PLUGINS", selected)
+    assert [plugin.name for plugin in plugins.plugins()] == names
+
+
+def test_plugins_that_are_not_selected_are_not_imported(install, monkeypatch):
+    module = install("mine", GOOD, name="extra")
+    monkeypatch.setenv("BASIS_PLUGINS", "toy")
+    plugins.plugins()
+    assert module not in sys.modules
+
+
+def test_an_unknown_prior_names_the_closest(install):
+    install("mine", GOOD, name="granite")
+    with pytest.raises(UnknownPriorError) as caught:
+        plugins.prior_spec("granit")
+    error = caught.value
+    assert error.message == "no prior is called 'granit'"
+    assert "did you mean 'granite'?" in error.hint
+    assert "toy-gaussian, toy-mixture" in error.hint
+    assert "mine/granite" not in error.hint
+    assert error.exit_code == 3
+    with pytest.raises(UnknownPriorError) as caught:
+        plugins.prior_spec("qqqqqq")
+    assert "did you mean" not in caught.value.hint
+    assert "granite" in caught.value.hint
+
+
+def test_an_unknown_prior_without_any_plugin(install, monkeypatch):
+    monkeypatch.setenv("BASIS_PLUGINS", "")
+    plugins.plugins.cache_clear()
+    with pytest.raises(UnknownPriorError, match="no prior is called 'toy-gaussian'"):
+        plugins.prior_spec("toy-gaussian")
+
+
+SAMPLERS = """
+    from basis_cli.api import hookimpl
+
+    @hookimpl
+    def basis_samplers():
+        return {{"fast": "{module}:fast", "langevin": "{module}:fast"}}
+
+    def fast(): return "fast"
+"""
+
+
+def test_samplers_are_found_and_the_built_in_keeps_its_name(install):
+    install("mine", SAMPLERS)
+    assert plugins.sampler("fast")() == "fast"
+    assert plugins.sampler("mine/langevin")() == "fast"
+    assert plugins.sampler("langevin").__module__ == "basis_cli.samplers"
+    assert found("mine").clashes == ["langevin"]
+    with pytest.raises(UnknownPriorError, match="no sampler is called 'langevine'.*did you mean 'langevin'"):
+        plugins.sampler("langevine")
+
+
+@pytest.mark.parametrize("target", ["not_there:load", "basis_toy.prior:not_there", "fake_1_broken:load"])
+def test_a_target_that_does_not_resolve_is_named(install, target):
+    install("broken", "raise RuntimeError")
+    with pytest.raises(BasisError, match=f"cannot load '{target}'") as caught:
+        plugins.resolve(target)
+    assert "basis plugins list" in caught.value.hint
+
+
+COMMAND = """
+    from basis_cli.api import hookimpl
+
+    @hookimpl
+    def basis_commands(app):
+        @app.command()
+        def polish(): ...
+        {after}
+"""
+
+
+def test_plugins_add_commands_and_one_that_fails_is_recorded(install):
+    install("a-broken", COMMAND, after="raise RuntimeError('late')")
+    install("mine", COMMAND, after="")
+    app = typer.Typer()
+    plugins.add_commands(app)
+    assert [command.callback.__name__ for command in app.registered_commands][-1] == "polish"
+    assert found("a-broken").error == "RuntimeError: late"
+    assert found("mine").error == ""
+
+
+def test_finding_plugins_does_not_import_torch():
+    code = """
+import sys
+from basis_cli import plugins
+assert {plugin.name for plugin in plugins.plugins()} >= {"toy", "ncsn"}
+assert plugins.prior_spec("ncsn-mnist")
+heavy = {"torch", "numpy", "scipy", "PIL", "safetensors"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,619 @@
+"""Pictures in every form a user may bring, and files written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import struct
+import sys
+import tempfile
+import threading
+import tracemalloc
+import warnings
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from PIL import Image, ImageCms
+
+from basis_cli import images
+from basis_cli.errors import BasisError, InputError, InputWarning, UsageError
+from basis_cli.files import atomically
+
+RNG = np.random.default_rng(0)
+EIGHT_BIT = st_numpy.arrays(
+    np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 255)
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_silent_warning():
+    """Every warning that a test does not expect is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def save(folder: Path, image: Image.Image, name: str = "in.png", **options) -> Path:
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+def png(samples: np.ndarray, color: int, *, size: tuple[int, int] | None = None, **chunks: bytes) -> bytes:
+    """A PNG by hand, ``samples`` ``(h, w, c)`` of one or two bytes: Pillow writes no 16-bit colour and no bad headers.
+
+    Each line uses the filter "Sub", so that a decoder must know the true size of a pixel.
+    """
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    h, w, c = samples.shape
+    lines = np.frombuffer(samples.astype(samples.dtype.newbyteorder(">")).tobytes(), np.uint8).reshape(
+        h, w * c * samples.itemsize
+    )
+    step = c * samples.itemsize
+    lines = lines - np.pad(lines, ((0, 0), (step, 0)))[:, :-step]
+    width, height = size or (w, h)
+    header = struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, color, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), *(chunk(kind.encode(), data) for kind, data in chunks.items())]
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\1" + line.tobytes() for line in lines))), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def random_bytes(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+# --- round trip
+
+
+@given(EIGHT_BIT)
+def test_what_is_written_is_read_back(picture):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.png"
+        images.write_png(path, images.to_pillow(picture / np.float32(255)))
+        back = images.read(path)
+    assert back.dtype == np.float32
+    assert back.flags.c_contiguous
+    np.testing.assert_array_equal(back, picture.astype(np.float32) / 255)
+
+
+def test_written_png_has_no_metadata(tmp_path):
+    images.write_png(tmp_path / "x.png", images.to_pillow(np.full((3, 4, 5), 0.5, np.float32)))
+    data, kinds, at = (tmp_path / "x.png").read_bytes(), [], 8
+    while at < len(data):
+        kinds.append(data[at + 4 : at + 8])
+        at += 12 + struct.unpack_from(">I", data, at)[0]
+    assert set(kinds) == {b"IHDR", b"IDAT", b"IEND"}
+
+
+def test_out_of_range_floats_are_clipped():
+    assert np.asarray(images.to_pillow(np.array([[[-1.0, 0.5, 2.0]]]))).tolist() == [[0, 128, 255]]
+
+
+# --- bit depths and modes
+
+
+@pytest.mark.parametrize(("mode", "name"), [("I;16", "x.png"), ("I;16", "x.tif"), ("I;16B", "x.tif"), ("I", "x.tif")])
+def test_16_bit_gray_keeps_its_precision(tmp_path, mode, name):
+    values = np.array([[0, 1, 255, 256], [32768, 12345, 65534, 65535]])
+    dtype = {"I;16": "<u2", "I;16B": ">u2", "I": np.int32}[mode]
+    image = Image.frombytes(mode, (4, 2), values.astype(dtype).tobytes())
+    np.testing.assert_array_equal(images.read(save(tmp_path, image, name)), (values / 65535).astype(np.float32)[None])
+
+
+@pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3)])
+def test_16_bit_png_keeps_its_precision(tmp_path, color, channels):
+    values = RNG.integers(0, 65536, (5, 7, channels)).astype(np.uint16)
+    (tmp_path / "x.png").write_bytes(png(values, color))
+    expected = np.moveaxis(values, -1, 0).astype(np.float32) / 65535
+    np.testing.assert_array_equal(images.read(tmp_path / "x.png"), expected)
+
+
+@pytest.mark.parametrize(("color", "channels"), [(4, 2), (6, 4)])
+def test_16_bit_png_with_alpha(tmp_path, color, channels):
+    values = RNG.integers(0, 65536, (5, 7, channels)).astype(np.uint16)
+    (tmp_path / "x.png").write_bytes(png(values, color))
+    with pytest.warns(InputWarning, match="transparent"):
+        picture = images.read(tmp_path / "x.png")
+    unit = np.moveaxis(values / 65535, -1, 0)
+    np.testing.assert_allclose(picture, unit[:-1] * unit[-1], atol=1e-7)
+    values[..., -1] = 65535
+    (tmp_path / "x.png").write_bytes(png(values, color))
+    np.testing.assert_array_equal(images.read(tmp_path / "x.png"), np.moveaxis(values, -1, 0)[:-1].astype("f4") / 65535)
+
+
+@pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3)])
+def test_16_bit_png_with_a_transparent_colour(tmp_path, color, channels):
+    values = np.full((2, 2, channels), 0x1234, np.uint16)
+    values[0, 0, -1] = 0x1235  # differs in the low byte only
+    (tmp_path / "x.png").write_bytes(png(values, color, tRNS=b"\x12\x34" * channels))
+    with pytest.warns(InputWarning, match="transparent"):
+        picture = images.read(tmp_path / "x.png")
+    np.testing.assert_array_equal(picture[:, 0, 0] * 65535, values[0, 0].astype(np.float32))
+    assert picture.sum() == picture[:, 0, 0].sum()
+
+
+def test_one_bit(tmp_path):
+    dots = np.array([[True, False], [False, True]])
+    assert images.read(save(tmp_path, Image.fromarray(dots))).tolist() == [[[1, 0], [0, 1]]]
+
+
+def test_palette(tmp_path):
+    colours = random_bytes(4, 3)
+    image = Image.frombytes("P", (2, 2), bytes([0, 1, 2, 3]))
+    image.putpalette(colours.tobytes())
+    expected = colours.reshape(2, 2, 3).transpose(2, 0, 1).astype(np.float32) / 255
+    np.testing.assert_array_equal(images.read(save(tmp_path, image)), expected)
+    with pytest.warns(InputWarning, match="transparent"):
+        picture = images.read(save(tmp_path, image, "clear.png", transparency=2))
+    expected[:, 1, 0] = 0
+    np.testing.assert_array_equal(picture, expected)
+    image.putdata([0, 1, 1, 3])  # the transparent entry is not used
+    assert images.read(save(tmp_path, image, "unused.png", transparency=2)).shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize(("mode", "name"), [("LA", "x.png"), ("RGBA", "x.png"), ("RGBA", "x.webp"), ("RGBA", "x.tif")])
+def test_alpha(tmp_path, mode, name):
+    values = random_bytes(6, 5, len(mode))
+    values[..., -1] = 255
+    options = {"lossless": True} if name.endswith("webp") else {}
+    expected = np.moveaxis(values, -1, 0)[:-1].astype(np.float32) / 255
+    np.testing.assert_array_equal(images.read(save(tmp_path, Image.fromarray(values, mode), name, **options)), expected)
+    values[2, 3, -1] = 51
+    expected[:, 2, 3] /= 5
+    options |= {"exact": True} if name.endswith("webp") else {}
+    path = save(tmp_path, Image.fromarray(values, mode), name, **options)
+    with pytest.warns(InputWarning, match=rf"{name} is transparent in places"):
+        np.testing.assert_allclose(images.read(path), expected, atol=1e-6)
+
+
+def test_gray_with_a_transparent_value(tmp_path):
+    path = save(tmp_path, Image.frombytes("L", (2, 1), bytes([9, 10])), transparency=9)
+    with pytest.warns(InputWarning, match="transparent"):
+        assert images.read(path).tolist() == [[[0, pytest.approx(10 / 255)]]]
+
+
+def test_cmyk(tmp_path):
+    image = Image.new("CMYK", (3, 2), (0, 255, 255, 0))
+    for name in ("x.tif", "x.jpg"):
+        np.testing.assert_allclose(images.read(save(tmp_path, image, name))[:, 0, 0], [1, 0, 0], atol=0.02)
+
+
+def test_ycbcr(tmp_path):
+    image = Image.new("RGB", (16, 16), (200, 30, 90)).convert("YCbCr")
+    picture = images.read(save(tmp_path, image, "x.tif", compression="tiff_lzw"))
+    np.testing.assert_allclose(picture[:, 8, 8] * 255, [200, 30, 90], atol=4)
+
+
+def test_float_tiff(tmp_path):
+    values = RNG.random((3, 4), np.float32)
+    np.testing.assert_array_equal(images.read(save(tmp_path, Image.fromarray(values), "x.tif")), values[None])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.01, 1.01])
+def test_float_tiff_out_of_range(tmp_path, bad):
+    values = np.array([[0.5, bad]], np.float32)
+    with pytest.raises(InputError, match=r"x\.tif holds values outside 0 to 1 \(scale it"):
+        images.read(save(tmp_path, Image.fromarray(values), "x.tif"))
+
+
+@pytest.mark.parametrize("bad", [-1, 65536])
+def test_integer_tiff_out_of_range(tmp_path, bad):
+    with pytest.raises(InputError, match="outside 0 to 65535"):
+        images.read(save(tmp_path, Image.fromarray(np.array([[7, bad]], np.int32)), "x.tif"))
+
+
+def test_pgm_of_16_bit(tmp_path):
+    (tmp_path / "x.pgm").write_bytes(b"P5 2 1 65535\n\x00\x01\xff\xfe")
+    np.testing.assert_array_equal(images.read(tmp_path / "x.pgm"), np.array([[[1, 65534]]], np.float32) / 65535)
+
+
+def test_colour_profile_does_not_matter(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = save(tmp_path, Image.new("RGB", (2, 2), (1, 2, 3)), icc_profile=profile)
+    np.testing.assert_allclose(images.read(path)[:, 0, 0] * 255, [1, 2, 3], rtol=1e-6)
+
+
+# --- orientation and frames
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    """The corner at the top left of the scene is white, wherever the camera stored it."""
+    upright = np.zeros((16, 32), np.uint8)
+    upright[:8, :8], upright[:8, 24:] = 255, 128
+    stored = {  # how a camera that writes this orientation has laid out the scene
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), "x.jpg", quality=100, exif=exif)
+    np.testing.assert_allclose(images.read(path)[0] * 255, upright, atol=4)
+
+
+@pytest.mark.parametrize("color", [0, 2, 4])
+def test_exif_orientation_of_16_bit_png(tmp_path, color):
+    values = RNG.integers(0, 65536, (2, 3, {0: 1, 2: 3, 4: 2}[color])).astype(np.uint16)
+    if color == 4:
+        values[..., 1] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "x.png").write_bytes(png(values, color, eXIf=exif.tobytes()[6:]))
+    expected = np.rot90(values, -1).transpose(2, 0, 1)[: 3 if color == 2 else 1]
+    np.testing.assert_array_equal(images.read(tmp_path / "x.png"), expected.astype(np.float32) / 65535)
+
+
+def test_tiff_orientation_is_applied_once(tmp_path):
+    path = save(tmp_path, Image.frombytes("L", (3, 2), bytes(range(6))), "x.tif", tiffinfo={0x0112: 6})
+    assert (images.read(path)[0] * 255).round().tolist() == [[3, 0], [4, 1], [5, 2]]
+
+
+def test_damaged_exif_is_no_reason_to_refuse(tmp_path):
+    path = save(tmp_path, Image.new("L", (3, 2)), "x.jpg", exif=b"Exif\0\0garbage")
+    assert images.read(path).shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.png", "x.tif", "x.webp"])
+def test_first_of_several_frames(tmp_path, name):
+    black, white = Image.new("L", (4, 3), 0), Image.new("L", (4, 3), 255)
+    path = save(tmp_path, white, name, save_all=True, append_images=[black])
+    with pytest.warns(InputWarning, match=rf"{name} holds several frames"):
+        picture = images.read(path, (1, 3, 4))
+    assert picture.min() == 1
+
+
+def test_a_single_frame_of_such_a_format_is_silent(tmp_path):
+    for name in ("x.gif", "x.tif", "x.webp"):
+        assert images.read(save(tmp_path, Image.new("L", (4, 3)), name)).shape[1:] == (3, 4)
+
+
+# --- channels
+
+
+def test_natural_channels(tmp_path):
+    assert images.read(save(tmp_path, Image.new("L", (1, 1), 255))).tolist() == [[[1]]]
+    assert images.read(save(tmp_path, Image.new("RGB", (1, 1)))).shape == (3, 1, 1)
+
+
+def test_gray_is_repeated(tmp_path):
+    values = random_bytes(4, 5)
+    picture = images.read(save(tmp_path, Image.fromarray(values)), (3, 4, 5))
+    np.testing.assert_array_equal(picture, np.stack([values] * 3).astype(np.float32) / 255)
+
+
+def test_gray_stored_as_colour_is_exact_and_silent(tmp_path):
+    values = random_bytes(4, 5)
+    picture = images.read(save(tmp_path, Image.fromarray(np.stack([values] * 3, -1))), (1, 4, 5))
+    np.testing.assert_array_equal(picture, values.astype(np.float32)[None] / 255)
+
+
+def test_colour_becomes_luma(tmp_path):
+    image = Image.frombytes("RGB", (4, 1), bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255]))
+    with pytest.warns(InputWarning, match="in colour"):
+        picture = images.read(save(tmp_path, image), (1, 1, 4))
+    np.testing.assert_allclose(picture, [[[0.299, 0.587, 0.114, 1]]], atol=1e-6)
+    assert picture.max() <= 1
+
+
+def test_channels_that_no_picture_has(tmp_path):
+    with pytest.raises(InputError, match="has 3 channels, the prior models 2"):
+        images.read(save(tmp_path, Image.new("RGB", (4, 4))), (2, 4, 4))
+
+
+# --- size
+
+
+def test_wrong_size_names_the_way_out(tmp_path):
+    path = save(tmp_path, Image.new("L", (40, 30)))
+    with pytest.raises(InputError) as error:
+        images.read(path, (1, 28, 28))
+    assert error.value.message == f"{path} is 40 x 30 pixels, the prior models 28 x 28"
+    assert error.value.hint == "--fit crop, resize or pad"
+
+
+@pytest.mark.parametrize("fit", [None, "crop", "resize", "pad"])
+def test_right_size_is_never_touched(tmp_path, fit):
+    values = random_bytes(28, 28)
+    picture = images.read(save(tmp_path, Image.fromarray(values)), (1, 28, 28), fit)
+    np.testing.assert_array_equal(picture, values.astype(np.float32)[None] / 255)
+
+
+def test_crop_takes_the_centre(tmp_path):
+    values = random_bytes(8, 11, 3)
+    picture = images.read(save(tmp_path, Image.fromarray(values)), (3, 4, 5), "crop")
+    np.testing.assert_array_equal(picture, values[2:6, 3:8].transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+def test_pad_centres_on_black(tmp_path):
+    values = random_bytes(3, 4)
+    picture = images.read(save(tmp_path, Image.fromarray(values)), (1, 6, 4), "pad")
+    np.testing.assert_array_equal(picture[0, 1:4], values.astype(np.float32) / 255)
+    assert picture.shape == (1, 6, 4)
+    assert not picture[0, [0, 4, 5]].any()
+
+
+@pytest.mark.parametrize(("size", "fit", "says"), [((40, 20), "crop", "too small"), ((40, 20), "pad", "too large")])
+def test_crop_and_pad_refuse_what_they_cannot_do(tmp_path, size, fit, says):
+    with pytest.raises(InputError, match=f"is 40 x 20 pixels, {says} to {fit} .*--fit resize or"):
+        images.read(save(tmp_path, Image.new("L", size)), (1, 28, 28), fit)
+
+
+def test_resize_covers_and_crops(tmp_path):
+    """A wide picture in three vertical bands: only the middle one is left."""
+    values = np.zeros((20, 60), np.uint8)
+    values[:, 20:40] = 255
+    picture = images.read(save(tmp_path, Image.fromarray(values)), (1, 10, 10), "resize")
+    assert picture.shape == (1, 10, 10)
+    np.testing.assert_allclose(picture[0, :, 2:-2], 1, atol=0.01)
+    assert picture.max() <= 1  # Lanczos overshoots beside an edge
+
+
+def test_resize_is_antialiased_and_in_floats(tmp_path):
+    values = np.indices((64, 64)).sum(0) % 2 * 65535
+    path = save(tmp_path, Image.fromarray(values.astype(np.uint16)))
+    picture = images.read(path, (1, 8, 8), "resize")
+    np.testing.assert_allclose(picture, 0.5, atol=0.01)
+    ramp = np.broadcast_to(np.linspace(1000, 1500, 50).astype(np.uint16), (50, 50))
+    picture = images.read(save(tmp_path, Image.fromarray(ramp)), (1, 25, 25), "resize")
+    assert len(np.unique(picture[0, 12].round(6))) == 25  # at 8 bits a sample only 2 or 3 values
+
+
+def test_one_by_one_is_resized(tmp_path):
+    picture = images.read(save(tmp_path, Image.new("RGB", (1, 1), (255, 0, 51))), (3, 28, 28), "resize")
+    np.testing.assert_allclose(picture, np.broadcast_to(np.reshape([1, 0, 0.2], (3, 1, 1)), (3, 28, 28)), atol=1e-6)
+
+
+@given(EIGHT_BIT, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_resize_always_fits(picture, size):
+    with tempfile.TemporaryDirectory() as folder:
+        images.write_png(Path(folder) / "x.png", images.to_pillow(picture / np.float32(255)))
+        fitted = images.read(Path(folder) / "x.png", (3, *size), "resize")
+    assert fitted.shape == (3, *size)
+    assert fitted.min() >= 0
+    assert fitted.max() <= 1
+
+
+def test_unknown_fit(tmp_path):
+    with pytest.raises(UsageError, match=r"'stretch'.*crop, resize, pad"):
+        images.read(tmp_path / "x.png", (1, 2, 2), "stretch")
+
+
+# --- what is not a picture
+
+
+def test_missing(tmp_path):
+    with pytest.raises(InputError, match=r"no-such\.png does not exist"):
+        images.read(tmp_path / "no-such.png")
+
+
+def test_folder(tmp_path):
+    with pytest.raises(InputError, match="is a folder, not a picture"):
+        images.read(tmp_path)
+
+
+def test_path_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot read .*Not a directory"):
+        images.read(tmp_path / "file" / "x.png")
+
+
+def test_permission_denied(tmp_path, monkeypatch):
+    path = save(tmp_path, Image.new("L", (2, 2)))
+
+    def refuse(self, *args):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*in\.png: Permission denied \(check"):
+        images.read(path)
+
+
+def test_empty(tmp_path):
+    (tmp_path / "x.png").touch()
+    with pytest.raises(InputError, match=r"x\.png is empty"):
+        images.read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_no_picture(tmp_path, data):
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.png is (not a picture|damaged)"):
+        images.read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 4), (4, 0)])
+def test_zero_size(tmp_path, size):
+    (tmp_path / "x.png").write_bytes(png(np.zeros((0, 0, 1), np.uint8), 0, size=size))
+    with pytest.raises(InputError, match="not a picture"):
+        images.read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (12_000, 12_000), (8_001, 8_000)])
+def test_huge_header_is_refused_before_decoding(tmp_path, size):
+    """30,000 is Pillow's error, 12,000 its warning, 8,001 below both."""
+    (tmp_path / "x.png").write_bytes(png(np.zeros((1, 1, 1), np.uint8), 0, size=size))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"x\.png has more than 64 megapixels \(crop or shrink it first\)"):
+        images.read(tmp_path / "x.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif", "x.gif", "x.bmp", "x.webp", "x.ppm"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True, "compression": "tiff_lzw", "lossless": True}])
+def test_truncated_is_never_loaded_in_part(tmp_path, name, options):
+    path = save(tmp_path, Image.fromarray(random_bytes(20, 20, 3)), name, **options)
+    data, whole = path.read_bytes(), images.read(path)
+    refusals = []
+    for length in {0, 1, 9, 30, *range(40, len(data), 41), len(data) - 1}:
+        path.write_bytes(data[:length])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's own, of odd TIFF tags
+                picture = images.read(path)
+        except InputError as refusal:
+            refusals.append(refusal)
+        else:  # only padding or a closing mark was cut off
+            np.testing.assert_array_equal(picture, whole)
+    assert len(refusals) > 5
+    assert all(str(path) in refusal.message and refusal.hint for refusal in refusals)
+    assert not any("\n" in str(refusal) for refusal in refusals)
+
+
+def test_truncated_png_is_called_damaged(tmp_path):
+    path = save(tmp_path, Image.fromarray(random_bytes(20, 20)))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"in\.png is damaged.*truncated"):
+        images.read(path)
+
+
+@given(st.sampled_from(["png", "jpeg", "tiff", "gif", "bmp", "webp", "ppm"]), st.data())
+def test_damaged_bytes_give_a_picture_or_an_input_error(kind, data):
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(stream, kind)
+    damaged = bytearray(stream.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (Path(folder) / "x").write_bytes(damaged)
+        try:
+            picture = images.read(Path(folder) / "x")
+        except InputError:
+            return
+    assert picture.dtype == np.float32
+    assert picture.shape[0] in (1, 3)
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+
+
+# --- standard input and pipes
+
+
+def test_standard_input(monkeypatch):
+    stream = io.BytesIO()
+    Image.new("L", (3, 2), 255).save(stream, "PNG")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stream.getvalue())))
+    assert images.read("-").tolist() == [[[1, 1, 1], [1, 1, 1]]]
+
+
+def test_empty_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))
+    with pytest.raises(InputError, match="standard input is empty"):
+        images.read("-")
+
+
+def test_wrong_size_on_standard_input(monkeypatch):
+    stream = io.BytesIO()
+    Image.new("L", (3, 2)).save(stream, "PNG")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stream.getvalue())))
+    with pytest.raises(InputError, match="standard input is 3 x 2 pixels"):
+        images.read(Path("-"), (1, 28, 28))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_named_pipe(tmp_path):
+    values = RNG.integers(0, 65536, (2, 3, 3)).astype(np.uint16)  # 16-bit colour is decoded twice
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(png(values, 2),))
+    writer.start()
+    np.testing.assert_array_equal(images.read(tmp_path / "pipe"), np.moveaxis(values, -1, 0).astype("f4") / 65535)
+    writer.join()
+
+
+# --- writing
+
+
+def disk_full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("write", [images.write_png, images.write_text])
+def test_disk_full(tmp_path, monkeypatch, write):
+    monkeypatch.setattr(Image.Image, "save", disk_full)
+    monkeypatch.setattr(Path, "write_text", disk_full)
+    (tmp_path / "x").write_bytes(b"before")
+    with pytest.raises(BasisError) as error:
+        write(tmp_path / "x", Image.new("L", (2, 2)) if write is images.write_png else "text")
+    assert error.value.message == f"cannot write {tmp_path / 'x'}: No space left on device"
+    assert error.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"before"
+
+
+def test_write_text(tmp_path):
+    images.write_text(tmp_path / "x.json", "Größe = 1\n")
+    assert (tmp_path / "x.json").read_bytes() == "Größe = 1\n".encode()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_write_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BasisError, match=r"cannot write .*x\.txt: Not a directory"):
+        images.write_text(tmp_path / "file" / "x.txt", "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_write_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "x"
+    path.write_text("before")
+
+    def write_half():
+        with atomically(path) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_out_folder_is_made_with_its_parents(tmp_path):
+    assert images.out_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert images.out_folder(tmp_path / "a" / "b").is_dir()
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_out_folder_at_or_below_a_file(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(BasisError, match=r"file.* cannot be the output folder: .* \(choose another\)"):
+        images.out_folder(tmp_path / "file" / below)
+
+
+def test_out_folder_not_writable(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(BasisError, match="cannot be the output folder: Permission denied"):
+        images.out_folder(tmp_path)
+
+
+def test_sheet_lays_pictures_out_row_by_row(tmp_path):
+    values = np.linspace(0, 1, 3, dtype=np.float32)
+    images.write_sheet(tmp_path / "sheet.png", np.broadcast_to(values[:, None, None, None], (3, 1, 4, 5)))
+    sheet = images.read(tmp_path / "sheet.png")[0]
+    assert sheet.shape == (2 * 6 + 2, 2 * 7 + 2)
+    np.testing.assert_allclose([sheet[2, 2], sheet[2, 9], sheet[8, 2]], values, atol=0.002)
+    assert sheet[8, 9] == 1  # an empty place is white, as the margin
