@@ -16,9 +16,23 @@ from .operators import Mixture
 from .tasks import Sampling, image_seed, sample_posterior
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
-    "class-split": {"average": 14.8, "NMF": 16.0, "NES": 24.3, "BASIS Glow": 22.9, "BASIS Glow 10x": 27.7, "BASIS NCSN": 29.5},
-    "class-agnostic": {"average": 14.9, "NMF": 9.4, "S-D": 18.5, "BASIS Glow": 22.7, "BASIS Glow 10x": 27.1, "BASIS NCSN": 29.3},
-}  # fmt: skip
+    "class-split": {
+        "average": 14.8,
+        "NMF": 16.0,
+        "NES": 24.3,
+        "BASIS Glow": 22.9,
+        "BASIS Glow 10x": 27.7,
+        "BASIS NCSN": 29.5,
+    },
+    "class-agnostic": {
+        "average": 14.9,
+        "NMF": 9.4,
+        "S-D": 18.5,
+        "BASIS Glow": 22.7,
+        "BASIS Glow 10x": 27.1,
+        "BASIS NCSN": 29.3,
+    },
+}
 
 
 def summary(psnr: np.ndarray) -> dict[str, Any]:

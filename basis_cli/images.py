@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tempfile
 import warnings
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import BasisError, InputError, InputWarning, UsageError
 from .files import atomically
@@ -69,11 +70,10 @@ def _opened(source: Path | str, name: str) -> BinaryIO:
     if str(source) == "-":
         file: BinaryIO = io.BytesIO(sys.stdin.buffer.read())
     else:
-        path = Path(source)
-        if path.is_dir():
+        if os.path.isdir(source):  # unlike Path.is_dir it never raises
             raise InputError(f"{name} is a folder, not a picture", "name the pictures in it")
         try:
-            file = path.open("rb")
+            file = Path(source).open("rb")
         except FileNotFoundError as error:
             raise InputError(f"{name} does not exist", "check the name, and the folder you are in") from error
         except OSError as error:
@@ -98,13 +98,12 @@ def _decoded(file: BinaryIO, name: str) -> tuple[np.ndarray, bool]:
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is not a picture that can be read", f"known: {', '.join(FORMATS)}") from error
     except Exception as error:  # a decoder that is fed damaged data may raise anything
-        reason = str(error) or type(error).__name__
-        raise InputError(
-            f"{name} is damaged or of an unknown kind: {reason}", "is it complete? save it as PNG"
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = "is it complete? if so, save it as PNG"
+        raise InputError(f"{name} is damaged or of an unknown kind: {reason}", hint) from error
 
 
-def _open_image(file: BinaryIO) -> Image.Image:
+def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
     """The picture with its header read and its size checked, not yet decoded."""
     image = Image.open(file, formats=FORMATS)
     if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
@@ -137,10 +136,10 @@ def _samples(file: BinaryIO) -> tuple[np.ndarray, bool]:
     return samples, several
 
 
-def _loaded(image: Image.Image, rawmode: str | None = None) -> Image.Image:
+def _loaded(image: ImageFile.ImageFile, rawmode: str | None = None) -> ImageFile.ImageFile:
     """The picture decoded, its bytes taken as ``rawmode`` if given, and upright."""
     if rawmode:
-        image.tile = [(*image.tile[0][:3], rawmode)]
+        image.tile = [(*image.tile[0][:3], rawmode)]  # type: ignore[list-item]
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return image

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def psnr(x: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB over the last three axes, for intensities in [0, 1]; 100 dB if they are equal."""
+    """Peak signal-to-noise ratio in dB over the last three axes, in [0, 1]; 100 if they are equal."""
     mse = ((x - reference) ** 2).mean(dim=(-3, -2, -1))
     return -10 * mse.clamp_min(1e-10).log10()
 

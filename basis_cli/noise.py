@@ -65,7 +65,7 @@ class PerImageNoise:
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal float32 numbers, ``shape = (k, n, ...)``, by Box and Muller."""
-        k, n, each = shape[0], shape[1], math.prod(shape[2:])
+        k, each = shape[0], math.prod(shape[2:])
         half = -(-each // 2)
         bits = self._bits(shape, k * half)
         radius = _unit(bits).log_().mul_(-2).sqrt_()

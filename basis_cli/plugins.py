@@ -49,7 +49,7 @@ def _selected() -> list[EntryPoint]:
         found = [entry for entry in found if entry.name in names]  # type: ignore[assignment]
 
     def rank(entry: EntryPoint) -> tuple[int, str]:
-        ours = entry.name in BUILT_IN and entry.module == f"basis_{entry.name}"
+        ours = entry.name in BUILT_IN and entry.value == f"basis_{entry.name}"
         return (BUILT_IN.index(entry.name) if ours else len(BUILT_IN), entry.name)
 
     return sorted(found, key=rank)
@@ -78,8 +78,10 @@ def _checked_samplers(returned: object) -> dict[str, str]:
 def _load(entry: EntryPoint) -> Plugin:
     manager = pluggy.PluginManager("basis")
     manager.add_hookspecs(hookspecs)
-    plugin = Plugin(entry.name, entry.module, entry.dist.version if entry.dist else "", manager=manager)
+    plugin = Plugin(entry.name, entry.value, manager=manager)  # entry.module raises if the value is malformed
     try:
+        if entry.dist:
+            plugin.version = entry.dist.version or ""
         manager.register(entry.load(), entry.name)
         manager.check_pending()
         for priors in manager.hook.basis_priors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +22,19 @@ def geometric(high: float, low: float, levels: int) -> tuple[float, ...]:
     return tuple(high * (low / high) ** (i / (levels - 1)) for i in range(levels))
 
 
+def linear(high: float, low: float, levels: int) -> tuple[float, ...]:
+    """``levels`` noise levels from ``high`` down to ``low`` with a constant difference."""
+    if levels == 1:
+        return (high,)
+    return tuple(high + (low - high) * i / (levels - 1) for i in range(levels))
+
+
 PAPER_SIGMAS = geometric(1.0, 0.01, 10)
+FAST_SIGMAS = linear(1.0, 0.05, 50)
 
 
 def no_callback(**state: Any) -> None:
-    """Does nothing. A sampler calls its callback after each of ``total`` steps with ``step, total, level, sigma, x``."""
+    """Does nothing. A sampler calls its callback after each step: ``step``, ``total``, ``level``, ``sigma``, ``x``."""
 
 
 def joint_score(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Tensor]:
@@ -48,8 +57,14 @@ def joint_score(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Ten
     return score
 
 
+def joint_denoiser(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Tensor]:
+    """``D(x) = x + sigma^2 score_sigma(x) = E[x0 | x]`` (Tweedie) for all components ``(k, n, c, h, w)``."""
+    score = joint_score(priors, sigma)
+    return lambda x: x + sigma**2 * score(x)
+
+
 def check_finite(x: Tensor, sigma: float) -> None:
-    """Raise :class:`NotFiniteError` if a sample of ``x`` ``(k, n, ...)`` is NaN or infinite: NaN would be saved black."""
+    """Raise :class:`NotFiniteError` if a sample of ``x`` ``(k, n, ...)`` is not finite: NaN would be saved as black."""
     bad = ~torch.isfinite(x).flatten(2).all(2).all(0)
     if bad.any():
         raise NotFiniteError(
@@ -67,6 +82,7 @@ def langevin(
     sigmas: Sequence[float] = PAPER_SIGMAS,
     steps: int = 100,
     step_size: float = 2e-5,
+    temperature: float = 1.0,
     callback: Callable[..., None] = no_callback,
 ) -> Tensor:
     """Draw the components from ``p(x | y)`` by noise-annealed Langevin dynamics (BASIS, Algorithm 1).
@@ -83,6 +99,7 @@ def langevin(
         y: what was observed, ``(n, ...)``.
         seeds: one integer a picture; a picture depends on its own seed only.
         sigmas: noise levels, high to low.
+        temperature: scales the variance of the noise; 0 is gradient ascent (:data:`ascent`).
         callback: called after each step, see :func:`no_callback`.
 
     Returns:
@@ -99,7 +116,61 @@ def langevin(
         gamma = sigma * operator.scale
         for step in range(level * steps, (level + 1) * steps):
             drift = score(x) + operator.adjoint(y - operator(x)) / gamma**2
-            x = x + eta * drift + (2 * eta) ** 0.5 * noise.normal(x.shape)
+            x = x + eta * drift + (2 * eta * temperature) ** 0.5 * noise.normal(x.shape)
             callback(step=step, total=len(sigmas) * steps, level=level, sigma=sigma, x=x)
         check_finite(x, sigma)
     return x
+
+
+ascent = partial(langevin, temperature=0.0)
+"""Gradient ascent on the log-posterior: what section 3.6 and Figure 3 compare with. One level (``--levels 1``) is the
+version without annealing."""
+
+
+def _renoised(
+    estimate: Callable[[Tensor, float], Tensor],
+    priors: Sequence[Prior],
+    operator: LinearOperator,
+    y: Tensor,
+    seeds: Sequence[int],
+    sigmas: Sequence[float],
+    callback: Callable[..., None],
+) -> Tensor:
+    """``x0 <- estimate(x0 + sigma z, sigma)`` down the ladder, from ``x0 = A^+ y``: what the fast samplers share.
+
+    All noise is drawn afresh at every level. It is what lets a chain leave a wrong assignment of detail to components:
+    with less of it (deterministic, DDIM-like updates) separation with one prior for all stays near the mean picture.
+    """
+    noise = PerImageNoise(seeds, y.device)
+    shape = (operator.k, len(y), *priors[0].shape)
+    x0 = operator.pinv(y)
+    for level, sigma in enumerate(sigmas):
+        x0 = estimate(x0 + sigma * noise.normal(shape), sigma)
+        callback(step=level, total=len(sigmas), level=level, sigma=sigma, x=x0)
+    check_finite(x0, sigmas[-1])
+    return x0
+
+
+def project(
+    priors: Sequence[Prior],
+    operator: LinearOperator,
+    y: Tensor,
+    *,
+    seeds: Sequence[int],
+    sigmas: Sequence[float] = FAST_SIGMAS,
+    callback: Callable[..., None] = no_callback,
+) -> Tensor:
+    """Denoise, project onto ``A x = y``, renoise in full; one network evaluation a level::
+
+        x0 <- D(x) + A^+ (y - A D(x)),   x <- x0 + sigma_next z
+
+    The projection is that of DDNM (Wang et al. 2023), the renoising DDIM's with eta = 1 taken to the end. For
+    measurements without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
+    spread of its samples is below the posterior's. Arguments, result and errors as :func:`langevin`.
+    """
+
+    def estimate(x: Tensor, sigma: float) -> Tensor:
+        denoised = joint_denoiser(priors, sigma)(x)
+        return denoised + operator.pinv(y - operator(denoised))
+
+    return _renoised(estimate, priors, operator, y, seeds, sigmas, callback)

@@ -44,7 +44,7 @@ def find(weights: WeightFile, given: Path | None = None) -> Path:
         WeightsError: not there, of another SHA-256 than stated, or none is stated anywhere.
     """
     if given is not None:
-        if not given.is_file():
+        if not os.path.isfile(given):
             raise WeightsError(f"there is no file of weights at {given}", "check the path")
         return given
     path = locate(weights)
@@ -60,7 +60,8 @@ def locate(weights: WeightFile) -> Path | None:
 
     Looked for in the folders of ``$BASIS_WEIGHTS``, the plugin's own folder, the shipped weights and the user's cache.
     """
-    return next((folder / weights.file for folder in _folders(weights) if (folder / weights.file).is_file()), None)
+    paths = (folder / weights.file for folder in _folders(weights))
+    return next((path for path in paths if os.path.isfile(path)), None)  # unlike Path.is_file it never raises
 
 
 def _folders(weights: WeightFile) -> Iterator[Path]:

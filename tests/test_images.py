@@ -335,7 +335,7 @@ def test_right_size_is_never_touched(tmp_path, fit):
 
 
 def test_crop_takes_the_centre(tmp_path):
-    values = random_bytes(8, 11, 3)
+    values = random_bytes(9, 11, 3)
     picture = images.read(save(tmp_path, Image.fromarray(values)), (3, 4, 5), "crop")
     np.testing.assert_array_equal(picture, values[2:6, 3:8].transpose(2, 0, 1).astype(np.float32) / 255)
 
@@ -411,6 +411,11 @@ def test_path_below_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot read .*Not a directory"):
         images.read(tmp_path / "file" / "x.png")
+
+
+def test_name_too_long(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*: File name too long"):
+        images.read(tmp_path / ("x" * 5000))
 
 
 def test_permission_denied(tmp_path, monkeypatch):

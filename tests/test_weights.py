@@ -68,6 +68,12 @@ def test_empty_environment_variable_is_not_the_current_folder(places, monkeypatc
     assert weights.locate(WeightFile("w.safetensors")) is None
 
 
+def test_a_folder_that_cannot_be_searched_is_passed_over(places, monkeypatch):
+    monkeypatch.setenv("BASIS_WEIGHTS", "x" * 5000)
+    path = write(places["shipped"])
+    assert weights.find(WeightFile("w.safetensors", SHA256)) == path
+
+
 def test_a_folder_of_that_name_is_not_the_file(places):
     (places["first"] / "w.safetensors").mkdir(parents=True)
     path = write(places["shipped"])

@@ -85,12 +85,11 @@ def _plugin_rows() -> list[dict[str, object]]:
 @plugins_app.command("list")
 def plugins_list(as_json: AsJson = False) -> None:
     """List every plugin: what it offers, which names clash, and what is broken."""
-    rows = _plugin_rows()
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(_plugin_rows(), indent=2))
         return
     table = Table("plugin", "version", "offers", "problem", box=None, pad_edge=False)
-    for row, plugin in zip(rows, plugins.plugins(), strict=True):
+    for plugin in plugins.plugins():
         clashes = [f"{name} is taken: use {plugin.name}/{name}" for name in plugin.clashes]
         problem = "; ".join(filter(None, [plugin.error, *clashes]))
         table.add_row(plugin.name, plugin.version, ", ".join([*plugin.priors, *plugin.samplers]), problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -121,7 +121,7 @@ def _weights_of(spec: PriorSpec) -> WeightFile:
     return spec.weights
 
 
-def _row(name: str, spec: PriorSpec) -> dict[str, str | int | None]:
+def _row(name: str, spec: PriorSpec) -> dict[str, Any]:
     file = _weights_of(spec)
     found, stated = weights.locate(file), None
     try:

@@ -119,7 +119,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.end(F.silu(self.norm(h))), self.patch)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """``E[x0 | x]`` for ``x = x0 + sigma z``: ``x`` ``(n, c, h, w)``, ``sigma`` ``(n,)``."""
+        """``E[x0 | x]`` for ``x = x0 + sigma z``: ``x`` ``(n, c, h, w)``, ``sigma`` ``(n,)`` or ``(1,)``."""
         s = sigma[:, None, None, None]
         total = s**2 + self.std**2
         centred = x - self.mean
@@ -313,8 +313,8 @@ class RefineNet(nn.Module):
         return self.end_conv(F.elu(self.normalizer(h, level)))
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """``grad log p_sigma(x)`` for any ``sigma`` ``(n,)``: that of the nearest trained level (in log sigma) times
-        ``level / sigma``.
+        """``grad log p_sigma(x)`` for any ``sigma`` ``(n,)`` or ``(1,)``: the nearest trained level's (in log sigma)
+        times ``level / sigma``.
 
         At a trained level the factor is 1. Between levels it is an approximation: a score's size goes as 1 / sigma,
         which Song & Ermon (2020, section 3.3) rely on to share one network among all levels.

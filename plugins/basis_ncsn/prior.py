@@ -29,12 +29,17 @@ class ScorePrior:
 
 
 class ScoreLevel:
+    """The network at one noise level; a picture's score does not depend on how many are asked for with it."""
+
     def __init__(self, network: nn.Module, sigma: float):
         self.network, self.sigma = network, sigma
 
     def score(self, x: Tensor) -> Tensor:
-        sigma = torch.full((len(x),), self.sigma, device=x.device)
-        return self.network.score(x.contiguous(memory_format=torch.channels_last), sigma)
+        n = len(x)
+        if n == 1:  # on CPUs oneDNN has another convolution for a single picture, which rounds differently
+            x = x.expand(2, -1, -1, -1)
+        sigma = torch.full((1,), self.sigma, device=x.device)  # one row: a matrix product's rounding varies with rows
+        return self.network.score(x.contiguous(memory_format=torch.channels_last), sigma)[:n]
 
 
 def save(

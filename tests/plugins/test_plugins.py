@@ -36,7 +36,7 @@ def install(tmp_path, monkeypatch):
     def install(entry, source, **values):
         nonlocal count
         count += 1
-        module, distribution = f"fake_{count}_{entry}", f"fake-{count}-{entry}"
+        module, distribution = f"fake_{count}_{entry}".replace("-", "_"), f"fake-{count}-{entry}"
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(source).format(module=module, **values))
         info = tmp_path / f"{distribution.replace('-', '_')}-1.2.3.dist-info"
         info.mkdir()
@@ -98,6 +98,19 @@ def test_a_plugin_that_fails_on_import_is_listed_and_harms_nobody(install, sourc
     assert plugin.error.startswith(error)
     assert "\n" not in plugin.error
     assert (plugin.priors, plugin.samplers) == ({}, {})
+    assert built_ins_work()
+    assert plugins.prior_spec("extra")
+
+
+def test_an_entry_point_that_is_no_module_is_listed_and_harms_nobody(install, tmp_path):
+    install("mine", GOOD, name="extra")
+    info = tmp_path / "odd-1.dist-info"  # and without METADATA, as half-removed packages are
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[basis]\nodd = no-module!\ntoy = !\n")
+    importlib.invalidate_caches()
+    assert found("odd").error
+    assert found("odd").module == "no-module!"
+    assert found("odd").version == ""
     assert built_ins_work()
     assert plugins.prior_spec("extra")
 

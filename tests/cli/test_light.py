@@ -1,0 +1,64 @@
+"""What must be quick: help and lists come without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import sys
+from typer.testing import CliRunner
+from basis_cli.cli import app
+result = CliRunner().invoke(app, {arguments!r})
+assert result.exit_code == 0, result.output
+assert "torch" not in sys.modules, "torch was imported"
+print(result.stdout)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["separate", "--help"],
+        ["train", "ncsn", "--help"],
+        ["priors", "list"],
+        ["priors", "info", "ncsn-mnist"],
+        ["plugins", "list"],
+        ["weights", "list"],
+    ],
+    ids=" ".join,
+)
+def test_does_not_import_torch(arguments):
+    run = subprocess.run([sys.executable, "-c", PROBE.format(arguments=arguments)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, basis_cli, basis_cli.api; assert 'torch' not in sys.modules; print(basis_cli.__version__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_module_and_console_script_agree():
+    run = subprocess.run([sys.executable, "-m", "basis_cli", "--version"], capture_output=True, text=True)
+    import basis_cli
+
+    assert run.stdout == f"basis {basis_cli.__version__}\n"
+
+
+def test_priors_list_has_the_built_ins(basis):
+    names = {row["name"]: row for row in json.loads(basis("priors", "list", "--json").stdout)}
+    assert names["ncsn-mnist"]["shape"] == [1, 28, 28]
+    assert names["toy-gaussian"]["plugin"] == "toy"
+
+
+def test_unknown_prior_exits_3_with_a_suggestion(basis):
+    result = basis("priors", "info", "ncsn-mnits")
+    assert result.exit_code == 3
+    assert "did you mean 'ncsn-mnist'" in result.stderr

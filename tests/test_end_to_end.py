@@ -1,0 +1,61 @@
+"""The shipped weights on the shipped example, with the paper's algorithm and settings: what a new user runs first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import basis_cli
+from basis_cli import images, plugins, weights
+from basis_cli.cli import app
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_separates_the_example(tmp_path):
+    references = [argument for name in "ab" for argument in ("--reference", EXAMPLES / f"digits.{name}.png")]
+    command = ["separate", EXAMPLES / "digits.png", "-k", 2, *references, "-o", tmp_path, "--json", "-q"]
+    run = CliRunner().invoke(app, [str(part) for part in command])
+    assert run.exit_code == 0, run.output
+    record = json.loads(run.stdout)["results"][0]
+    answer = record["answers"][0]
+    assert min(answer["psnr_db"]) > 25  # the mean picture has 14 dB
+    assert answer["residual_8bit_rms"] < 1
+    written = [np.asarray(Image.open(path), np.float64) for path in answer["components"]]
+    mixture = np.asarray(Image.open(EXAMPLES / "digits.png"), np.float64)
+    assert np.sqrt(((sum(written) / 2 - mixture) ** 2).mean()) < 1
+    assert record["weights_sha256"] == {"ncsn-mnist": weights.sha256(weights.SHIPPED / "ncsn-mnist.safetensors")}
+
+
+def test_same_picture_alone_and_in_a_batch_of_fifty():
+    mixture = torch.from_numpy(images.read(EXAMPLES / "digits.png"))
+    batch = torch.rand(50, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    batch[17] = mixture
+    quick = basis_cli.Sampling(steps=3, seed=5)
+    alone = basis_cli.separate(mixture, sampling=quick).components[:, 0]
+    assert torch.equal(basis_cli.separate(batch, sampling=quick).components[:, 17], alone)
+
+
+def test_one_picture_rounds_like_many():
+    """A batch of one goes through another convolution on some CPUs; the prior must hide that."""
+    level = basis_cli.load_prior("ncsn-mnist", device="cpu").at(0.3)
+    x = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(level.score(x)[:1], level.score(x[:1]))
+
+
+def test_every_shipped_file_is_in_the_manifest_with_its_card():
+    manifest = weights.manifest(weights.SHIPPED)
+    files = {path.name for path in weights.SHIPPED.glob("*.safetensors")}
+    assert files == set(manifest)
+    for entry in manifest.values():
+        path = weights.SHIPPED / entry.name
+        assert (path.stat().st_size, weights.sha256(path)) == (entry.bytes, entry.sha256)
+        assert (weights.SHIPPED / entry.card).read_text().startswith("#")
+    assert sum(entry.bytes for entry in manifest.values()) < 95e6
+    used = [spec.weights for plugin in plugins.plugins() for spec in plugin.priors.values() if spec.weights]
+    assert files <= {weight.file for weight in used}

@@ -1,0 +1,116 @@
+"""The protocol, the metrics and the numbers that hang on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from basis_toy.prior import soft_blobs
+
+from basis_cli import datasets, evaluation, metrics, tasks
+from basis_cli.errors import InputError, UsageError
+from basis_cli.operators import Mixture
+
+DATA = os.environ.get("BASIS_DATA")
+whole_mnist = pytest.mark.skipif(not DATA, reason="BASIS_DATA names no folder with MNIST")
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def digits(tmp_path):
+    rng = np.random.default_rng(0)
+    for stem, count in (("train", 30), ("t10k", 20)):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", rng.integers(0, 255, (count, 8, 8)))
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", np.arange(count) % 10)
+    return tmp_path
+
+
+def test_reads_idx_files(digits):
+    data = datasets.load_dataset("mnist", "test", digits)
+    assert data.images.shape == (20, 1, 8, 8)
+    assert data.labels[:3].tolist() == [0, 1, 2]
+
+
+def test_damaged_or_missing_data(digits, monkeypatch):
+    path = digits / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match="t10k-images"):
+        datasets.load_dataset("mnist", "test", digits)
+    with pytest.raises(InputError, match="not in"):
+        datasets.load_dataset("mnist", "test", digits / "nowhere")
+    monkeypatch.delenv("BASIS_DATA", raising=False)
+    with pytest.raises(UsageError, match="where is mnist"):
+        datasets.load_dataset("mnist", "test")
+    with pytest.raises(UsageError, match="known: mnist"):
+        datasets.load_dataset("mnits", "test", digits)
+
+
+def test_mixtures_are_distinct_reproducible_and_split_by_class():
+    labels = np.arange(200) % 10
+    agnostic = datasets.mixture_indices(labels, 3, 100, "class-agnostic", seed=1)
+    assert all(len(set(row)) == 3 for row in agnostic)
+    assert np.array_equal(agnostic[:7], datasets.mixture_indices(labels, 3, 7, "class-agnostic", seed=1))
+    assert not np.array_equal(agnostic, datasets.mixture_indices(labels, 3, 100, "class-agnostic", seed=2))
+    split = datasets.mixture_indices(labels, 2, 100, "class-split", seed=1)
+    assert (labels[split[:, 0]] < 5).all()
+    assert (labels[split[:, 1]] >= 5).all()
+    with pytest.raises(UsageError, match="two pictures, not 3"):
+        datasets.mixture_indices(labels, 3, 5, "class-split", seed=1)
+
+
+def test_psnr_by_hand():
+    x = torch.zeros(1, 4, 4)
+    assert float(metrics.psnr(x, x + 0.1)) == pytest.approx(20)
+    assert float(metrics.psnr(x, x)) == pytest.approx(100)
+
+
+def test_components_are_put_to_the_references_they_fit():
+    truth = torch.rand(3, 5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([[2, 0, 1], [0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]])
+    shuffled = torch.stack([truth[order[i], i] for i in range(5)], dim=1)
+    y = truth.mean(0)
+    assert torch.equal(metrics.order_components(shuffled, [0, 0, 0], references=truth, mixture=y), truth)
+    kept = metrics.order_components(shuffled, [0, 1, 2], references=truth, mixture=y)
+    assert torch.equal(kept, shuffled)  # components of different kinds never change places
+
+
+def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
+    data = datasets.load_dataset("mnist", "test", digits)
+    prior = soft_blobs((1, 8, 8), std=0.2, length=2)
+
+    def lazy(priors, operator, y, *, seeds, callback):
+        return operator.pinv(y)
+
+    monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lazy)
+    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=tasks.Sampling("lazy"))
+    assert report["psnr"]["mean"] == pytest.approx(report["average"]["mean"], abs=1e-4)
+    assert report["residual_8bit_rms"] < 1e-3
+
+    chosen = datasets.mixture_indices(data.labels, 2, 40, "class-agnostic", 0)
+    truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+
+    def perfect(priors, operator, y, *, seeds, callback):
+        return truth.flip(0)  # in the wrong order: the best permutation must find it
+
+    monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: perfect)
+    report = evaluation.evaluate_separation(
+        data, [prior, prior], pairs=40, sampling=tasks.Sampling("perfect", batch=40)
+    )
+    assert report["psnr"]["mean"] == pytest.approx(100)
+
+
+@whole_mnist
+@pytest.mark.parametrize(("protocol", "published"), [("class-agnostic", 14.9), ("class-split", 14.8)])
+def test_the_average_baseline_is_the_papers(protocol, published):
+    data = datasets.load_dataset("mnist", "test")
+    chosen = datasets.mixture_indices(data.labels, 2, 2000, protocol, seed=0)
+    truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+    average = Mixture([0.5, 0.5])(truth)
+    assert float(metrics.psnr(average.expand_as(truth), truth).mean()) == pytest.approx(published, abs=0.1)
