@@ -73,7 +73,7 @@ def _opened(source: Path | str, name: str) -> BinaryIO:
         if os.path.isdir(source):  # unlike Path.is_dir it never raises
             raise InputError(f"{name} is a folder, not a picture", "name the pictures in it")
         try:
-            file = Path(source).open("rb")
+            file = open(source, "rb")  # noqa: SIM115 - the caller closes it
         except FileNotFoundError as error:
             raise InputError(f"{name} does not exist", "check the name, and the folder you are in") from error
         except OSError as error:

@@ -22,6 +22,7 @@ from .operators import LinearOperator, Mixture, Unobserved
 from .priors import choose_device, load_prior
 
 Picture = str | Path | np.ndarray | Tensor
+"""A file, or intensities in [0, 1] ``(c, h, w)``; ``(n, c, h, w)`` holds several."""
 
 
 @dataclass(frozen=True)
@@ -181,18 +182,13 @@ def sample_posterior(
 
 def _as_batch(pictures: Picture | Sequence[Picture], shape: tuple[int, int, int], fit: str | None) -> Tensor:
     """Files, arrays or tensors as float32 ``(n, c, h, w)``; arrays must already have the prior's shape."""
-    if isinstance(pictures, (np.ndarray, Tensor)) and pictures.ndim == 4:
+    if isinstance(pictures, (np.ndarray, Tensor)):
         batch = torch.as_tensor(pictures).float()
+        batch = batch[None] if batch.ndim == 3 else batch
+    elif isinstance(pictures, (str, os.PathLike)):
+        batch = torch.from_numpy(images.read(pictures, shape, fit))[None]
     else:
-        several = isinstance(pictures, Sequence) and not isinstance(pictures, (str, os.PathLike))
-        batch = torch.stack(
-            [
-                torch.as_tensor(
-                    picture if isinstance(picture, (np.ndarray, Tensor)) else images.read(picture, shape, fit)
-                )
-                for picture in (pictures if several else [pictures])  # type: ignore[list-item]
-            ]
-        ).float()
+        batch = torch.cat([_as_batch(picture, shape, fit) for picture in pictures])
     if tuple(batch.shape[1:]) != tuple(shape):
         raise InputError(f"pictures of shape {tuple(batch.shape[1:])}, but the prior models {tuple(shape)}")
     if not torch.isfinite(batch).all():
@@ -228,12 +224,10 @@ def separate(
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
     sampling = sampling or Sampling()
-    named = [prior] if isinstance(prior, str) or hasattr(prior, "at") else list(prior)  # type: ignore[arg-type]
-    loaded: dict[Any, Prior] = {}
-    for one in named:
-        if one not in loaded:
-            loaded[one] = load_prior(one, weights_path=weights, device=sampling.device) if isinstance(one, str) else one
-    priors = [loaded[one] for one in named]
+    given = list(prior) if isinstance(prior, Sequence) and not isinstance(prior, str) else [prior]
+    names = {one for one in given if isinstance(one, str)}
+    loaded = {name: load_prior(name, weights_path=weights, device=sampling.device) for name in names}
+    priors: list[Prior] = [loaded[one] if isinstance(one, str) else one for one in given]
     priors = priors * k if len(priors) == 1 else priors
     operator = separation(priors, k, alpha, samples, references)
     y = _as_batch(mixtures, priors[0].shape, fit)

@@ -152,7 +152,7 @@ def fit(
     if state_path.exists() and not resume:
         raise UsageError(f"{out} already holds a training run", "--resume continues it; else choose another folder")
 
-    network = network.to(device_, memory_format=torch.channels_last)
+    network = network.to(device_).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False)
     optimizers = _optimizers(network, settings)
     identity = {"settings": asdict(settings), "architecture": architecture or {}}

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import basis_cli
-from basis_cli import images, plugins, weights
+from basis_cli import images, weights
 from basis_cli.cli import app
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -46,16 +46,3 @@ def test_one_picture_rounds_like_many():
     level = basis_cli.load_prior("ncsn-mnist", device="cpu").at(0.3)
     x = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert torch.equal(level.score(x)[:1], level.score(x[:1]))
-
-
-def test_every_shipped_file_is_in_the_manifest_with_its_card():
-    manifest = weights.manifest(weights.SHIPPED)
-    files = {path.name for path in weights.SHIPPED.glob("*.safetensors")}
-    assert files == set(manifest)
-    for entry in manifest.values():
-        path = weights.SHIPPED / entry.name
-        assert (path.stat().st_size, weights.sha256(path)) == (entry.bytes, entry.sha256)
-        assert (weights.SHIPPED / entry.card).read_text().startswith("#")
-    assert sum(entry.bytes for entry in manifest.values()) < 95e6
-    used = [spec.weights for plugin in plugins.plugins() for spec in plugin.priors.values() if spec.weights]
-    assert files <= {weight.file for weight in used}

@@ -421,10 +421,10 @@ def test_name_too_long(tmp_path):
 def test_permission_denied(tmp_path, monkeypatch):
     path = save(tmp_path, Image.new("L", (2, 2)))
 
-    def refuse(self, *args):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+    def refuse(path, mode):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(images, "open", refuse, raising=False)
     with pytest.raises(InputError, match=r"cannot read .*in\.png: Permission denied \(check"):
         images.read(path)
 

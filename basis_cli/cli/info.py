@@ -29,19 +29,17 @@ def _size(shape: tuple[int, int, int]) -> str:
 @priors_app.command("list")
 def priors_list(as_json: AsJson = False) -> None:
     """List every prior, with the plugin that offers it."""
-    rows = [
-        {"name": name if name not in plugin.clashes else f"{plugin.name}/{name}", "plugin": plugin.name, "spec": spec}
-        for plugin in plugins.plugins()
-        for name, spec in plugin.priors.items()
-    ]
-    if as_json:
-        print(json.dumps([{"name": row["name"], "plugin": row["plugin"], "shape": row["spec"].shape,
-                           "summary": row["spec"].summary} for row in rows], indent=2))  # fmt: skip
-        return
     table = Table("prior", "pictures", "plugin", "what it models", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row["name"], _size(row["spec"].shape), row["plugin"], row["spec"].summary)
-    stdout.print(table)
+    rows = []
+    for plugin in plugins.plugins():
+        for name, spec in plugin.priors.items():
+            name = f"{plugin.name}/{name}" if name in plugin.clashes else name
+            table.add_row(name, _size(spec.shape), plugin.name, spec.summary)
+            rows.append({"name": name, "plugin": plugin.name, "shape": spec.shape, "summary": spec.summary})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        stdout.print(table)
 
 
 @priors_app.command("info")

@@ -31,7 +31,7 @@ class ScorePrior:
 class ScoreLevel:
     """The network at one noise level; a picture's score does not depend on how many are asked for with it."""
 
-    def __init__(self, network: nn.Module, sigma: float):
+    def __init__(self, network: Any, sigma: float):
         self.network, self.sigma = network, sigma
 
     def score(self, x: Tensor) -> Tensor:
@@ -95,5 +95,5 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePr
     network, shape = read(weights)
     if shape != tuple(spec.shape):
         raise WeightsError(f"{weights} is for pictures of shape {shape}, but {spec.name} models {tuple(spec.shape)}")
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ScorePrior(network, shape, getattr(network, "sigmas", None))

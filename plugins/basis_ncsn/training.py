@@ -91,7 +91,7 @@ def train(
     if backbone == "unet":
         config |= {"mean": round(float(scaled.mean()), 4), "std": round(float(scaled.std()), 4)}
     torch.manual_seed(settings.seed)
-    network = NETWORKS[backbone](**config)
+    network: Any = NETWORKS[backbone](**config)
 
     def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         if isinstance(network, UNet):

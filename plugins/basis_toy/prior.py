@@ -32,7 +32,7 @@ class GaussianMixture:
         ValueError: shapes that do not fit together, a negative weight, or a covariance that is not positive definite.
     """
 
-    sigmas = None  # any noise level
+    sigmas: tuple[float, ...] | None = None  # any noise level will do
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, shape: tuple[int, ...]):
         m, d = len(weights), math.prod(shape)
@@ -74,7 +74,7 @@ class GaussianMixture:
         return self._terms(x)[0].logsumexp(1).to(x.dtype)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """Probability ``(n, m)`` that ``x`` ``(n, *shape)`` came from each component; its expectation is ``weights``."""
+        """Probability ``(n, m)`` of each component given ``x`` ``(n, *shape)``; its expectation is ``weights``."""
         return self._terms(x)[0].softmax(1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -166,7 +166,10 @@ def four_pictures(shape: tuple[int, int, int], std: float = 0.05) -> GaussianMix
     return GaussianMixture(torch.tensor([0.4, 0.3, 0.2, 0.1]), means, covariances, shape)
 
 
-PRIORS = {"toy-gaussian": soft_blobs, "toy-mixture": four_pictures}
+PRIORS: dict[str, Callable[[tuple[int, int, int]], GaussianMixture]] = {
+    "toy-gaussian": soft_blobs,
+    "toy-mixture": four_pictures,
+}
 
 
 def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> GaussianMixture:

@@ -28,7 +28,7 @@ def all_plugins(monkeypatch):
 
 
 def nearest(prior, x):
-    """For each of ``x`` ``(n, c, h, w)``, which of the prior's pictures is closest and the root mean square distance."""
+    """Root mean square distance of each of ``x`` ``(n, c, h, w)`` to the closest of the prior's pictures, and which."""
     return (x[:, None] - prior.pictures).square().flatten(2).mean(2).sqrt().min(1)
 
 

@@ -17,7 +17,7 @@ def basis_priors() -> list[PriorSpec]:
             #
             # A prior with weights names their file here and ships it inside the package, say in
             # basis_prior_stripes/weights/ (hatchling puts it into the wheel by itself):
-            # weights=WeightFile("stripes.safetensors", sha256="<64 hex digits>", folder=Path(__file__).parent / "weights"),
+            # weights=WeightFile("stripes.safetensors", "<SHA-256, 64 hex digits>", Path(__file__).parent / "weights"),
             # Too large to ship? Give `url=...` as well, and users fetch it with `basis weights pull stripes`.
             # licence="MIT",  # of the weights
         )
