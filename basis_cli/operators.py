@@ -17,6 +17,9 @@ class LinearOperator(Protocol):
 
     k: int
     """How many unknown pictures it takes."""
+    gram: tuple[float, ...]
+    """``c_i`` of ``A_i A_i^T = c_i I``, where ``A_i`` is what the operator does to picture ``i``: every operator here
+    measures orthogonally, so systems in ``A A^T`` are divisions."""
     scale: float
     """Standard deviation of ``A z``, per value, relative to what one picture with coefficient 1 gives; see
     :func:`basis_cli.samplers.langevin`."""
@@ -43,7 +46,8 @@ class Mixture:
             raise UsageError(f"mixing coefficients must be finite and not zero, got {list(alpha)}")
         self.alpha = tuple(float(a) for a in alpha)
         self.k = len(self.alpha)
-        self.scale = math.sqrt(sum(a * a for a in self.alpha) / self.k)
+        self.gram = tuple(a * a for a in self.alpha)
+        self.scale = math.sqrt(sum(self.gram) / self.k)
 
     def _coefficients(self, like: Tensor) -> Tensor:
         return torch.tensor(self.alpha, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1, 1)
@@ -55,13 +59,14 @@ class Mixture:
         return self._coefficients(y) * y
 
     def pinv(self, y: Tensor) -> Tensor:
-        return self.adjoint(y) / sum(a * a for a in self.alpha)
+        return self.adjoint(y) / sum(self.gram)
 
 
 class Unobserved:
     """Nothing is measured, so the posterior is the prior: ``y`` has no values. Unconditional sampling."""
 
     k, scale = 1, 1.0
+    gram: tuple[float, ...] = (1.0,)
 
     def __init__(self, shape: tuple[int, int, int]):
         self.shape = shape

@@ -125,6 +125,7 @@ def fit(
     device: str = "auto",
     resume: bool = False,
     architecture: dict[str, Any] | None = None,
+    export: Callable[[nn.Module, Path], None] | None = None,
     sheet: Callable[[nn.Module, Path], None] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     callback: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
@@ -132,7 +133,8 @@ def fit(
     """Minimize ``loss(network, x, generator)`` over ``images`` ``(n, c, h, w)`` uint8 and return the averaged network.
 
     ``x`` is float32 in [0, 1] on the device. The folder ``out`` receives ``metrics.jsonl`` (a line every 50 steps),
-    ``state.pt`` (everything needed to resume, every ``save_every`` steps) and ``samples-STEP.png`` (from ``sheet``).
+    ``state.pt`` (everything needed to resume, every ``save_every`` steps), ``samples-STEP.png`` (from ``sheet``) and at
+    the end ``weights.safetensors`` (from ``export``). With several processes only the first writes.
 
     Raises:
         UsageError: ``out`` holds another run's state and ``resume`` is off, or holds a run of other settings.
@@ -145,7 +147,7 @@ def fit(
         raise UsageError("training needs accelerate", "pip install 'basis-cli[train]'") from None
 
     cpu = choose_device(device).type == "cpu"
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if settings.bf16 else "no")
+    accelerator = Accelerator(cpu=cpu)
     device_ = accelerator.device
     out.mkdir(parents=True, exist_ok=True)
     state_path, metrics_path = out / "state.pt", out / "metrics.jsonl"
@@ -205,7 +207,7 @@ def fit(
         if settings.flip:
             mirrored = torch.rand(settings.batch, 1, 1, 1, generator=generator, device=device_) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
-        with accelerator.autocast():
+        with torch.autocast(device_.type, torch.bfloat16, enabled=settings.bf16):
             value = loss(model, x.contiguous(memory_format=torch.channels_last), generator)
         accelerator.backward(value)
         for optimizer in optimizers:
@@ -237,6 +239,8 @@ def fit(
             save(done)
         if sheet and accelerator.is_main_process and (done % settings.sheet_every == 0 or last):
             sheet(average, out / f"samples-{done:07d}.png")
+    if export and accelerator.is_main_process:
+        export(average, out / "weights.safetensors")
     accelerator.wait_for_everyone()
     return average
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
+
 app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures or on a standard data set.")
 
 
@@ -40,6 +42,13 @@ def command_line(arguments: list[str]) -> str:
         elif argument != "--resume" and not argument.startswith(("--out=", "--data-dir=", "-o")):
             kept.append(argument)
     return shlex.join(kept)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"--widths {text!r} is not a list of whole numbers", "for example --widths 64,128") from None
 
 
 @app.callback()
@@ -81,7 +90,7 @@ def ncsn(
     from .output import training_progress
 
     config = (
-        {"widths": tuple(int(width) for width in widths.split(",")), "blocks": blocks, "patch": patch}
+        {"widths": _integers(widths), "blocks": blocks, "patch": patch}
         if backbone is Backbone.unet
         else {"filters": filters}
     )

@@ -62,6 +62,9 @@ class UNet(nn.Module):
     on the way down and again on the way up, and self-attention at the lowest one. Its input and output are scaled so
     that both have unit variance at every noise level; ``mean`` and ``std`` are the data's, per pixel.
     Any sigma > 0 is accepted; accuracy is what training covered.
+
+    Raises:
+        ValueError: a width that is not a multiple of 8, or the last one of 32 (the size of an attention head).
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class UNet(nn.Module):
         std: float = 0.25,
     ):
         super().__init__()
+        if not widths or any(width < 8 or width % 8 for width in widths) or widths[-1] % 32:
+            raise ValueError(f"widths must be multiples of 8 and the last of 32, not {tuple(widths)}")
         self.patch, self.mean, self.std = patch, mean, std
         self.stride = patch * 2 ** (len(widths) - 1)  # picture sides must be multiples of this
         embedding = 2 * widths[0]

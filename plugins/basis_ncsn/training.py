@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from basis_cli import images, samplers, training
 from basis_cli.datasets import Dataset
+from basis_cli.errors import UsageError
 from basis_cli.operators import Unobserved
 
 from .network import NETWORKS, UNet
@@ -83,7 +84,9 @@ def train(
     """Train a score network on ``data`` and return the file of its weights, ``out/weights.safetensors`` (bfloat16).
 
     ``config`` are the network's own arguments; the mean and standard deviation of the pixels are measured.
-    Raises what :func:`basis_cli.training.fit` raises.
+    Raises:
+        UsageError: ``config`` does not make a network for these pictures.
+        and what :func:`basis_cli.training.fit` raises.
     """
     shape = data.shape
     scaled = data.images[:: max(1, len(data.images) // 10_000)].astype(np.float32) / 255
@@ -91,7 +94,13 @@ def train(
     if backbone == "unet":
         config |= {"mean": round(float(scaled.mean()), 4), "std": round(float(scaled.std()), 4)}
     torch.manual_seed(settings.seed)
-    network: Any = NETWORKS[backbone](**config)
+    try:
+        network: Any = NETWORKS[backbone](**config)
+    except ValueError as error:
+        raise UsageError(str(error), "see basis train ncsn --help") from error
+    if any(side % getattr(network, "stride", 1) for side in shape[1:]):
+        hint = "fewer --widths or a smaller --patch"
+        raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)
 
     def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         if isinstance(network, UNet):
@@ -112,7 +121,7 @@ def train(
         prior, where = as_prior(model)
         sheet(prior, path, where)
 
-    average = training.fit(
+    training.fit(
         network,
         loss,
         data.images,
@@ -121,10 +130,9 @@ def train(
         device=device,
         resume=resume,
         architecture={"backbone": backbone} | config,
+        export=lambda average, path: save(path, average, backbone, config, shape, notes or {}),
         sheet=draw,
         evaluate=evaluate,
         callback=callback,
     )
-    path = out / "weights.safetensors"
-    save(path, average, backbone, config, shape, notes or {})
-    return path
+    return out / "weights.safetensors"

@@ -24,6 +24,11 @@ from basis_cli.training import Settings
 SMALL = {"channels": 1, "filters": 8, "levels": 4}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def wave(count: int, start: int = 0) -> Tensor:
     """``count`` numbers in [-1, 1] that look random and are the same everywhere: sines of squares modulo a prime."""
     i = torch.arange(start, start + count, dtype=torch.int64)
@@ -93,11 +98,32 @@ def test_unet_treats_each_picture_by_itself():
         torch.testing.assert_close(net(x[i : i + 1], sigma[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-4)
 
 
+def test_unet_is_preconditioned_as_in_karras_et_al():
+    """Table 1: ``D = c_skip x + c_out F(c_in x, c_noise)``, here around the data's mean."""
+    net = roughened(UNet(widths=(16, 32), mean=0.3, std=0.2)).eval()
+    x, sigma = pictures(3, 1, 28), torch.tensor([0.02, 0.2, 1.2])
+    s = sigma[:, None, None, None]
+    raw = net.raw((x - 0.3) / (s**2 + 0.2**2).sqrt(), sigma.log() / 4)
+    c_skip, c_out = 0.2**2 / (s**2 + 0.2**2), s * 0.2 / (s**2 + 0.2**2).sqrt()
+    torch.testing.assert_close(net(x, sigma), 0.3 + c_skip * (x - 0.3) + c_out * raw)
+
+
 def test_unet_sees_the_noise_level():
     net = roughened(UNet(widths=(16, 32))).eval()
-    x = pictures(1, 1, 28).repeat(2, 1, 1, 1)
-    low, high = net.raw(x, torch.tensor([-1.0, 0.0]))
+    low, high = net.raw(pictures(1, 1, 28).repeat(2, 1, 1, 1), torch.tensor([-1.0, 0.0]))
     assert (low - high).abs().max() > 1e-3
+
+
+def test_attention_is_softmax_attention_head_by_head():
+    attention = roughened(network.Attention(64))
+    x = wave(2 * 64 * 9).view(2, 64, 3, 3)
+    q, k, v = attention.qkv(attention.norm(x)).flatten(2).chunk(3, dim=1)  # each (n, channels, positions)
+    heads = []
+    for head in (slice(0, 32), slice(32, 64)):
+        weights = (torch.einsum("ncp,ncq->npq", q[:, head], k[:, head]) / math.sqrt(32)).softmax(dim=2)
+        heads.append(torch.einsum("npq,ncq->ncp", weights, v[:, head]))
+    expected = x + attention.out(torch.cat(heads, dim=1).view(2, 64, 3, 3))
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
 
 
 # --- RefineNet -----------------------------------------------------------------------------------------------------
@@ -158,6 +184,7 @@ def test_refinenet_score_on_the_ladder_is_the_network():
     level = torch.tensor([2, 0, 3, 1])
     sigma = torch.tensor([net.sigmas[i] for i in level])
     torch.testing.assert_close(net.score(x, sigma), net(x, level))
+    torch.testing.assert_close(net.score(x, sigma[:1]), net(x, torch.full((4,), 2)))
 
 
 def test_refinenet_score_off_the_ladder_is_the_nearest_levels_rescaled():
@@ -224,7 +251,7 @@ def test_round_trip_in_bfloat16(tmp_path, backbone, config):
         torch.testing.assert_close(after, before, rtol=2**-8, atol=0, msg=name)
     x, sigma = pictures(2, 1, 28), torch.tensor([0.01, 0.3])
     before, after = net.score(x, sigma), again.eval().score(x, sigma)
-    assert 0 < (after - before).norm() < 0.03 * before.norm()
+    assert 0 < (after - before).norm() < 0.06 * before.norm()
 
 
 def test_a_failed_save_keeps_the_file_that_was_there(tmp_path, monkeypatch):
@@ -304,6 +331,17 @@ def test_load_gives_a_prior(tmp_path, backbone, config):
     score = loaded.at(0.3).score(x)
     assert not score.requires_grad
     torch.testing.assert_close(score, net.score(x, torch.full((2,), 0.3)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("backbone", "config"), BACKBONES)
+def test_a_pictures_score_does_not_depend_on_its_batch(tmp_path, backbone, config):
+    path = tmp_path / "w.safetensors"
+    saved(path, backbone, config)
+    level = prior.load(spec(), path, torch.device("cpu")).at(0.3)
+    x = pictures(7, 1, 28)
+    together = level.score(x)
+    for part in (slice(0, 1), slice(2, 3), slice(3, 5), slice(1, 7)):
+        assert torch.equal(level.score(x[part]), together[part])
 
 
 def test_load_refuses_what_is_not_for_this_prior(tmp_path):

@@ -1,0 +1,70 @@
+"""``basis train ncsn`` from the command line: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from basis_cli.cli.train import command_line
+
+TINY = ["--widths", "32", "--blocks", 1, "--batch", 4, "--steps", 3, "--sheet-every", 100, "--device", "cpu"]
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for stem in ("train", "t10k"):
+        for kind, array in (("images-idx3", rng.integers(0, 255, (12, 8, 8))), ("labels-idx1", np.arange(12) % 10)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+            (tmp_path / f"{stem}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    return tmp_path
+
+
+def test_trains_and_resumes(basis, digits):
+    run = ["train", "ncsn", "--data-dir", digits, *TINY, "-o", "run"]
+    result = basis(*run)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == ["run/weights.safetensors"]
+    assert Path("run/samples-0000003.png").exists()
+    metrics = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+    assert metrics["step"] == 3
+    assert metrics["denoising_error_0.1"] > 0
+    again = basis(*run)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    longer = [*run, "--steps", 5, "--resume"]
+    assert basis(*longer).exit_code == 0
+    assert json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["step"] == 5
+    other = basis(*run, "--learning-rate", 0.5, "--resume")
+    assert other.exit_code == 2
+    assert "other settings" in other.stderr
+    Path("run/state.pt").write_bytes(b"damaged")
+    damaged = basis(*longer)
+    assert damaged.exit_code == 1
+    assert "cannot resume" in damaged.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--widths", "a"], 2, "whole numbers"),
+        (["--widths", "20"], 2, "multiples of 8"),
+        (["--widths", "8,8,16,64"], 2, "fewer --widths"),
+        (["--device", "cuda:99"], 2, "CUDA"),
+        (["--data", "minst"], 2, "known: mnist"),
+        (["--data-dir", "nowhere"], 1, "not in nowhere"),
+    ],
+)
+def test_errors(basis, digits, arguments, code, says):
+    result = basis("train", "ncsn", "--data-dir", digits, *TINY, "-o", "run", *arguments)
+    assert result.exit_code == code, result.output
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_the_recorded_command_names_no_folder():
+    typed = "train ncsn --data mnist -o /home/me/run --data-dir=/data --seed 1 --resume".split()
+    assert command_line(typed) == "basis train ncsn --data mnist --seed 1"
