@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUP = "basis"
 BUILT_IN = ("toy", "ncsn")  # loaded first, so that a clash never changes what a built-in name means
-BUILT_IN_SAMPLERS = {"langevin": "basis_cli.samplers:langevin"}
+BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in ("langevin", "ascent", "project")}
 
 
 @dataclass

@@ -15,22 +15,28 @@ from .noise import PerImageNoise
 from .operators import LinearOperator
 
 
-def geometric(high: float, low: float, levels: int) -> tuple[float, ...]:
+def geometric(levels: int, high: float = 1.0, low: float = 0.01) -> tuple[float, ...]:
     """``levels`` noise levels from ``high`` down to ``low`` with a constant ratio (section 3.4)."""
     if levels == 1:
         return (low,)
     return tuple(high * (low / high) ** (i / (levels - 1)) for i in range(levels))
 
 
-def linear(high: float, low: float, levels: int) -> tuple[float, ...]:
-    """``levels`` noise levels from ``high`` down to ``low`` with a constant difference."""
+def linear(levels: int, high: float = 1.0, low: float = 0.05) -> tuple[float, ...]:
+    """``levels`` noise levels from ``high`` down to ``low`` with a constant difference.
+
+    It spends the evaluations where the components are told apart: with few of them it separates better than
+    :func:`geometric`, and below 0.05 little is left to decide.
+    """
     if levels == 1:
         return (high,)
     return tuple(high + (low - high) * i / (levels - 1) for i in range(levels))
 
 
-PAPER_SIGMAS = geometric(1.0, 0.01, 10)
-FAST_SIGMAS = linear(1.0, 0.05, 50)
+PAPER_SIGMAS = geometric(10)
+FAST_SIGMAS = linear(50)
+LADDERS = {"project": linear}
+"""The kind of ladder that a sampler takes by name; :func:`geometric` unless stated here."""
 
 
 def no_callback(**state: Any) -> None:

@@ -31,7 +31,8 @@ class Sampling:
 
     sampler: str = "langevin"
     levels: int | None = None
-    """Noise levels, geometric from 1 to 0.01. Default: the prior's own, else the paper's ten."""
+    """Noise levels on the sampler's kind of ladder. Default: for Langevin dynamics the prior's own, else the paper's
+    ten; for ``project`` fifty."""
     steps: int | None = None
     """Steps a level (the paper's T = 100)."""
     step_size: float | None = None
@@ -53,11 +54,12 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
+        ladder = samplers.LADDERS.get(self.sampler, samplers.geometric)
         given: dict[str, Any] = {}
         if self.levels is not None:
-            given["sigmas"] = samplers.geometric(1.0, 0.01, self.levels)
-        elif fixed := next((prior.sigmas for prior in priors if prior.sigmas is not None), None):
-            given["sigmas"] = fixed
+            given["sigmas"] = ladder(self.levels)
+        elif ladder is samplers.geometric and (own := next((p.sigmas for p in priors if p.sigmas is not None), None)):
+            given["sigmas"] = own
         if self.steps is not None:
             given["steps"] = self.steps
         if self.step_size is not None:

@@ -9,7 +9,7 @@ from basis_cli.operators import Mixture, Unobserved
 
 PAPER = [1.0, 0.59948425, 0.35938137, 0.21544347, 0.12915497, 0.07742637, 0.04641589, 0.02782559, 0.01668101, 0.01]
 SHAPE = (1, 8, 8)
-SHORT = {"sigmas": samplers.geometric(1, 0.05, 5), "steps": 10, "step_size": 5e-4}
+SHORT = {"sigmas": samplers.geometric(5, 1, 0.05), "steps": 10, "step_size": 5e-4}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ class Recorder:
 
 def test_ladder_is_the_papers():
     assert samplers.PAPER_SIGMAS == pytest.approx(PAPER, abs=5e-9)
-    assert samplers.geometric(1.0, 0.01, 10) == samplers.PAPER_SIGMAS
+    assert samplers.geometric(10, 1.0, 0.01) == samplers.PAPER_SIGMAS
 
 
 def test_geometric_ladder_has_a_constant_ratio():
-    ladder = samplers.geometric(2, 0.5, 3)
+    ladder = samplers.geometric(3, 2, 0.5)
     assert ladder == pytest.approx([2, 1, 0.5])
-    assert samplers.geometric(1, 0.3, 1) == (0.3,)
+    assert samplers.geometric(1, 1, 0.3) == (0.3,)
 
 
 def test_defaults_are_the_papers(blobs):

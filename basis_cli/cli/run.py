@@ -38,10 +38,15 @@ class Dtype(str, Enum):
 Inputs = Annotated[list[str], typer.Argument(help="Pictures; - reads one from stdin.", show_default=False)]
 PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
 Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
-SamplerName = Annotated[str, typer.Option("--sampler", help="langevin: Algorithm 1 of the paper.")]
-Levels = Annotated[int | None, typer.Option(help="Noise levels, geometric from 1 to 0.01. [default: 10]")]
-Steps = Annotated[int | None, typer.Option(help="Steps a level; time grows with it. [default: 100]")]
-StepSize = Annotated[float | None, typer.Option(help="The paper's delta. [default: 2e-5]")]
+SamplerName = Annotated[
+    str,
+    typer.Option("--sampler", help="langevin: Algorithm 1 of the paper; project: 20 times faster; ascent: Figure 3."),
+]
+Levels = Annotated[int | None, typer.Option(help="Noise levels.  [default: langevin 10, project 50]")]
+Steps = Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it.  [default: 100]")]
+StepSize = Annotated[
+    float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5.  [default: 2e-5]")
+]
 Samples = Annotated[int, typer.Option("--samples", help="Answers for each picture.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -85,8 +85,7 @@ class GaussianMixture:
 
     def to(self, device: torch.device | str) -> GaussianMixture:
         """The same mixture on ``device``."""
-        parts = (part.to(device) for part in (self.weights, self.means, self.covariances))
-        return GaussianMixture(*parts, self.shape)
+        return GaussianMixture(self.weights.to(device), self.means.to(device), self.covariances.to(device), self.shape)
 
     @property
     def mean(self) -> Tensor:

@@ -66,5 +66,5 @@ def test_errors(basis, digits, arguments, code, says):
 
 
 def test_the_recorded_command_names_no_folder():
-    typed = "train ncsn --data mnist -o /home/me/run --data-dir=/data --seed 1 --resume".split()
+    typed = ["train", "ncsn", "--data", "mnist", "-o", "/home/me/run", "--data-dir=/data", "--seed", "1", "--resume"]
     assert command_line(typed) == "basis train ncsn --data mnist --seed 1"

@@ -16,7 +16,7 @@ try:
 except metadata.PackageNotFoundError:
     pytest.skip("needs `pip install ./examples/plugin-template`", allow_module_level=True)
 
-RUN = {"sigmas": samplers.geometric(1, 0.02, 8), "steps": 40, "step_size": 1e-4}
+RUN = {"sigmas": samplers.geometric(8, 1, 0.02), "steps": 40, "step_size": 1e-4}
 
 
 @pytest.fixture(autouse=True)
