@@ -81,6 +81,7 @@ def ncsn(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same run.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    start_from: Annotated[Path | None, typer.Option(help="Weights to begin with instead of random ones.")] = None,
 ) -> None:
     """Train a noise-conditional score network by denoising score matching."""
     from basis_ncsn.training import train as train_ncsn
@@ -119,6 +120,7 @@ def ncsn(
             config=config,
             device=device,
             resume=resume,
+            start_from=start_from,
             notes={"data": f"{data}, train split, {len(train_set.images)} pictures", "command": command},
             callback=callback,
         )

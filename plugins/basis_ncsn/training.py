@@ -17,7 +17,7 @@ from basis_cli.errors import UsageError
 from basis_cli.operators import Unobserved
 
 from .network import NETWORKS, UNet
-from .prior import ScorePrior, save
+from .prior import ScorePrior, read, save
 
 SIGMAS = (0.008, 1.4)  # a margin around the paper's 0.01 ... 1
 
@@ -78,14 +78,17 @@ def train(
     config: dict[str, Any] | None = None,
     device: str = "auto",
     resume: bool = False,
+    start_from: Path | None = None,
     notes: dict[str, str] | None = None,
     callback: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> Path:
     """Train a score network on ``data`` and return the file of its weights, ``out/weights.safetensors`` (bfloat16).
 
     ``config`` are the network's own arguments; the mean and standard deviation of the pixels are measured.
+    ``start_from`` is a file of weights of the same network to begin with instead of random ones.
     Raises:
-        UsageError: ``config`` does not make a network for these pictures.
+        UsageError: ``config`` does not make a network for these pictures, or not the one in ``start_from``.
+        WeightsError: ``start_from`` cannot be read.
         and what :func:`basis_cli.training.fit` raises.
     """
     shape = data.shape
@@ -98,6 +101,15 @@ def train(
         network: Any = NETWORKS[backbone](**config)
     except ValueError as error:
         raise UsageError(str(error), "see basis train ncsn --help") from error
+    if start_from:
+        start, _ = read(start_from)
+        if {name: p.shape for name, p in start.named_parameters()} != {
+            name: p.shape for name, p in network.named_parameters()
+        }:
+            raise UsageError(
+                f"{start_from} holds another network", "give the --backbone and --widths it was trained with"
+            )
+        network.load_state_dict(start.state_dict())
     if any(side % getattr(network, "stride", 1) for side in shape[1:]):
         hint = "fewer --widths or a smaller --patch"
         raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)

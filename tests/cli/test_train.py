@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from basis_cli.cli.train import command_line
 
@@ -45,6 +47,22 @@ def test_trains_and_resumes(basis, digits):
     damaged = basis(*longer)
     assert damaged.exit_code == 1
     assert "cannot resume" in damaged.stderr
+
+
+def test_starts_from_given_weights(basis, digits):
+    run = ["train", "ncsn", "--data-dir", digits, *TINY]
+    basis(*run, "--steps", 40, "--learning-rate", 0.01, "-o", "first")
+    steady = ["--steps", 1, "--learning-rate", 1e-9]
+    basis(*run, *steady, "--start-from", "first/weights.safetensors", "-o", "second")
+    basis(*run, *steady, "-o", "scratch")
+    first, second, scratch = (load_file(f"{name}/weights.safetensors") for name in ("first", "second", "scratch"))
+    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+    assert not all(torch.allclose(first[name], scratch[name], atol=1e-3) for name in first)
+    other = basis(*run, "--widths", "64", "--start-from", "first/weights.safetensors", "-o", "third")
+    assert other.exit_code == 2
+    assert "another network" in other.stderr
+    missing = basis(*run, "--start-from", "nowhere.safetensors", "-o", "third")
+    assert missing.exit_code == 4
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The samplers that are not exact: what they draw from, against its closed form, and how far that is from the posterior.
+"""The samplers that are not exact: what they draw from, in closed form, and how far that is from the posterior.
 
 For Gaussian priors every step of ``project`` is linear, so the law of its samples is exact: a mean and a covariance.
 """
