@@ -56,6 +56,16 @@ def test_pinv_explains_y_with_the_smallest_pictures(alpha, shape, seed):
     assert other.norm() >= smallest.norm() * (1 - 1e-9)
 
 
+@given(alphas, shapes, seeds)
+def test_gram_is_what_each_picture_alone_makes_of_its_adjoint(alpha, shape, seed):
+    operator = Mixture(alpha)
+    (y,) = draw(seed, shape)
+    for i, gram in enumerate(operator.gram):
+        alone = torch.zeros(len(alpha), *shape, dtype=y.dtype)
+        alone[i] = operator.adjoint(y)[i]
+        torch.testing.assert_close(operator(alone), gram * y)
+
+
 @given(alphas, seeds)
 def test_scale_is_what_noise_in_the_pictures_becomes_relative_to_a_sum_of_them(alpha, seed):
     (z,) = draw(seed, (len(alpha), 4000, 1, 1, 1))
