@@ -243,7 +243,8 @@ def separate(
     repeated = y.repeat_interleave(samples, dim=0)
     seeds = [image_seed(sampling.seed, sample) for _ in range(len(y)) for sample in range(samples)]
     x, evaluations = sample_posterior(priors, operator, repeated, seeds, sampling, callback)
-    x = (x + operator.pinv(repeated - operator(x))).clamp(0, 1)
+    for _ in range(8):  # alternating projections onto A x = y and onto [0, 1]: both hold to a fraction of a level
+        x = (x + operator.pinv(repeated - operator(x))).clamp(0, 1)
     kinds = [(id(one), a) for one, a in zip(priors, operator.alpha, strict=True)]
     x = metrics.order_components(x, kinds, references=truth, mixture=repeated)
     shape = (len(y), samples)
