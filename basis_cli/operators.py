@@ -48,9 +48,14 @@ class Mixture:
         self.k = len(self.alpha)
         self.gram = tuple(a * a for a in self.alpha)
         self.scale = math.sqrt(sum(self.gram) / self.k)
+        self._tensors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def _coefficients(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.alpha, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1, 1)
+        key = like.dtype, like.device
+        if key not in self._tensors:  # once a device: copying them there makes the host wait
+            with torch.inference_mode(False):  # so that gradients may flow through it later
+                self._tensors[key] = torch.tensor(self.alpha, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1, 1)
+        return self._tensors[key]
 
     def __call__(self, x: Tensor) -> Tensor:
         return (self._coefficients(x) * x).sum(0)

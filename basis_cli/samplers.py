@@ -54,11 +54,11 @@ def joint_score(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Ten
     levels = [(priors[members[0]].at(sigma), members) for members in groups.values()]
 
     def score(x: Tensor) -> Tensor:
-        result = torch.empty_like(x)
-        for level, members in levels:
-            stacked = x[members]
-            result[members] = level.score(stacked.flatten(0, 1)).view_as(stacked)
-        return result
+        scores: dict[int, Tensor] = {}
+        for level, members in levels:  # no index tensors: on CUDA they would make the host wait
+            together = level.score(torch.cat([x[i] for i in members]))
+            scores |= zip(members, together.chunk(len(members)), strict=True)
+        return torch.stack([scores[i] for i in range(len(x))])
 
     return score
 
