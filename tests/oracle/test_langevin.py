@@ -89,7 +89,7 @@ def test_with_a_small_step_the_posterior_itself_is_sampled(gaussian, compare):
 
 def test_every_level_follows_its_own_law(gaussian, compare):
     """Few steps, far from equilibrium: moments of a linear recursion, from uniform noise to the end of each level."""
-    sigmas, steps, eta, alpha, k = (1.0, 0.5, 0.2), 8, 2e-3, torch.tensor([0.7, 0.4]).double(), 2
+    sigmas, steps, eta, alpha, k = (1.0, 0.5, 0.2), 3, 2e-3, torch.tensor([0.7, 0.4]).double(), 2
     operator, y = Mixture(alpha.tolist()), picture(0.7, 0.6, 0.4, 0.3)
     states = {}
     samplers.langevin(
