@@ -181,6 +181,18 @@ def test_one_bad_prior_withdraws_the_whole_plugin(install):
         plugins.prior_spec("good")
 
 
+def test_one_bad_hook_withdraws_the_whole_plugin(install):
+    install(
+        "half",
+        HOOK + "    @hookimpl\n    def basis_samplers(): return 7\n",
+        hook="basis_priors",
+        body=SPEC("'good'", (1, 4, 4)),
+    )
+    assert found("half").error.startswith("TypeError: basis_samplers")
+    with pytest.raises(UnknownPriorError):
+        plugins.prior_spec("half/good")
+
+
 def test_a_built_ins_name_keeps_its_meaning(install):
     install("a-thief", GOOD, name="toy-gaussian")
     ours = plugins.prior_spec("toy-gaussian")
