@@ -37,7 +37,7 @@ class PerImageNoise:
     """Uniform and normal numbers for a batch of ``n`` pictures, one stream each.
 
     ``seeds`` are ``n`` integers in [0, 2^63). Tensors are ``(k, n, ...)``: the second axis is the picture. ``offset``
-    is how many numbers each stream has given so far; set it to continue where a saved run stopped.
+    is how many 64-bit words each stream has used so far; set it to continue where a saved run stopped.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
