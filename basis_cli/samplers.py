@@ -133,30 +133,6 @@ ascent = partial(langevin, temperature=0.0)
 version without annealing."""
 
 
-def _renoised(
-    estimate: Callable[[Tensor, float], Tensor],
-    priors: Sequence[Prior],
-    operator: LinearOperator,
-    y: Tensor,
-    seeds: Sequence[int],
-    sigmas: Sequence[float],
-    callback: Callable[..., None],
-) -> Tensor:
-    """``x0 <- estimate(x0 + sigma z, sigma)`` down the ladder, from ``x0 = A^+ y``: what the fast samplers share.
-
-    All noise is drawn afresh at every level. It is what lets a chain leave a wrong assignment of detail to components:
-    with less of it (deterministic, DDIM-like updates) separation with one prior for all stays near the mean picture.
-    """
-    noise = PerImageNoise(seeds, y.device)
-    shape = (operator.k, len(y), *priors[0].shape)
-    x0 = operator.pinv(y)
-    for level, sigma in enumerate(sigmas):
-        x0 = estimate(x0 + sigma * noise.normal(shape), sigma)
-        callback(step=level, total=len(sigmas), level=level, sigma=sigma, x=x0)
-    check_finite(x0, sigmas[-1])
-    return x0
-
-
 def project(
     priors: Sequence[Prior],
     operator: LinearOperator,
@@ -170,13 +146,19 @@ def project(
 
         x0 <- D(x) + A^+ (y - A D(x)),   x <- x0 + sigma_next z
 
+    All noise is drawn afresh at every level: it is what lets a chain leave a wrong assignment of detail to components.
+    With less of it (deterministic, DDIM-like updates) separation with one prior for all stays near the mean picture.
+
     The projection is that of DDNM (Wang et al. 2023), the renoising DDIM's with eta = 1 taken to the end. For
     measurements without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
     spread of its samples is below the posterior's. Arguments, result and errors as :func:`langevin`.
     """
-
-    def estimate(x: Tensor, sigma: float) -> Tensor:
-        denoised = joint_denoiser(priors, sigma)(x)
-        return denoised + operator.pinv(y - operator(denoised))
-
-    return _renoised(estimate, priors, operator, y, seeds, sigmas, callback)
+    noise = PerImageNoise(seeds, y.device)
+    shape = (operator.k, len(y), *priors[0].shape)
+    x0 = operator.pinv(y)
+    for level, sigma in enumerate(sigmas):
+        denoised = joint_denoiser(priors, sigma)(x0 + sigma * noise.normal(shape))
+        x0 = denoised + operator.pinv(y - operator(denoised))
+        callback(step=level, total=len(sigmas), level=level, sigma=sigma, x=x0)
+    check_finite(x0, sigmas[-1])
+    return x0
