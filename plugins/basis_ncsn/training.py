@@ -23,13 +23,15 @@ SIGMAS = (0.008, 1.4)  # a margin around the paper's 0.01 ... 1
 
 
 def denoising_loss(network: nn.Module, x: Tensor, generator: torch.Generator, std: float) -> Tensor:
-    """``E lambda(s) ||D(x + s z, s) - x||^2`` per pixel, ``s`` log-uniform over :data:`SIGMAS` (stratified).
+    """``E lambda(s) ||D(x + s z, s) - x||^2`` per pixel over noise levels ``s`` in :data:`SIGMAS` (stratified).
 
-    ``lambda = (s^2 + std^2) / (s std)^2`` makes every level weigh the same at the start (Karras et al. 2022).
+    The density of ``log s`` rises linearly from nothing: the high levels, where a separation is decided, are also the
+    hardest to learn. ``lambda = (s^2 + std^2) / (s std)^2`` makes every level weigh the same at the start (Karras et
+    al. 2022).
     """
     low, high = map(math.log, SIGMAS)
     strata = torch.arange(len(x), device=x.device) + torch.rand(len(x), generator=generator, device=x.device)
-    sigma = torch.exp(low + (high - low) * strata / len(x))
+    sigma = torch.exp(low + (high - low) * (strata / len(x)).sqrt())
     s = sigma[:, None, None, None]
     noisy = x + s * torch.randn(x.shape, generator=generator, device=x.device)
     weight = (s**2 + std**2) / (s * std) ** 2
@@ -68,6 +70,24 @@ def sheet(prior: ScorePrior, path: Path, device: torch.device, count: int = 36) 
     images.write_sheet(path, x[0].clamp(0, 1).cpu().numpy())
 
 
+def begin_with(network: nn.Module, path: Path) -> None:
+    """Load the weights in ``path`` into ``network``, which may have more residual blocks: new ones are the identity.
+
+    Raises:
+        UsageError: they are another network's.
+        WeightsError: the file cannot be read.
+    """
+    start = read(path)[0].state_dict()
+    own = network.state_dict()
+    blocks = {name.rsplit(".blocks.", 1)[0] for name in own if ".blocks." in name}
+    fits = all(name in own and own[name].shape == p.shape for name, p in start.items())
+    if not fits or any(name not in start and name.rsplit(".blocks.", 1)[0] not in blocks for name in own):
+        raise UsageError(
+            f"{path} holds another network", "give the --backbone and --widths it was trained with, and as many --blocks"
+        )
+    network.load_state_dict(start, strict=False)
+
+
 def train(
     data: Dataset,
     held_out: Dataset,
@@ -85,7 +105,7 @@ def train(
     """Train a score network on ``data`` and return the file of its weights, ``out/weights.safetensors`` (bfloat16).
 
     ``config`` are the network's own arguments; the mean and standard deviation of the pixels are measured.
-    ``start_from`` is a file of weights of the same network to begin with instead of random ones.
+    ``start_from`` is a file of weights of the same network, or one of fewer ``blocks``, to begin with.
     Raises:
         UsageError: ``config`` does not make a network for these pictures, or not the one in ``start_from``.
         WeightsError: ``start_from`` cannot be read.
@@ -102,14 +122,7 @@ def train(
     except ValueError as error:
         raise UsageError(str(error), "see basis train ncsn --help") from error
     if start_from:
-        start, _ = read(start_from)
-        if {name: p.shape for name, p in start.named_parameters()} != {
-            name: p.shape for name, p in network.named_parameters()
-        }:
-            raise UsageError(
-                f"{start_from} holds another network", "give the --backbone and --widths it was trained with"
-            )
-        network.load_state_dict(start.state_dict())
+        begin_with(network, start_from)
     if any(side % getattr(network, "stride", 1) for side in shape[1:]):
         hint = "fewer --widths or a smaller --patch"
         raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)
