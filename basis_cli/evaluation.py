@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import metrics, samplers
+from . import metrics, samplers, selection
 from .api import Prior
 from .datasets import Dataset, mixture_indices
 from .operators import Mixture
-from .tasks import Sampling, image_seed, sample_posterior
+from .tasks import Sampling, image_seed, ranked_samples
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -53,6 +54,8 @@ def evaluate_separation(
     protocol: str = "class-agnostic",
     pairs: int = 500,
     pairs_seed: int = 0,
+    samples: int = 1,
+    select: str = "best",
     sampling: Sampling | None = None,
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
@@ -60,6 +63,9 @@ def evaluate_separation(
 
     The PSNR of a mixture is the mean over its components, clipped to [0, 1], under the best permutation. The samples
     are judged as the sampler leaves them, without the last correction that :func:`basis_cli.tasks.separate` makes.
+
+    Of several ``samples`` the one to judge is made as ``select`` says, see
+    :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one).
 
     Returns:
         ``psnr`` and ``average`` (the baseline that answers with the mean picture) as :func:`summary` makes them,
@@ -72,11 +78,16 @@ def evaluate_separation(
     operator = Mixture([1 / k] * k)
     y = operator(truth)
     began = time.perf_counter()
-    seeds = [image_seed(sampling.seed, pair) for pair in range(pairs)]
-    x, evaluations = sample_posterior(priors, operator, y, seeds, sampling, callback)
+    seeds = [  # the first sample is the one that is drawn alone
+        [image_seed(sampling.seed, pair, *([sample] if sample else [])) for sample in range(samples)]
+        for pair in range(pairs)
+    ]
+    ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
     seconds = time.perf_counter() - began
+    x = torch.stack([one.select(select)[:, 0] for one in ranked], dim=1)
     off = metrics.residual(operator(x), y)
-    x = metrics.order_components(x.clamp(0, 1), [0] * k, references=truth, mixture=y)
+    x = x.clamp(0, 1)
+    x = metrics.reordered(x, metrics.component_order(x, [0] * k, references=truth, mixture=y))
     psnr = metrics.psnr(x, truth).mean(0).numpy()
     average = metrics.psnr(y[None].expand_as(truth), truth).mean(0).numpy()
     return {
@@ -91,6 +102,86 @@ def evaluate_separation(
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": evaluations,
         "seconds": seconds,
-        "settings": sampling.described(priors),
+        "distinct_answers": float(np.mean([max(one.answer) + 1 for one in ranked])),
+        "settings": sampling.described(priors) | {"samples": samples, "select": select},
         "psnr_per_mixture": [round(float(value), 3) for value in psnr],
     }
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A sampler, how many samples it draws for each mixture, and what is made of them."""
+
+    sampler: str
+    samples: int = 1
+    select: str = "best"
+
+    @property
+    def name(self) -> str:
+        return self.sampler if self.samples == 1 else f"{self.sampler}, {self.select} of {self.samples}"
+
+    def sampling(self, evaluations: int, base: Sampling) -> Sampling | None:
+        """As many levels or steps as spend ``evaluations`` of a component, the scores of the samples included.
+
+        ``None`` if they do not buy three levels (Algorithm 1: one step at each of ten).
+        """
+        each = evaluations // self.samples - (len(selection.SIGMAS) if self.samples > 1 else 0)
+        if self.sampler in ("langevin", "ascent"):
+            return replace(base, sampler=self.sampler, levels=10, steps=each // 10) if each >= 10 else None
+        levels = each // EVALUATIONS_A_LEVEL.get(self.sampler, 1)
+        return replace(base, sampler=self.sampler, levels=levels, steps=None, step_size=None) if levels >= 3 else None
+
+
+EVALUATIONS_A_LEVEL = {"ep": 2, "mmps": 7}
+"""1 unless stated here; a vector-Jacobian product counts as two."""
+CONTENDERS = (
+    Contender("langevin"),
+    Contender("ascent"),
+    Contender("project"),
+    Contender("ep"),
+    Contender("mmps"),
+    *(Contender("project", n, select) for n in (2, 4, 8) for select in ("best", "mode")),
+)
+BUDGETS = (10, 20, 50, 100, 200, 500, 1000)
+
+
+def frontier(
+    data: Dataset,
+    priors: Sequence[Prior],
+    *,
+    contenders: Sequence[Contender] = CONTENDERS,
+    budgets: Sequence[int] = BUDGETS,
+    protocol: str = "class-agnostic",
+    pairs: int = 100,
+    pairs_seed: int = 1,
+    sampling: Sampling | None = None,
+    callback: Callable[[str, int], None] = lambda name, budget: None,
+) -> list[dict[str, Any]]:
+    """PSNR against network evaluations: every contender with every budget it can use, on the same mixtures.
+
+    The default seed of the mixtures is not the one that results are reported on: defaults are chosen from this picture.
+
+    Returns:
+        One row each: ``contender``, ``budget``, ``evaluations`` (spent, for each component), ``psnr`` (as
+        :func:`summary`), ``seconds`` and ``settings``.
+    """
+    rows = []
+    for contender in contenders:
+        for budget in budgets:
+            chosen = contender.sampling(budget, sampling or Sampling())
+            if chosen is None:
+                continue
+            callback(contender.name, budget)
+            report = evaluate_separation(
+                data,
+                priors,
+                protocol=protocol,
+                pairs=pairs,
+                pairs_seed=pairs_seed,
+                samples=contender.samples,
+                select=contender.select,
+                sampling=chosen,
+            )
+            kept = {key: report[key] for key in ("evaluations", "psnr", "seconds", "settings")}
+            rows.append({"contender": contender.name, "budget": budget} | kept)
+    return rows

@@ -34,8 +34,8 @@ def assignment(scores: Tensor, kinds: Sequence[Hashable]) -> list[int]:
     return order
 
 
-def order_components(x: Tensor, kinds: Sequence[Hashable], *, references: Tensor | None, mixture: Tensor) -> Tensor:
-    """Put the components ``(k, n, c, h, w)`` of each mixture in order.
+def component_order(x: Tensor, kinds: Sequence[Hashable], *, references: Tensor | None, mixture: Tensor) -> Tensor:
+    """Which component comes first, second, ... in each mixture: indices ``(k, n)`` for ``x`` ``(k, n, c, h, w)``.
 
     With ``references`` ``(k, n, c, h, w)``: so that the mean PSNR to them is highest (appendix A.3). Without: by PSNR
     to ``mixture`` ``(n, c, h, w)``, highest first. Components of different kinds never change places.
@@ -46,5 +46,9 @@ def order_components(x: Tensor, kinds: Sequence[Hashable], *, references: Tensor
     else:
         rank = torch.arange(k, 0, -1, device=x.device, dtype=x.dtype)
         scores = rank[:, None, None] * psnr(x, mixture)[None]
-    orders = torch.tensor([assignment(scores[:, :, i], kinds) for i in range(n)], device=x.device).T
-    return x.gather(0, orders[:, :, None, None, None].expand_as(x))
+    return torch.tensor([assignment(scores[:, :, i], kinds) for i in range(n)], device=x.device).T
+
+
+def reordered(x: Tensor, order: Tensor) -> Tensor:
+    """``x`` ``(k, n, c, h, w)`` with the components of each mixture in the ``order`` ``(k, n)``."""
+    return x.gather(0, order[:, :, None, None, None].expand_as(x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,20 +12,26 @@ from torch import Tensor
 from .errors import UsageError
 
 
-class LinearOperator(Protocol):
-    """``y = A x`` with its adjoint and its pseudo-inverse in closed form."""
+class Operator(Protocol):
+    """``y = A(x)``, differentiable."""
 
     k: int
     """How many unknown pictures it takes."""
-    gram: tuple[float, ...]
-    """``c_i`` of ``A_i A_i^T = c_i I``, where ``A_i`` is what the operator does to picture ``i``: every operator here
-    measures orthogonally, so systems in ``A A^T`` are divisions."""
     scale: float
     """Standard deviation of ``A z``, per value, relative to what one picture with coefficient 1 gives; see
     :func:`basis_cli.samplers.langevin`."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``A x``."""
+        """``A(x)``."""
+
+
+@runtime_checkable
+class LinearOperator(Operator, Protocol):
+    """``y = A x`` with its adjoint and its pseudo-inverse in closed form."""
+
+    gram: tuple[float, ...]
+    """``c_i`` of ``A_i A_i^T = c_i I``, where ``A_i`` is what the operator does to picture ``i``: every operator here
+    measures orthogonally, so systems in ``A A^T`` are divisions."""
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^T y``, shaped like ``x``."""
@@ -83,3 +89,26 @@ class Unobserved:
         return y.new_zeros(1, len(y), *self.shape)
 
     pinv = adjoint
+
+
+class Derivative:
+    """The derivative of a differentiable operator at ``x`` ``(k, n, c, h, w)``, with its adjoint."""
+
+    def __init__(self, operator: Operator, x: Tensor):
+        self.operator = operator
+        with torch.inference_mode(False):
+            self.x = x.detach().clone()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.func.jvp(self.operator, (self.x,), (v.clone(),))[1].detach()
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            _, pullback = torch.func.vjp(self.operator, self.x)
+            return pullback(u.clone())[0].detach()
+
+
+def linearized(operator: Operator, x: Tensor) -> LinearOperator | Derivative:
+    """``operator`` itself if it is linear, else its derivative at ``x``."""
+    return operator if isinstance(operator, LinearOperator) else Derivative(operator, x)

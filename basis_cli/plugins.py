@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 GROUP = "basis"
 BUILT_IN = ("toy", "ncsn")  # loaded first, so that a clash never changes what a built-in name means
-BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in ("langevin", "ascent", "project")}
+SAMPLERS = ("langevin", "ascent", "project", "conjugate", "ep", "mmps")
+BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in SAMPLERS}
 
 
 @dataclass

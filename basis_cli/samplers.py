@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .api import Prior
-from .errors import NotFiniteError
+from .errors import NotFiniteError, UsageError
 from .noise import PerImageNoise
-from .operators import LinearOperator
+from .operators import LinearOperator, Mixture, Operator, linearized
 
 
 def geometric(levels: int, high: float = 1.0, low: float = 0.01) -> tuple[float, ...]:
@@ -22,20 +22,20 @@ def geometric(levels: int, high: float = 1.0, low: float = 0.01) -> tuple[float,
     return tuple(high * (low / high) ** (i / (levels - 1)) for i in range(levels))
 
 
-def linear(levels: int, high: float = 1.0, low: float = 0.05) -> tuple[float, ...]:
-    """``levels`` noise levels from ``high`` down to ``low`` with a constant difference.
+def karras(levels: int, high: float = 1.0, low: float = 0.02, rho: float = 1.5) -> tuple[float, ...]:
+    """``levels`` noise levels from ``high`` down to ``low``, evenly spaced in ``sigma^(1/rho)`` (Karras et al. 2022).
 
-    It spends the evaluations where the components are told apart: with few of them it separates better than
-    :func:`geometric`, and below 0.05 little is left to decide.
+    ``rho = 1`` is linear and a large one geometric. A small one spends the evaluations at high noise, where it is
+    decided which stroke belongs to which component: with few of them that separates better than :func:`geometric`.
     """
     if levels == 1:
         return (high,)
-    return tuple(high + (low - high) * i / (levels - 1) for i in range(levels))
+    first, last = high ** (1 / rho), low ** (1 / rho)
+    return tuple((first + (last - first) * i / (levels - 1)) ** rho for i in range(levels))
 
 
 PAPER_SIGMAS = geometric(10)
-FAST_SIGMAS = linear(50)
-LADDERS = {"project": linear}
+LADDERS = dict.fromkeys(("project", "conjugate", "ep", "mmps"), karras)
 """The kind of ladder that a sampler takes by name; :func:`geometric` unless stated here."""
 
 
@@ -43,15 +43,17 @@ def no_callback(**state: Any) -> None:
     """Does nothing. A sampler calls its callback after each step: ``step``, ``total``, ``level``, ``sigma``, ``x``."""
 
 
-def joint_score(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Tensor]:
-    """The score of ``p(x_1) ... p(x_k)`` (equation 13) at ``sigma``, as a function of ``x`` ``(k, n, c, h, w)``.
+def joint_score(priors: Sequence[Prior], sigma: float | Sequence[float]) -> Callable[[Tensor], Tensor]:
+    """The score of ``p(x_1) ... p(x_k)`` (equation 13) as a function of ``x`` ``(k, n, c, h, w)``.
 
-    Components that share a prior go through it in one batch.
+    ``sigma`` is the noise level of all components, or one for each. Those that share a prior and a level go through it
+    in one batch.
     """
-    groups: dict[int, list[int]] = {}
-    for i, prior in enumerate(priors):
-        groups.setdefault(id(prior), []).append(i)
-    levels = [(priors[members[0]].at(sigma), members) for members in groups.values()]
+    sigmas = [sigma] * len(priors) if isinstance(sigma, (int, float)) else sigma
+    groups: dict[tuple[int, float], list[int]] = {}
+    for i, (prior, level) in enumerate(zip(priors, sigmas, strict=True)):
+        groups.setdefault((id(prior), level), []).append(i)
+    levels = [(priors[members[0]].at(level), members) for (_, level), members in groups.items()]
 
     def score(x: Tensor) -> Tensor:
         scores: dict[int, Tensor] = {}
@@ -63,10 +65,18 @@ def joint_score(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Ten
     return score
 
 
-def joint_denoiser(priors: Sequence[Prior], sigma: float) -> Callable[[Tensor], Tensor]:
+def weighted(weights: Sequence[float], x: Tensor) -> Tensor:
+    """Component ``i`` of ``x`` ``(k, ...)`` times ``weights[i]``."""
+    if len(set(weights)) == 1:
+        return weights[0] * x
+    return torch.stack([weight * component for weight, component in zip(weights, x, strict=True)])
+
+
+def joint_denoiser(priors: Sequence[Prior], sigma: float | Sequence[float]) -> Callable[[Tensor], Tensor]:
     """``D(x) = x + sigma^2 score_sigma(x) = E[x0 | x]`` (Tweedie) for all components ``(k, n, c, h, w)``."""
     score = joint_score(priors, sigma)
-    return lambda x: x + sigma**2 * score(x)
+    variances = [sigma**2] * len(priors) if isinstance(sigma, (int, float)) else [s**2 for s in sigma]
+    return lambda x: x + weighted(variances, score(x))
 
 
 def check_finite(x: Tensor, sigma: float) -> None:
@@ -81,13 +91,14 @@ def check_finite(x: Tensor, sigma: float) -> None:
 
 def langevin(
     priors: Sequence[Prior],
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     *,
     seeds: Sequence[int],
     sigmas: Sequence[float] = PAPER_SIGMAS,
     steps: int = 100,
     step_size: float = 2e-5,
+    noise_std: float = 0.0,
     temperature: float = 1.0,
     callback: Callable[..., None] = no_callback,
 ) -> Tensor:
@@ -98,13 +109,17 @@ def langevin(
         x <- x + eta (score_sigma(x) + A^T (y - A x) / gamma^2) + sqrt(2 eta) eps,   eta = step_size sigma^2 / sigma_L^2
 
     ``gamma = sigma`` for a sum of pictures (section 3.4). For another scale of the coefficients the same relative
-    uncertainty is kept, ``gamma = sigma * operator.scale``, so mixing by sum or by mean gives the same samples.
+    uncertainty is kept, ``gamma = sigma * operator.scale``, so mixing by sum or by mean gives the same samples. The
+    operator may be non-linear; ``A^T`` is then its derivative's.
+
+    Exact for the smoothed posterior at the last level as the steps grow in number and shrink.
 
     Args:
         priors: one for each component, ``operator.k`` in all; the same object may appear several times.
         y: what was observed, ``(n, ...)``.
         seeds: one integer a picture; a picture depends on its own seed only.
         sigmas: noise levels, high to low.
+        noise_std: standard deviation of white noise in ``y``; its variance is added to ``gamma^2``.
         temperature: scales the variance of the noise; 0 is gradient ascent (:data:`ascent`).
         callback: called after each step, see :func:`no_callback`.
 
@@ -119,9 +134,9 @@ def langevin(
     for level, sigma in enumerate(sigmas):
         score = joint_score(priors, sigma)
         eta = step_size * (sigma / sigmas[-1]) ** 2
-        gamma = sigma * operator.scale
+        variance = (sigma * operator.scale) ** 2 + noise_std**2
         for step in range(level * steps, (level + 1) * steps):
-            drift = score(x) + operator.adjoint(y - operator(x)) / gamma**2
+            drift = score(x) + linearized(operator, x).adjoint(y - operator(x)) / variance
             x = x + eta * drift + (2 * eta * temperature) ** 0.5 * noise.normal(x.shape)
             callback(step=step, total=len(sigmas) * steps, level=level, sigma=sigma, x=x)
         check_finite(x, sigma)
@@ -133,32 +148,223 @@ ascent = partial(langevin, temperature=0.0)
 version without annealing."""
 
 
+Estimate = Callable[[Tensor, float], Tensor]
+"""``E[x0 | x, y]``, approximately, from noisy components ``x`` ``(k, n, c, h, w)`` and their noise level."""
+
+
+def _renoised(
+    estimate: Estimate,
+    start: Tensor,
+    seeds: Sequence[int],
+    sigmas: Sequence[float],
+    callback: Callable[..., None],
+    ancestral: bool = False,
+) -> Tensor:
+    """``x0 <- estimate(x, sigma); x <- x0 + sigma_next z`` down the ladder: the frame of every sampler below.
+
+    All noise is drawn afresh at every level: it is what lets a chain leave a wrong assignment of detail to components.
+    With less of it (deterministic, DDIM-like updates) separation with one prior for all stays near the mean picture.
+    Drawing it afresh forgets how unsure ``x0`` was, so samples come out too much alike. ``ancestral`` renoises as the
+    reverse of adding noise does (DDPM, Ho et al. 2020), which keeps that spread, at more levels for the same quality::
+
+        x <- x0 + (t / s)^2 (x - x0) + t sqrt(1 - (t / s)^2) z      from level s to t
+    """
+    noise = PerImageNoise(seeds, start.device)
+    x = start + sigmas[0] * noise.normal(start.shape)
+    for level, sigma in enumerate(sigmas):
+        x0 = estimate(x, sigma)
+        callback(step=level, total=len(sigmas), level=level, sigma=sigma, x=x0)
+        if level + 1 < len(sigmas):
+            after = sigmas[level + 1]
+            keep = (after / sigma) ** 2 if ancestral and level > 0 else 0.0  # the first estimate forgets the start
+            fresh = after * (1 - keep) ** 0.5
+            x = x0 + fresh * noise.normal(x0.shape) + keep * (x - x0)
+    check_finite(x0, sigmas[-1])
+    return x0
+
+
+def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
+    """The smallest pictures that explain ``y``, or gray ones where the operator has no pseudo-inverse."""
+    if isinstance(operator, LinearOperator):
+        return operator.pinv(y)
+    return y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
+
+
 def project(
     priors: Sequence[Prior],
     operator: LinearOperator,
     y: Tensor,
     *,
     seeds: Sequence[int],
-    sigmas: Sequence[float] = FAST_SIGMAS,
+    sigmas: Sequence[float] = karras(50),
     callback: Callable[..., None] = no_callback,
 ) -> Tensor:
     """Denoise, project onto ``A x = y``, renoise in full; one network evaluation a level::
 
         x0 <- D(x) + A^+ (y - A D(x)),   x <- x0 + sigma_next z
 
-    All noise is drawn afresh at every level: it is what lets a chain leave a wrong assignment of detail to components.
-    With less of it (deterministic, DDIM-like updates) separation with one prior for all stays near the mean picture.
-
     The projection is that of DDNM (Wang et al. 2023), the renoising DDIM's with eta = 1 taken to the end. For
     measurements without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
     spread of its samples is below the posterior's. Arguments, result and errors as :func:`langevin`.
     """
-    noise = PerImageNoise(seeds, y.device)
-    shape = (operator.k, len(y), *priors[0].shape)
-    x0 = operator.pinv(y)
-    for level, sigma in enumerate(sigmas):
-        denoised = joint_denoiser(priors, sigma)(x0 + sigma * noise.normal(shape))
-        x0 = denoised + operator.pinv(y - operator(denoised))
-        callback(step=level, total=len(sigmas), level=level, sigma=sigma, x=x0)
-    check_finite(x0, sigmas[-1])
-    return x0
+
+    def estimate(x: Tensor, sigma: float) -> Tensor:
+        denoised = joint_denoiser(priors, sigma)(x)
+        return denoised + operator.pinv(y - operator(denoised))
+
+    return _renoised(estimate, operator.pinv(y), seeds, sigmas, callback)
+
+
+def conjugate(
+    priors: Sequence[Prior],
+    operator: Operator,
+    y: Tensor,
+    *,
+    seeds: Sequence[int],
+    sigmas: Sequence[float] = karras(50),
+    noise_std: float = 0.0,
+    prior_std: float | Sequence[float] = 0.3,
+    callback: Callable[..., None] = no_callback,
+) -> Tensor:
+    """Denoise, correct as a Gaussian posterior would, renoise in full; one network evaluation a level::
+
+        x0_i <- D_i(x_i) + r_i^2 A_i^T S^-1 (y - A D(x)),   S = noise_std^2 I + sum_j r_j^2 A_j A_j^T
+        r_i^2 = sigma^2 v_i / (sigma^2 + v_i)
+
+    ``r_i^2`` is the variance left in component ``i`` once its noisy version is seen, were it white with variance
+    ``v_i = prior_std_i^2`` (PiGDM, Song et al. 2023; DiffPIR, Zhu et al. 2023). With equal variances and no noise it is
+    :func:`project`. ``prior_std`` is one standard deviation of the pixels for all, or one for each component.
+
+    A non-linear operator is linearized about ``D(x)`` (one Gauss-Newton step a level) and ``S`` solved by conjugate
+    gradients. Not exact: the spread of its samples is below the posterior's. Otherwise as :func:`langevin`.
+    """
+    stds = [prior_std] * operator.k if isinstance(prior_std, (int, float)) else prior_std
+
+    def estimate(x: Tensor, sigma: float) -> Tensor:
+        denoised = joint_denoiser(priors, sigma)(x)
+        residual = y - operator(denoised)
+        left = [sigma**2 * std**2 / (sigma**2 + std**2) for std in stds]
+        if isinstance(operator, LinearOperator):
+            total = noise_std**2 + sum(r2 * gram for r2, gram in zip(left, operator.gram, strict=True))
+            return denoised + weighted(left, operator.adjoint(residual / total))
+        return denoised + _gain(operator, denoised, partial(weighted, left), residual, noise_std, steps=10)
+
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback)
+
+
+def ep(
+    priors: Sequence[Prior],
+    operator: Mixture,
+    y: Tensor,
+    *,
+    seeds: Sequence[int],
+    sigmas: Sequence[float] = karras(25),
+    noise_std: float = 0.0,
+    prior_std: float = 0.3,
+    callback: Callable[..., None] = no_callback,
+) -> Tensor:
+    """One round of expectation propagation a level, then :func:`conjugate`'s correction; two evaluations a level::
+
+        o_i = (y - sum_{j != i} alpha_j D_j(x_j)) / alpha_i       what is left of the mixture for component i
+        v_i = (noise_std^2 + sum_{j != i} alpha_j^2 r^2) / alpha_i^2    and how sure that is
+        x~_i = s~_i^2 (x_i / sigma^2 + o_i / v_i),   s~_i^-2 = sigma^-2 + v_i^-1
+        x0 <- D(x~, s~) corrected
+
+    The second denoising sees two observations of each component instead of one, at the lower noise level ``s~_i``
+    (Minka 2001, with isotropic Gaussian messages). For mixtures, and priors that take any noise level. Not exact: the
+    spread of its samples is below the posterior's. Otherwise as :func:`langevin`.
+
+    Raises:
+        UsageError: the operator is no mixture.
+    """
+    if not isinstance(operator, Mixture):
+        raise UsageError("the sampler 'ep' separates mixtures only", "--sampler conjugate")
+    total = sum(operator.gram)
+
+    def estimate(x: Tensor, sigma: float) -> Tensor:
+        r2 = sigma**2 * prior_std**2 / (sigma**2 + prior_std**2)
+        denoised = joint_denoiser(priors, sigma)(x)
+        rest = (y - operator(denoised)).expand_as(denoised)
+        seen = denoised + weighted([1 / alpha for alpha in operator.alpha], rest)
+        v = [max((noise_std**2 + (total - gram) * r2) / gram, 1e-4 * sigma**2) for gram in operator.gram]
+        s2 = [sigma**2 * vi / (sigma**2 + vi) for vi in v]
+        share = [si / sigma**2 for si in s2]  # of x in the mean of both observations
+        observed = weighted(share, x) + weighted([1 - w for w in share], seen)
+        x0 = joint_denoiser(priors, [si**0.5 for si in s2])(observed)
+        return x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
+
+    return _renoised(estimate, operator.pinv(y), seeds, sigmas, callback)
+
+
+def mmps(
+    priors: Sequence[Prior],
+    operator: Operator,
+    y: Tensor,
+    *,
+    seeds: Sequence[int],
+    sigmas: Sequence[float] = karras(50),
+    noise_std: float = 0.0,
+    cg_steps: int = 3,
+    callback: Callable[..., None] = no_callback,
+) -> Tensor:
+    """Moment matching posterior sampling (Rozet et al. 2024): the prior itself says how sure each pixel is::
+
+        x0 <- D(x) + C A^T S^-1 (y - A D(x)),   C = Cov[x0 | x] = sigma^2 dD/dx,   S = noise_std^2 I + A C A^T
+
+    ``S`` is solved by ``cg_steps`` conjugate-gradient steps, each with a vector-Jacobian product through the network
+    that costs about two evaluations more. Renoised as in ancestral sampling, so that the spread of the samples is the
+    posterior's: exact for Gaussian priors as levels and ``cg_steps`` grow, from below (docs/samplers.md has figures).
+    For honest uncertainty; ``project`` and ``ep`` make better single pictures. Otherwise as :func:`langevin`.
+
+    Raises:
+        UsageError: a prior whose score cannot be differentiated.
+    """
+
+    def estimate(x: Tensor, sigma: float) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            noisy = x.clone().requires_grad_()
+            score = joint_score(priors, sigma)(noisy)
+            if not score.requires_grad:
+                raise UsageError("mmps needs a prior whose score can be differentiated", "--sampler langevin")
+            denoised = noisy + sigma**2 * score
+
+            def covariance(v: Tensor) -> Tensor:
+                (product,) = torch.autograd.grad(denoised, noisy, v.to(denoised.dtype), retain_graph=True)
+                return sigma**2 * product
+
+            mean = denoised.detach()
+            residual = y.clone() - operator(mean)
+            return mean + _gain(operator, mean, covariance, residual, noise_std, cg_steps)
+
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, ancestral=True)
+
+
+def _gain(
+    operator: Operator,
+    x: Tensor,
+    covariance: Callable[[Tensor], Tensor],
+    residual: Tensor,
+    noise_std: float,
+    steps: int,
+) -> Tensor | float:
+    """``C A^T (noise_std^2 I + A C A^T)^-1 residual`` by conjugate gradients, each picture its own system.
+
+    A non-linear operator is replaced by its derivative at ``x``.
+    """
+    local = linearized(operator, x)
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).flatten(1).sum(1).view(-1, *[1] * (a.ndim - 1))
+
+    solution: Tensor | float = 0.0  # C A^T of the system's, which needs no product of its own
+    rest = direction = residual
+    square = dot(rest, rest)
+    tiny = torch.finfo(residual.dtype).tiny
+    for _ in range(steps):
+        spread = covariance(local.adjoint(direction))
+        image = noise_std**2 * direction + local(spread)
+        length = square / dot(direction, image).clamp_min(tiny)
+        solution, rest = solution + length * spread, rest - length * image
+        before, square = square, dot(rest, rest)
+        direction = rest + square / before.clamp_min(tiny) * direction
+    return solution

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import images, metrics, plugins, samplers
+from . import images, metrics, plugins, samplers, selection
 from .api import Level, Prior
 from .errors import InputError, UsageError
 from .operators import LinearOperator, Mixture, Unobserved
@@ -37,6 +37,8 @@ class Sampling:
     """Steps a level (the paper's T = 100)."""
     step_size: float | None = None
     """The paper's delta = 2e-5."""
+    noise_std: float | None = None
+    """Standard deviation of white noise in the observation, in intensities. Default: none."""
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -50,7 +52,7 @@ class Sampling:
         Raises:
             UsageError: a value out of range, or an option that this sampler does not have.
         """
-        for name in ("levels", "steps", "step_size", "batch"):
+        for name in ("levels", "steps", "step_size", "noise_std", "batch"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
@@ -60,10 +62,9 @@ class Sampling:
             given["sigmas"] = ladder(self.levels)
         elif ladder is samplers.geometric and (own := next((p.sigmas for p in priors if p.sigmas is not None), None)):
             given["sigmas"] = own
-        if self.steps is not None:
-            given["steps"] = self.steps
-        if self.step_size is not None:
-            given["step_size"] = self.step_size
+        for name in ("steps", "step_size", "noise_std"):
+            if getattr(self, name) is not None:
+                given[name] = getattr(self, name)
         for name in set(given) - set(inspect.signature(plugins.sampler(self.sampler)).parameters):
             raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
         return given
@@ -78,22 +79,28 @@ class Result:
     """What a task returns. Tensors are float32 on the CPU in [0, 1]."""
 
     components: Tensor
-    """``(k, n, samples, c, h, w)``, ordered."""
+    """``(k, n, m, c, h, w)``, ordered; ``m`` is 1, or all samples if asked for, most probable first."""
     y: Tensor
     """What was observed, ``(n, c, h, w)``."""
     residual: Tensor
-    """Root mean square of ``A x - y`` in 8-bit levels, ``(n, samples)``."""
+    """Root mean square of ``A x - y`` in 8-bit levels, ``(n, m)``."""
     psnr: Tensor | None
-    """dB to the references, ``(k, n, samples)``; ``None`` without references."""
+    """dB to the references, ``(k, n, m)``; ``None`` without references."""
     seconds: float
-    evaluations: int
-    """Network evaluations for each component of each sample."""
+    evaluations: float
+    """Network evaluations for each component of each mixture, all samples and their likelihoods together."""
+    log_likelihood: Tensor | None = None
+    """Nats, up to a constant, ``(n, samples)``, most probable first; ``None`` for a single sample."""
+    answers: list[list[int]] = field(default_factory=list)
+    """For each mixture, how many samples give the same answer as the most probable one, and as each other."""
+    std: Tensor | None = None
+    """Standard deviation of each pixel over the samples, ``(k, n, c, h, w)``; ``None`` for a single sample."""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def image_seed(seed: int, index: int) -> int:
+def image_seed(seed: int, *index: int) -> int:
     """The seed of sample (or evaluation pair) ``index``: a 63-bit hash, so that neighbouring seeds share nothing."""
-    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence((seed, *index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def separation(
@@ -125,22 +132,30 @@ def separation(
 
 
 class _Counted:
-    """A prior that counts how often it is evaluated."""
+    """A prior that counts the pictures it evaluates. A derivative through it counts as two evaluations more."""
 
     def __init__(self, prior: Prior):
-        self.prior, self.shape, self.sigmas, self.calls = prior, prior.shape, prior.sigmas, 0
+        self.prior, self.shape, self.sigmas, self.pictures = prior, prior.shape, prior.sigmas, 0
 
-    def at(self, sigma: float) -> _CountedLevel:
+    def at(self, sigma: float) -> Level:
         return _CountedLevel(self, self.prior.at(sigma))
 
 
 class _CountedLevel:
     def __init__(self, counted: _Counted, level: Level):
         self.counted, self.level = counted, level
+        if hasattr(level, "log_prob"):
+            self.log_prob = level.log_prob
 
     def score(self, x: Tensor) -> Tensor:
-        self.counted.calls += 1
-        return self.level.score(x)
+        self._add(len(x))
+        score = self.level.score(x)
+        if score.requires_grad:
+            score.register_hook(lambda _: self._add(2 * len(x)))
+        return score
+
+    def _add(self, pictures: int) -> None:
+        self.counted.pictures += pictures
 
 
 def sample_posterior(
@@ -150,10 +165,15 @@ def sample_posterior(
     seeds: Sequence[int],
     sampling: Sampling,
     callback: Callable[..., None] = samplers.no_callback,
-) -> tuple[Tensor, int]:
-    """Run the sampler on ``y`` ``(n, ...)`` in batches: samples ``(k, n, c, h, w)`` and evaluations a component.
+    likelihood: bool = False,
+) -> tuple[Tensor, Tensor | None, float]:
+    """Run the sampler on ``y`` ``(n, ...)`` in batches.
 
     The callback gets what the sampler gives it, and ``batch``, ``batches``, ``operator``, ``y`` of the batch at work.
+
+    Returns:
+        Samples ``(k, n, c, h, w)``, their log-likelihoods ``(n,)`` if asked for, and network evaluations for each
+        component.
     """
     device = choose_device(sampling.device)
     half = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
@@ -162,14 +182,16 @@ def sample_posterior(
     draw = plugins.sampler(sampling.sampler)
     options = sampling.options(priors)
     size = sampling.batch or (64 if device.type == "cpu" else 1024)
-    counted = {id(prior): _Counted(prior) for prior in priors}
+    distinct = {id(prior): _Counted(prior) for prior in priors}
+    counted = [distinct[id(prior)] for prior in priors]
     parts: list[Tensor] = []
+    scores: list[Tensor] = []
     batches = -(-len(y) // size)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half[sampling.dtype]):
         for first in range(0, len(y), size):
             part = y[first : first + size].to(device)
             x = draw(
-                [counted[id(prior)] for prior in priors],
+                counted,
                 operator,
                 part,
                 seeds=seeds[first : first + size],
@@ -177,9 +199,38 @@ def sample_posterior(
                 **options,
             )
             samplers.check_finite(x, 0.0)
+            if likelihood:
+                scores.append(selection.log_likelihood(counted, x.clamp(0, 1)).cpu())
             parts.append(x.cpu())
-    evaluations = max(prior.calls for prior in counted.values()) // len(parts)
-    return torch.cat(parts, dim=1), evaluations
+    evaluations = sum(prior.pictures for prior in distinct.values()) / (operator.k * len(y))
+    return torch.cat(parts, dim=1), torch.cat(scores) if likelihood else None, evaluations
+
+
+def kinds(priors: Sequence[Prior], operator: Mixture) -> list[Hashable]:
+    """Components of equal kind may change places: the same prior and the same mixing coefficient."""
+    return [(id(prior), a) for prior, a in zip(priors, operator.alpha, strict=True)]
+
+
+def ranked_samples(
+    priors: Sequence[Prior],
+    operator: Mixture,
+    y: Tensor,
+    seeds: Sequence[Sequence[int]],
+    sampling: Sampling,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> tuple[list[selection.Ranked], float]:
+    """Samples of each mixture ``y`` ``(n, c, h, w)``, one for each of its seeds, most probable first, and evaluations
+    for each component of a mixture. A single sample is not scored."""
+    samples = len(seeds[0])
+    repeated = y.repeat_interleave(samples, dim=0)
+    flat = [seed for own in seeds for seed in own]
+    x, scores, evaluations = sample_posterior(priors, operator, repeated, flat, sampling, callback, samples > 1)
+    shape = (len(y), samples)
+    scores = torch.zeros(shape) if scores is None else scores.view(shape)
+    ranked = map(
+        partial(selection.rank, kinds=kinds(priors, operator)), x.unflatten(1, shape).unbind(1), scores.unbind(0)
+    )
+    return list(ranked), evaluations * samples
 
 
 def _as_batch(pictures: Picture | Sequence[Picture], shape: tuple[int, int, int], fit: str | None) -> Tensor:
@@ -205,6 +256,7 @@ def separate(
     prior: str | Prior | Sequence[str | Prior] = "ncsn-mnist",
     alpha: Sequence[float] | None = None,
     samples: int = 1,
+    select: str = "all",
     references: Sequence[Picture] | None = None,
     fit: str | None = None,
     weights: Path | None = None,
@@ -218,6 +270,7 @@ def separate(
         prior: one for all components or one for each; names or :class:`basis_cli.api.Prior` objects.
         alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means.
         samples: posterior samples for each mixture.
+        select: what to keep of several samples, see :meth:`basis_cli.selection.Ranked.select`.
         references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
         fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
         sampling: sampler, seed, device and so on; a picture depends on its seed, not on what runs beside it.
@@ -238,24 +291,30 @@ def separate(
         truth = torch.stack([_as_batch(reference, priors[0].shape, fit) for reference in references])
         if truth.shape[1] != len(y):
             raise UsageError(f"references for {truth.shape[1]} mixtures, but there are {len(y)}")
-        truth = truth.repeat_interleave(samples, dim=1)
+    if select not in selection.SELECT:
+        raise UsageError(f"select {select!r} is not known", ", ".join(selection.SELECT))
     began = time.perf_counter()
-    repeated = y.repeat_interleave(samples, dim=0)
-    seeds = [image_seed(sampling.seed, sample) for _ in range(len(y)) for sample in range(samples)]
-    x, evaluations = sample_posterior(priors, operator, repeated, seeds, sampling, callback)
+    seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
+    ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
+    x = torch.stack([one.select(select) for one in ranked], dim=1)  # (k, n, m, c, h, w)
+    m = x.shape[2]
+    x, repeated = x.flatten(1, 2), y.repeat_interleave(m, dim=0)
     for _ in range(8):  # alternating projections onto A x = y and onto [0, 1]: both hold to a fraction of a level
         x = (x + operator.pinv(repeated - operator(x))).clamp(0, 1)
-    kinds = [(id(one), a) for one, a in zip(priors, operator.alpha, strict=True)]
-    x = metrics.order_components(x, kinds, references=truth, mixture=repeated)
-    shape = (len(y), samples)
+    first = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
+    x = metrics.reordered(x, first.repeat_interleave(m, dim=1))
+    several = samples > 1
     return Result(
-        components=x.unflatten(1, shape),
+        components=x.unflatten(1, (len(y), m)),
         y=y,
-        residual=metrics.residual(operator(x), repeated).view(shape),
-        psnr=None if truth is None else metrics.psnr(x, truth).unflatten(1, shape),
+        residual=metrics.residual(operator(x), repeated).view(len(y), m),
+        psnr=None if truth is None else metrics.psnr(x, truth.repeat_interleave(m, dim=1)).unflatten(1, (len(y), m)),
         seconds=time.perf_counter() - began,
         evaluations=evaluations,
-        settings=sampling.described(priors) | {"alpha": operator.alpha, "samples": samples},
+        log_likelihood=torch.stack([one.log_likelihood for one in ranked]) if several else None,
+        answers=[np.bincount(one.answer).tolist() for one in ranked],
+        std=metrics.reordered(torch.stack([one.std for one in ranked], dim=1), first) if several else None,
+        settings=sampling.described(priors) | {"alpha": operator.alpha, "samples": samples, "select": select},
     )
 
 
@@ -278,5 +337,5 @@ def sample(
     loaded = load_prior(prior, weights_path=weights, device=sampling.device) if isinstance(prior, str) else prior
     nothing = torch.zeros(count, 0)
     seeds = [image_seed(sampling.seed, index) for index in range(count)]
-    x, _ = sample_posterior([loaded], Unobserved(loaded.shape), nothing, seeds, sampling, callback)
+    x, _, _ = sample_posterior([loaded], Unobserved(loaded.shape), nothing, seeds, sampling, callback)
     return x[0].clamp(0, 1)

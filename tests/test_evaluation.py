@@ -76,9 +76,10 @@ def test_components_are_put_to_the_references_they_fit():
     order = torch.tensor([[2, 0, 1], [0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]])
     shuffled = torch.stack([truth[order[i], i] for i in range(5)], dim=1)
     y = truth.mean(0)
-    assert torch.equal(metrics.order_components(shuffled, [0, 0, 0], references=truth, mixture=y), truth)
-    kept = metrics.order_components(shuffled, [0, 1, 2], references=truth, mixture=y)
-    assert torch.equal(kept, shuffled)  # components of different kinds never change places
+    found = metrics.component_order(shuffled, [0, 0, 0], references=truth, mixture=y)
+    assert torch.equal(metrics.reordered(shuffled, found), truth)
+    kept = metrics.component_order(shuffled, [0, 1, 2], references=truth, mixture=y)
+    assert torch.equal(metrics.reordered(shuffled, kept), shuffled)  # different kinds never change places
 
 
 def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):

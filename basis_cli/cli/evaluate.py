@@ -18,10 +18,14 @@ from .run import (
     Dtype,
     DtypeOption,
     Levels,
+    NoiseStd,
     PriorNames,
     Quiet,
     SamplerName,
+    Samples,
     Seed,
+    Select,
+    SelectOption,
     Steps,
     StepSize,
     Weights,
@@ -50,11 +54,14 @@ def separation(
     ),
     pairs: Annotated[int, typer.Option(min=1, help="Mixtures to separate; the paper has 6,000.")] = 500,
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
+    samples: Samples = 1,
+    select: SelectOption = Select.best,
     weights: Weights = None,
     sampler: SamplerName = "langevin",
     levels: Levels = None,
     steps: Steps = None,
     step_size: StepSize = None,
+    noise_std: NoiseStd = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: DtypeOption = Dtype.auto,
@@ -72,7 +79,7 @@ def separation(
 
     priors, hashes = _load_priors(prior, k, weights, device)
     check(priors, k)
-    sampling = Sampling(sampler, levels, steps, step_size, seed, device, dtype.value, batch)
+    sampling = Sampling(sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch)
     test = load_dataset(data, "test", data_dir)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
@@ -81,6 +88,8 @@ def separation(
             protocol=protocol.value,
             pairs=pairs,
             pairs_seed=seed,
+            samples=samples,
+            select=select.value,
             sampling=sampling,
             callback=callback,
         )
@@ -108,7 +117,7 @@ def _table(result: dict[str, Any], published: dict[str, float]) -> Table:
     for name, value in published.items():
         table.add_row(f"{name} (paper)", f"{value:.1f} dB", "", "", style="dim")
     table.caption = (
-        f"{result['settings']['sampler']}, {result['evaluations']} evaluations, {result['seconds']:.0f} s; "
+        f"{result['settings']['sampler']}, {result['evaluations']:.0f} evaluations, {result['seconds']:.0f} s; "
         f"residual {result['residual_8bit_rms']:.2f} of 255 levels"
     )
     return table

@@ -35,19 +35,40 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Select(str, Enum):
+    all = "all"
+    best = "best"
+    mode = "mode"
+    mean = "mean"
+
+
 Inputs = Annotated[list[str], typer.Argument(help="Pictures; - reads one from stdin.", show_default=False)]
 PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
 Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
 SamplerName = Annotated[
     str,
-    typer.Option("--sampler", help="langevin: Algorithm 1 of the paper; project: 20 times faster; ascent: Figure 3."),
+    typer.Option(
+        "--sampler",
+        help="project, ep: fast, for pictures; mmps: for honest uncertainty; conjugate: noisy measurements; langevin: "
+        "Algorithm 1 of the paper; ascent: Figure 3.",
+    ),
 ]
-Levels = Annotated[int | None, typer.Option(help="Noise levels.  [default: langevin 10, project 50]")]
+Levels = Annotated[int | None, typer.Option(help="Noise levels.  [default: langevin 10, ep 25, others 50]")]
 Steps = Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it.  [default: 100]")]
 StepSize = Annotated[
     float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5.  [default: 2e-5]")
 ]
-Samples = Annotated[int, typer.Option("--samples", help="Answers for each picture.")]
+NoiseStd = Annotated[
+    float | None, typer.Option(help="Standard deviation of white noise in the picture, in intensities.")
+]
+Samples = Annotated[int, typer.Option("--samples", help="Samples for each picture, ranked by likelihood.")]
+SelectOption = Annotated[
+    Select,
+    typer.Option(
+        help="all; the most probable (best); the mean of the samples that give the same answer as the best (mode); "
+        "the mean of all (mean)."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
@@ -110,6 +131,10 @@ def separate(
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
     alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,...  [default: 1/k each]")] = None,
     samples: Samples = 1,
+    select: SelectOption = Select.all,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write each pixel's standard deviation over the samples.")
+    ] = False,
     reference: Annotated[
         list[Path] | None, typer.Option(help="A true component, once for each: PSNR and order are to these.")
     ] = None,
@@ -119,6 +144,7 @@ def separate(
     levels: Levels = None,
     steps: Steps = None,
     step_size: StepSize = None,
+    noise_std: NoiseStd = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: DtypeOption = Dtype.auto,
@@ -133,15 +159,17 @@ def separate(
     """Separate a picture into the k pictures that were laid over each other.
 
     Writes STEM.x1.png ... STEM.xk.png and STEM.json, the components ordered by PSNR: to the references if given, else
-    to the mixture.
+    to the mixture. --uncertainty adds STEM.x1.std.png ..., where white is a standard deviation of a quarter or more.
     """
     from .. import images, tasks
 
     if reference and len(inputs) > 1:
         raise UsageError("--reference goes with one input")
+    if uncertainty and samples < 2:
+        raise UsageError("--uncertainty compares samples", "--samples 10")
     stems = _stems(inputs)
     to_do = _to_do([out / f"{stem}.json" for stem in stems], overwrite, skip_existing)
-    sampling = tasks.Sampling(sampler, levels, steps, step_size, seed, device, dtype.value, batch)
+    sampling = tasks.Sampling(sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch)
     priors, hashes = _load_priors(prior, k, weights, device)
     sampling.options(priors)
     coefficients = _numbers(alpha)
@@ -159,12 +187,13 @@ def separate(
             prior=priors,
             alpha=coefficients,
             samples=samples,
+            select=select.value,
             references=references or None,
             sampling=sampling,
         )
         about = {"basis": __version__, "task": "separate", "prior": prior, "weights_sha256": hashes}
         size = max(1, (batch or 64) // samples)
-        records = _run(task, pictures, size, out, about, quiet)
+        records = _run(task, pictures, size, out, about, quiet, uncertainty)
         failures += len(pictures) - len(records)
         _print(records, as_json)
     if failures:
@@ -201,6 +230,7 @@ def _run(
     out: Path,
     about: dict[str, Any],
     quiet: bool,
+    uncertainty: bool,
 ) -> list[dict[str, Any]]:
     """Compute ``size`` pictures at a time and write each batch before the next begins, so nothing done is lost."""
     import torch
@@ -223,7 +253,9 @@ def _run(
                 "evaluations": result.evaluations,
                 "seconds": round(result.seconds / len(chunk), 3),
             }
-            records += [_write(p, out, result, i, {"input": p.name} | about | ran) for i, p in enumerate(chunk)]
+            for i, picture in enumerate(chunk):
+                files = _write_std(picture, out, result, i) if uncertainty else {}
+                records.append(_write(picture, out, result, i, {"input": picture.name} | about | ran | files))
     if not quiet:
         stderr.print(f"{len(records)} done in {time.perf_counter() - began:.1f} s", highlight=False)
     return records
@@ -248,8 +280,24 @@ def _write(picture: _Picture, out: Path, result: Result, index: int, record: dic
             answer["psnr_db"] = [round(float(value), 3) for value in result.psnr[:, index, sample]]
         answers.append(answer)
     record = record | {"answers": answers}
+    if result.log_likelihood is not None:
+        record["log_likelihood_nats"] = [round(float(value), 2) for value in result.log_likelihood[index]]
+        record["samples_per_distinct_answer"] = result.answers[index]
     images.write_text(out / f"{picture.stem}.json", json.dumps(record, indent=2) + "\n")
     return record
+
+
+def _write_std(picture: _Picture, out: Path, result: Result, index: int) -> dict[str, Any]:
+    """Write each component's standard deviation, white at a quarter, and return what a record says of it."""
+    from .. import images
+
+    assert result.std is not None, "uncertainty is refused for a single sample"
+    std = result.std[:, index].clamp_max(0.25)
+    files = [out / f"{picture.stem}.x{i + 1}.std.png" for i in range(len(std))]
+    for file, component in zip(files, std, strict=True):
+        images.write_png(file, images.to_pillow((4 * component).numpy()))
+    means = [round(float(component.mean()), 5) for component in result.std[:, index]]
+    return {"uncertainty": {"files": [str(file) for file in files], "white": 0.25, "mean_std": means}}
 
 
 def _print(records: list[dict[str, Any]], as_json: bool) -> None:
@@ -289,7 +337,7 @@ def sample(
     sheet = out / f"{stem}.png"
     _to_do([sheet], overwrite, False)
     loaded, hashes = _load_priors([prior], 1, weights, device)
-    sampling = tasks.Sampling(sampler, levels, steps, step_size, seed, device, dtype.value, batch)
+    sampling = tasks.Sampling(sampler, levels, steps, step_size, None, seed, device, dtype.value, batch)
     sampling.options(loaded)
     images.out_folder(out)
     with sampling_progress(1, quiet) as callback:

@@ -83,7 +83,8 @@ def begin_with(network: nn.Module, path: Path) -> None:
     fits = all(name in own and own[name].shape == p.shape for name, p in start.items())
     if not fits or any(name not in start and name.rsplit(".blocks.", 1)[0] not in blocks for name in own):
         raise UsageError(
-            f"{path} holds another network", "give the --backbone and --widths it was trained with, and as many --blocks"
+            f"{path} holds another network",
+            "give its --backbone and --widths, and at least as many --blocks",
         )
     network.load_state_dict(start, strict=False)
 

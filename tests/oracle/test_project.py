@@ -53,7 +53,7 @@ def test_project_reproduces_the_mixture(mixture):
 
 def test_project_has_the_posteriors_mean_and_less_than_its_spread(gaussian):
     """What its documentation says. For a Gaussian prior the mean is exact once the ladder ends low enough."""
-    alpha, sigmas = [0.8, 0.4], samplers.linear(200)
+    alpha, sigmas = [0.8, 0.4], samplers.karras(200)
     posterior = exact_posterior([gaussian] * 2, Mixture(alpha), Y, 1e-3)
     mean, covariance = law_of_project(gaussian, alpha, Y, sigmas)
     spread = posterior.covariance.diagonal().sqrt()
@@ -79,10 +79,10 @@ def test_project_evaluates_once_a_level(gaussian):
         Mixture([1, 1]),
         torch.zeros(1, 1, 2, 2),
         seeds=[0],
-        sigmas=samplers.linear(7),
+        sigmas=samplers.karras(7),
         callback=lambda **state: seen.append((state["step"], state["total"])),
     )
-    assert calls == pytest.approx(samplers.linear(7))
+    assert calls == pytest.approx(samplers.karras(7))
     assert seen == [(step, 7) for step in range(7)]
 
 
