@@ -37,6 +37,8 @@ def karras(levels: int, high: float = 1.0, low: float = 0.02, rho: float = 1.5) 
 PAPER_SIGMAS = geometric(10)
 LADDERS = dict.fromkeys(("project", "conjugate", "ep", "mmps"), karras)
 """The kind of ladder that a sampler takes by name; :func:`geometric` unless stated here."""
+TOO_SURE = ("project", "conjugate", "ep")
+"""Samplers whose samples spread less than the posterior; docs/samplers.md says by how much."""
 
 
 def no_callback(**state: Any) -> None:

@@ -206,6 +206,16 @@ def sample_posterior(
     return torch.cat(parts, dim=1), torch.cat(scores) if likelihood else None, evaluations
 
 
+def consistent(x: Tensor, operator: LinearOperator, y: Tensor) -> Tensor:
+    """``x`` ``(k, n, c, h, w)`` moved a little: ``A x = y`` and [0, 1] hold to a fraction of a level.
+
+    Alternating projections onto both.
+    """
+    for _ in range(8):
+        x = (x + operator.pinv(y - operator(x))).clamp(0, 1)
+    return x
+
+
 def kinds(priors: Sequence[Prior], operator: Mixture) -> list[Hashable]:
     """Components of equal kind may change places: the same prior and the same mixing coefficient."""
     return [(id(prior), a) for prior, a in zip(priors, operator.alpha, strict=True)]
@@ -299,8 +309,7 @@ def separate(
     x = torch.stack([one.select(select) for one in ranked], dim=1)  # (k, n, m, c, h, w)
     m = x.shape[2]
     x, repeated = x.flatten(1, 2), y.repeat_interleave(m, dim=0)
-    for _ in range(8):  # alternating projections onto A x = y and onto [0, 1]: both hold to a fraction of a level
-        x = (x + operator.pinv(repeated - operator(x))).clamp(0, 1)
+    x = x.clamp(0, 1) if sampling.noise_std else consistent(x, operator, repeated)
     first = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
     x = metrics.reordered(x, first.repeat_interleave(m, dim=1))
     several = samples > 1

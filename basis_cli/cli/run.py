@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import Enum
@@ -15,7 +16,7 @@ import numpy as np
 import typer
 
 from .. import __version__
-from ..errors import InputError, NotFiniteError, UsageError
+from ..errors import InputError, InputWarning, NotFiniteError, UsageError
 from .output import fail, sampling_progress, stderr, warnings_as_lines
 
 if TYPE_CHECKING:
@@ -161,12 +162,16 @@ def separate(
     Writes STEM.x1.png ... STEM.xk.png and STEM.json, the components ordered by PSNR: to the references if given, else
     to the mixture. --uncertainty adds STEM.x1.std.png ..., where white is a standard deviation of a quarter or more.
     """
-    from .. import images, tasks
+    from .. import images, samplers, tasks
 
     if reference and len(inputs) > 1:
         raise UsageError("--reference goes with one input")
     if uncertainty and samples < 2:
         raise UsageError("--uncertainty compares samples", "--samples 10")
+    if uncertainty and sampler in samplers.TOO_SURE:
+        with warnings_as_lines():
+            message = f"{sampler}'s samples are too sure of themselves; mmps' and langevin's are not"
+            warnings.warn(message, InputWarning, stacklevel=2)
     stems = _stems(inputs)
     to_do = _to_do([out / f"{stem}.json" for stem in stems], overwrite, skip_existing)
     sampling = tasks.Sampling(sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch)

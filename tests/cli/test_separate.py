@@ -78,12 +78,69 @@ def test_same_seed_same_files_alone_or_among_others(basis, picture):
     assert files["other"] != files["alone"]
 
 
-def test_several_samples_differ_and_begin_with_the_single_one(basis, picture):
+def test_several_samples_are_ranked_and_the_single_one_is_among_them(basis, picture):
     basis("separate", picture(), *QUICK, "--quiet", "-o", "one")
     result = basis("separate", "mix.png", *QUICK, "--quiet", "--samples", 3, "-o", "three")
     assert len(result.stdout.split()) == 6
-    assert Path("three/mix.s1.x1.png").read_bytes() == Path("one/mix.x1.png").read_bytes()
-    assert Path("three/mix.s2.x1.png").read_bytes() != Path("three/mix.s1.x1.png").read_bytes()
+    single = {Path(f"one/mix.x{i}.png").read_bytes() for i in (1, 2)}
+    several = [{Path(f"three/mix.s{s}.x{i}.png").read_bytes() for i in (1, 2)} for s in (1, 2, 3)]
+    assert several.count(single) == 1
+    record = json.loads(Path("three/mix.json").read_text())
+    likelihoods = record["log_likelihood_nats"]
+    assert likelihoods == sorted(likelihoods, reverse=True)
+    assert sum(record["samples_per_distinct_answer"]) == len(likelihoods) == 3
+
+
+@pytest.mark.parametrize("how", ["best", "mean"])
+def test_select_writes_one_answer(basis, picture, how):
+    options = ["--prior", "toy-mixture", "--sampler", "project", "--levels", 5, "--samples", 4, "--quiet"]
+    basis("separate", picture(), *options, "-o", "all")
+    result = basis("separate", "mix.png", *options, "--select", how)
+    assert result.stdout.split() == ["out/mix.x1.png", "out/mix.x2.png"]
+    assert len(json.loads(Path("out/mix.json").read_text())["log_likelihood_nats"]) == 4
+    best = Path("all/mix.s1.x1.png").read_bytes() == Path("out/mix.x1.png").read_bytes()
+    assert best == (how == "best")
+
+
+def test_uncertainty_writes_a_picture_of_each_pixels_spread(basis, picture):
+    options = ["--prior", "toy-gaussian", "--sampler", "mmps", "--levels", 5, "--samples", 5, "--quiet"]
+    result = basis("separate", picture(), *options, "--uncertainty", "--select", "mean", "--json")
+    record = json.loads(result.stdout)["results"][0]
+    files, means = record["uncertainty"]["files"], record["uncertainty"]["mean_std"]
+    assert files == ["out/mix.x1.std.png", "out/mix.x2.std.png"]
+    assert pixels(files[0]).mean() / 4 == pytest.approx(means[0], abs=0.01)
+    assert 0.01 < means[0] < 0.25
+    assert "too sure" not in result.stderr
+    timid = basis(
+        "separate",
+        "mix.png",
+        "--prior",
+        "toy-gaussian",
+        "--sampler",
+        "project",
+        "--levels",
+        5,
+        "--samples",
+        2,
+        "--uncertainty",
+        "-o",
+        "timid",
+    )
+    assert "too sure" in timid.stderr
+    refused = basis("separate", "mix.png", *QUICK, "--uncertainty", "-o", "other")
+    assert refused.exit_code == 2
+    assert "--samples" in refused.stderr
+
+
+def test_a_noisy_picture_is_not_taken_at_its_word(basis, picture):
+    options = ["--prior", "toy-gaussian", "--sampler", "conjugate", "--levels", 20, "--quiet"]
+    basis("separate", picture(), *options, "-o", "exact")
+    basis("separate", "mix.png", *options, "--noise-std", 0.3, "-o", "noisy")
+    rough, smooth = (np.abs(np.diff(pixels(f"{out}/mix.x1.png"))).mean() for out in ("exact", "noisy"))
+    assert smooth < 0.7 * rough
+    refused = basis("separate", "mix.png", *options[:2], "--sampler", "project", "--noise-std", 0.1)
+    assert refused.exit_code == 2
+    assert "noise_std" in refused.stderr
 
 
 def test_reads_stdin(basis, picture):
