@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from basis_ncsn.prior import read
 from safetensors.torch import load_file
 
 from basis_cli.cli.train import command_line
@@ -58,6 +59,13 @@ def test_starts_from_given_weights(basis, digits):
     first, second, scratch = (load_file(f"{name}/weights.safetensors") for name in ("first", "second", "scratch"))
     assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
     assert not all(torch.allclose(first[name], scratch[name], atol=1e-3) for name in first)
+    basis(*run, *steady, "--blocks", 2, "--start-from", "first/weights.safetensors", "-o", "deeper")
+    deeper, shallower = (read(Path(name, "weights.safetensors"))[0] for name in ("deeper", "first"))
+    x, sigma = torch.rand(3, 1, 8, 8), torch.tensor([0.3])
+    assert len(deeper.state_dict()) > len(shallower.state_dict())
+    assert torch.allclose(deeper(x, sigma), shallower(x, sigma), atol=0.02)  # new blocks begin as the identity
+    fewer = basis(*run, "--start-from", "deeper/weights.safetensors", "-o", "third")
+    assert fewer.exit_code == 2
     other = basis(*run, "--widths", "64", "--start-from", "first/weights.safetensors", "-o", "third")
     assert other.exit_code == 2
     assert "another network" in other.stderr

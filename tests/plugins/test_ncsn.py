@@ -496,18 +496,19 @@ def test_denoising_loss_of_the_posterior_mean_is_one():
         return float(training.denoising_loss(GaussianDenoiser(error), x, generator, STD))
 
     assert loss(0.0) == pytest.approx(1, abs=0.02)
-    low, high = training.SIGMAS  # E[(s^2 + std^2) / (s std)^2] over log-uniform s
-    weight = 1 / STD**2 + (low**-2 - high**-2) / (2 * math.log(high / low))
+    low, high = training.SIGMAS  # E[(s^2 + std^2) / (s std)^2] where the density of log s rises linearly from nothing
+    span = 2 * math.log(high / low)
+    weight = 1 / STD**2 + 2 * low**-2 * (1 - math.exp(-span) * (1 + span)) / span**2
     for error in (-0.05, 0.05):
         assert loss(error) - loss(0.0) == pytest.approx(error**2 * weight, rel=0.25)
 
 
-def test_denoising_loss_visits_every_level_evenly():
+def test_denoising_loss_visits_all_levels_the_high_ones_more_often():
     net, n = GaussianDenoiser(), 64
     training.denoising_loss(net, gaussian_pictures(n), torch.Generator().manual_seed(0), STD)
     low, high = map(math.log, training.SIGMAS)
-    place = (net.seen[0].log().double() - low) / (high - low) * n
-    assert place.floor().tolist() == list(range(n))
+    place = ((net.seen[0].log().double() - low) / (high - low)).square() * n
+    assert place.floor().tolist() == list(range(n))  # one in each of n parts of equal probability
 
 
 class GaussianScore(nn.Module):
