@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import images, metrics, plugins, samplers
+from . import images, memory, metrics, plugins, samplers
 from .api import Level, Prior
-from .errors import InputError, UsageError
+from .errors import BasisError, InputError, UsageError
 from .operators import LinearOperator, Mixture, Unobserved
-from .priors import choose_device, load_prior
+from .priors import choose_device, compile_networks, load_prior, precision
 
 Picture = str | Path | np.ndarray | Tensor
 """A file, or intensities in [0, 1] ``(c, h, w)``; ``(n, c, h, w)`` holds several."""
@@ -42,7 +42,10 @@ class Sampling:
     dtype: str = "auto"
     """``float32``, ``bfloat16`` (networks only; samples stay float32) or ``auto``: bfloat16 on CUDA."""
     batch: int | None = None
-    """Pictures (mixtures times samples) worked on at once."""
+    """Pictures (mixtures times samples) worked on at once; ``None``: as many as are fast and fit into memory. A picture
+    does not depend on it."""
+    compile: bool = False
+    """``torch.compile`` the priors' networks: slow to begin, then faster; the same pictures up to rounding."""
 
     def options(self, priors: Sequence[Prior]) -> dict[str, Any]:
         """Keyword arguments for the sampler.
@@ -125,10 +128,12 @@ def separation(
 
 
 class _Counted:
-    """A prior that counts how often it is evaluated."""
+    """A prior that counts how often it is evaluated, on ``device``: a replayed CUDA graph runs no Python."""
 
-    def __init__(self, prior: Prior):
-        self.prior, self.shape, self.sigmas, self.calls = prior, prior.shape, prior.sigmas, 0
+    def __init__(self, prior: Prior, device: torch.device):
+        self.prior, self.shape, self.sigmas = prior, prior.shape, prior.sigmas
+        with torch.inference_mode(False):  # samplers that differentiate the score count as well
+            self.calls = torch.zeros((), dtype=torch.int64, device=device)
 
     def at(self, sigma: float) -> _CountedLevel:
         return _CountedLevel(self, self.prior.at(sigma))
@@ -154,31 +159,49 @@ def sample_posterior(
     """Run the sampler on ``y`` ``(n, ...)`` in batches: samples ``(k, n, c, h, w)`` and evaluations a component.
 
     The callback gets what the sampler gives it, and ``batch``, ``batches``, ``operator``, ``y`` of the batch at work.
+    A batch that does not fit into memory is begun again with half as many pictures; what was done is kept.
+
+    Raises:
+        BasisError: not even one picture fits, or ``torch.compile`` failed.
+        UsageError, UnknownPriorError, NotFiniteError.
     """
     device = choose_device(sampling.device)
-    half = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
-    if sampling.dtype not in half:
-        raise UsageError(f"dtype {sampling.dtype!r} is not known", "auto, float32 or bfloat16")
     draw = plugins.sampler(sampling.sampler)
     options = sampling.options(priors)
-    size = sampling.batch or (64 if device.type == "cpu" else 1024)
-    counted = {id(prior): _Counted(prior) for prior in priors}
+    if sampling.compile:
+        compile_networks(priors)
+
+    def run(chosen: slice, **where: int) -> tuple[Tensor, int]:
+        part = y[chosen].to(device)
+        counted = {id(prior): _Counted(prior, device) for prior in priors}
+        x = draw(
+            [counted[id(prior)] for prior in priors],
+            operator,
+            part,
+            seeds=seeds[chosen],
+            callback=partial(callback, operator=operator, y=part, **where),
+            **options,
+        )
+        samplers.check_finite(x, 0.0)
+        return x.cpu(), max(int(prior.calls) for prior in counted.values())
+
     parts: list[Tensor] = []
-    batches = -(-len(y) // size)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half[sampling.dtype]):
-        for first in range(0, len(y), size):
-            part = y[first : first + size].to(device)
-            x = draw(
-                [counted[id(prior)] for prior in priors],
-                operator,
-                part,
-                seeds=seeds[first : first + size],
-                callback=partial(callback, batch=len(parts), batches=batches, operator=operator, y=part),
-                **options,
-            )
-            samplers.check_finite(x, 0.0)
-            parts.append(x.cpu())
-    evaluations = max(prior.calls for prior in counted.values()) // len(parts)
+    done = evaluations = 0
+    with torch.inference_mode(), precision(device, sampling.dtype):
+        size = sampling.batch or memory.batch_size(priors, len(y), device)
+        while done < len(y):
+            size = min(size, len(y) - done)
+            batches = len(parts) + -(-(len(y) - done) // size)
+            try:
+                x, evaluations = run(slice(done, done + size), batch=len(parts), batches=batches)
+            except (RuntimeError, MemoryError) as error:
+                if sampling.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    reason = str(error).strip().partition("\n")[0]
+                    raise BasisError(f"torch.compile failed: {reason}", "leave out --compile") from error
+                size = memory.halved(size, error)
+            else:
+                parts.append(x)
+                done += size
     return torch.cat(parts, dim=1), evaluations
 
 

@@ -14,6 +14,7 @@ from .output import sampling_progress, stderr, stdout
 from .run import (
     AsJson,
     Batch,
+    Compile,
     Device,
     Dtype,
     DtypeOption,
@@ -59,6 +60,7 @@ def separation(
     device: Device = "auto",
     dtype: DtypeOption = Dtype.auto,
     batch: Batch = None,
+    compile: Compile = False,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram of the PSNRs here (PNG; Figure 6).")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -72,7 +74,7 @@ def separation(
 
     priors, hashes = _load_priors(prior, k, weights, device)
     check(priors, k)
-    sampling = Sampling(sampler, levels, steps, step_size, seed, device, dtype.value, batch)
+    sampling = Sampling(sampler, levels, steps, step_size, seed, device, dtype.value, batch, compile=compile)
     test = load_dataset(data, "test", data_dir)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..errors import BasisError
+from ..errors import BasisError, InputWarning, RunWarning
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -33,9 +33,8 @@ def warnings_as_lines() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from ..errors import InputWarning
-
-        warnings.simplefilter("always", InputWarning)
+        for ours in (InputWarning, RunWarning):
+            warnings.simplefilter("always", ours)
         warnings.showwarning = show
         yield
 
@@ -56,7 +55,7 @@ def _bar(quiet: bool) -> Progress:
 @contextmanager
 def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """A bar over all steps of ``batches`` batches, with noise level and residual; yields the sampler's callback."""
-    with _bar(quiet) as progress:
+    with warnings_as_lines(), _bar(quiet) as progress:
         task = progress.add_task("starting")
         finished, last_look = 0, 0.0
 
