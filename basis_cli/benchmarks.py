@@ -17,7 +17,8 @@ from .errors import UsageError
 from .priors import choose_device
 from .tasks import Result, Sampling
 
-PAPER = Sampling("langevin", levels=10, steps=100)
+STEPS = 100
+PAPER = Sampling("langevin", levels=10, steps=STEPS)
 FEW = 2
 """Steps a level of Algorithm 1 that are timed on a CPU. The other 98 do the same work, so their time is added."""
 
@@ -54,12 +55,12 @@ def speed(
             f"{tuple(prior.shape)} against {tuple(paper_prior.shape)}: not the same pictures", "--baseline"
         )
     device = choose_device(sampling.device)
-    scale = 1 if full or device.type == "cuda" else 100 // FEW
+    scale = 1 if full or device.type == "cuda" else STEPS // FEW
     paper = replace(PAPER, device=sampling.device, dtype=sampling.dtype, batch=sampling.batch, seed=sampling.seed)
     callback("ours")
     ours = _cost(prior, sampling, k, count)
     callback("Algorithm 1")
-    theirs = _cost(paper_prior, replace(paper, steps=100 // scale), k, count, scale)
+    theirs = _cost(paper_prior, replace(paper, steps=STEPS // scale), k, count, scale)
     callback("scaling")
     return {
         "basis": __version__,
@@ -99,18 +100,17 @@ def _cost(prior: Prior, sampling: Sampling, k: int, count: int, scale: int = 1) 
     for n in (1, count):
         _Run(prior, brief, k, n)
     one = _Run(prior, sampling, k, 1)
-    _forget_peak(device)
+    has_peak = _forget_peak(device)
     clock = _Clock(prior, device)
-    if device.type == "cpu":
-        many = clocked = _Run(clock, sampling, k, count)
-    else:
-        many, clocked = _Run(prior, sampling, k, count), _Run(clock, brief, k, count)
+    many = _Run(clock if device.type == "cpu" else prior, sampling, k, count)
+    peak = _peak(device) if has_peak else None
+    clocked = many if device.type == "cpu" else _Run(clock, _brief(sampling, sampling.levels), k, count)
     return {
         "seconds_one": one.seconds(scale),
         "seconds_many": many.seconds(scale),
         "evaluations": many.result.evaluations * scale,
         "evaluations_a_second": k * count * many.result.evaluations * scale / many.seconds(scale),
-        "peak_bytes": _peak(device),
+        "peak_bytes": peak,
         "outside_network": 1 - clock.seconds / clocked.result.seconds,
         "steps": many.steps * scale,
         "timed_steps": many.steps,
@@ -131,7 +131,7 @@ def _row(prior: Prior, sampling: Sampling, k: int, count: int, levels: int) -> d
     }
 
 
-def _brief(sampling: Sampling, levels: int) -> Sampling:
+def _brief(sampling: Sampling, levels: int | None) -> Sampling:
     """The same with ``levels`` noise levels, and few steps at each where the sampler has steps."""
     return replace(sampling, levels=levels, steps=FEW if sampling.sampler in ("langevin", "ascent") else None)
 
@@ -184,19 +184,21 @@ class _ClockedLevel:
         return score
 
 
-def _forget_peak(device: torch.device) -> None:
-    """Begin a new peak of memory use; Linux can do that for a process as well."""
+def _forget_peak(device: torch.device) -> bool:
+    """Begin a new peak of memory use, if that can be done: on CUDA, and on Linux for a process as well."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
+        return True
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
-def _peak(device: torch.device) -> int | None:
-    """Most bytes in use since :func:`_forget_peak`: torch's on CUDA, the whole process' on a CPU, if on Linux."""
+def _peak(device: torch.device) -> int:
+    """Most bytes in use since :func:`_forget_peak`: by torch on CUDA, by the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if not Path("/proc/self/clear_refs").exists():
-        return None
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

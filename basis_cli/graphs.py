@@ -32,11 +32,12 @@ def repeated(step: Callable[[], None], times: int, device: torch.device) -> Iter
             step()
             yield done
         return
+    recordable = _Recordable(step, device)
     for done in range(WARM_UP):
         with _aside(device):
-            step()
+            recordable()
         yield done
-    again = _recorded(step, device)
+    again = recordable.recorded()
     try:
         for done in range(WARM_UP, times):
             again()
@@ -61,32 +62,41 @@ def _aside(device: torch.device) -> Iterator[None]:
     current.wait_stream(_stream(device))
 
 
-def _recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """``step`` as a replay of its recording, or itself if it cannot be recorded; nothing is computed here."""
-    global _refused
-    if _refused:
-        return step
-    graph = torch.cuda.CUDAGraph()
-    inference = torch.is_inference_mode_enabled()
-    # Weights cast during recording live in the graph's memory: no eager call may find them in autocast's cache.
-    autocast = torch.autocast(
-        "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
-    )
-    try:
-        with (
-            _aside(device),
-            torch.inference_mode(False),  # torch makes tensors for its generators here, which others may record with
-            torch.cuda.graph(graph, stream=_stream(device)),
-            torch.inference_mode(inference),
-            torch.no_grad(),
-            autocast,
-        ):
-            step()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        _refused = True
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"no CUDA graph, so the run is slower: {reason}", RunWarning, stacklevel=2)
-        return step
-    return graph.replay
+class _Recordable:
+    """``step`` as it runs before and during recording: under the very same modes, or ``torch.compile`` compiles anew.
+
+    Autocast's cache is off: weights cast while recording live in the graph's memory, where no other call may find them.
+    """
+
+    def __init__(self, step: Callable[[], None], device: torch.device):
+        self.step, self.device = step, device
+        dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+        self.autocast = torch.autocast("cuda", dtype, enabled, cache_enabled=False)
+
+    def __call__(self) -> None:
+        with torch.no_grad(), self.autocast:
+            self.step()
+
+    def recorded(self) -> Callable[[], None]:
+        """The replay of a recording, or the step itself if it cannot be recorded; nothing is computed here."""
+        global _refused
+        if _refused:
+            return self.step
+        graph = torch.cuda.CUDAGraph()
+        inference = torch.is_inference_mode_enabled()
+        try:
+            with (
+                _aside(self.device),
+                torch.inference_mode(False),  # torch makes tensors for its generators here, for all later recordings
+                torch.cuda.graph(graph, stream=_stream(self.device)),
+                torch.inference_mode(inference),
+            ):
+                self()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            _refused = True
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"no CUDA graph, so the run is slower: {reason}", RunWarning, stacklevel=3)
+            return self.step
+        return graph.replay

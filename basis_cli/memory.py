@@ -69,8 +69,6 @@ def halved(size: int, error: BaseException) -> int:
             "one picture alone does not fit into memory", "try --dtype bfloat16 or --device cpu"
         ) from error
     warnings.warn(f"out of memory with {size} pictures at once: going on with {size // 2}", RunWarning, stacklevel=3)
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
     return size // 2
 
 

@@ -85,8 +85,8 @@ def _speed_table(result: dict[str, Any]) -> Table:
         table.add_row(label, f"[bold]{ratio:,.1f} x[/bold]" if ratio else "", show(ours[key]), show(paper[key]))
     if paper["timed_steps"] < paper["steps"]:
         table.caption = (
-            f"Algorithm 1: timed over {paper['timed_steps']:,} of {paper['steps']:,} steps, which all do the same work. "
-            "--full runs all."
+            f"Algorithm 1: timed over {paper['timed_steps']:,} of {paper['steps']:,} steps, which all do the same work "
+            "(--full: over all)"
         )
     return table
 

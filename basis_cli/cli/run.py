@@ -56,7 +56,7 @@ Batch = Annotated[
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the networks (torch.compile): a minute once, then faster."),
+    typer.Option("--compile", help="Compile the networks (torch.compile): slow to begin, then faster."),
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
