@@ -19,7 +19,10 @@ class Level(Protocol):
     """A prior at one noise level: the distribution of ``x0 + sigma z`` for pictures ``x0`` and white noise ``z``."""
 
     def score(self, x: Tensor) -> Tensor:
-        """``grad log p_sigma(x)`` in 1/intensity, for ``x`` ``(n, c, h, w)`` float32; same shape and device."""
+        """``grad log p_sigma(x)`` in 1/intensity, for ``x`` ``(n, c, h, w)`` float32; same shape and device.
+
+        A function of ``x`` alone: on CUDA its kernels are recorded once a level and replayed, without running Python.
+        """
 
     # A prior with a tractable likelihood also has
     #     log_prob(x) -> Tensor      (n,) in nats
@@ -38,6 +41,9 @@ class Prior(Protocol):
 
     def at(self, sigma: float) -> Level:
         """The prior at ``sigma``. Called once a level, not once a step, so it may load a checkpoint."""
+
+    # A prior whose network torch.compile makes faster also has
+    #     compile() -> None          compiles it in place, once however often it is called; for --compile
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ class InputWarning(UserWarning):
     """A picture that was used, but not as it is: a channel, a frame or its transparency was dropped."""
 
 
+class RunWarning(UserWarning):
+    """A run that goes on, but not as planned: with less at once, or on a slower path. Its result is the same."""
+
+
 class NotFiniteError(BasisError):
     """A sample became NaN or infinite; nothing of it is written."""
 

@@ -18,33 +18,43 @@ _MIX2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's own is arithmetic on signed integers."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    """Logical right shift, a new tensor; torch's own is arithmetic on signed integers."""
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX1
-    x = (x ^ _shift(x, 27)) * _MIX2
-    return x ^ _shift(x, 31)
+    x = _shift(x, 30).bitwise_xor_(x).mul_(_MIX1)
+    x = _shift(x, 27).bitwise_xor_(x).mul_(_MIX2)
+    return _shift(x, 31).bitwise_xor_(x)
 
 
 def _unit(bits: Tensor) -> Tensor:
     """Float32 numbers inside (0, 1), from the upper 23 bits: with 24, the largest would round to 1."""
-    return (_shift(bits, 41).float() + 0.5) * 2.0**-23
+    return _shift(bits, 41).float().add_(0.5).mul_(2.0**-23)
 
 
 class PerImageNoise:
     """Uniform and normal numbers for a batch of ``n`` pictures, one stream each.
 
-    ``seeds`` are ``n`` integers in [0, 2^63). Tensors are ``(k, n, ...)``: the second axis is the picture. ``offset``
-    is how many 64-bit words each stream has used so far; set it to continue where a saved run stopped.
+    ``seeds`` are ``n`` integers in [0, 2^63). Tensors are ``(k, n, ...)``: the second axis is the picture. The position
+    in the streams is a tensor on ``device``, changed in place, so that drawing numbers can be part of a CUDA graph.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
         state = torch.tensor([int(seed) for seed in seeds], dtype=torch.int64, device=device)
         self.streams = _mix(_mix(state + _GOLDEN))
-        self.offset = 0
+        with torch.inference_mode(False):  # so that it may be set anywhere
+            self._offset = torch.zeros((), dtype=torch.int64, device=device)
         self._cells: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def offset(self) -> int:
+        """How many 64-bit words each stream has used so far; set it to continue where a saved run stopped."""
+        return int(self._offset)
+
+    @offset.setter
+    def offset(self, words: int) -> None:
+        self._offset.fill_(words)
 
     def _bits(self, shape: tuple[int, ...], words: int) -> Tensor:
         """``words`` 64-bit integers a stream, as ``(k, n, rest)`` with ``k * rest >= words``."""
@@ -53,9 +63,8 @@ class PerImageNoise:
         if (k, rest) not in self._cells:
             index = torch.arange(1, k * rest + 1, device=self.streams.device).view(k, 1, rest)
             self._cells[k, rest] = index * _GOLDEN
-        start = (self.offset * _GOLDEN + 2**63) % 2**64 - 2**63  # wraps like the tensors' own arithmetic
-        counter = self._cells[k, rest] + (self.streams + start)[None, :, None]
-        self.offset += k * rest
+        counter = self._cells[k, rest] + (self.streams + self._offset * _GOLDEN)[:, None]
+        self._offset += k * rest
         return _mix(counter)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
@@ -69,6 +78,6 @@ class PerImageNoise:
         half = -(-each // 2)
         bits = self._bits(shape, k * half)
         radius = _unit(bits).log_().mul_(-2).sqrt_()
-        angle = (bits & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
-        pair = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)
+        angle = bits.bitwise_and_(0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
+        pair = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=-1)
         return pair[..., :each].reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -31,6 +32,37 @@ def choose_device(name: str = "auto") -> torch.device:
             f"{name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices", "--device cpu"
         )
     return device
+
+
+def precision(device: torch.device, dtype: str) -> torch.autocast:
+    """A context in which networks compute in ``dtype``: ``float32``, ``bfloat16``, or ``auto``, bfloat16 on CUDA.
+
+    This is also the one place that decides about TF32, which CUDA may use for float32 convolutions and matrix products:
+    never with ``float32``, which promises 24 bits; otherwise yes, as bfloat16 has fewer bits still. torch knows no such
+    setting but for the whole process.
+
+    Raises:
+        UsageError: another name.
+    """
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"dtype {dtype!r} is not known", "auto, float32 or bfloat16")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype != "float32"
+    half = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+def compile_networks(priors: Iterable[Prior]) -> None:
+    """``torch.compile`` every prior's network, through its optional ``compile`` method (see :class:`Prior`).
+
+    Raises:
+        UsageError: a prior without that method.
+    """
+    for prior in {id(prior): prior for prior in priors}.values():
+        compile_network = getattr(prior, "compile", None)
+        if not callable(compile_network):
+            raise UsageError(f"{type(prior).__name__} has no network to compile", "leave out --compile")
+        compile_network()
 
 
 def load_prior(name: str, *, weights_path: Path | None = None, device: torch.device | str = "auto") -> Prior:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .api import Prior
 from .errors import NotFiniteError, UsageError
+from .graphs import repeated
 from .noise import PerImageNoise
 from .operators import LinearOperator, Mixture, Operator, linearized
 
@@ -42,7 +43,10 @@ TOO_SURE = ("project", "conjugate", "ep")
 
 
 def no_callback(**state: Any) -> None:
-    """Does nothing. A sampler calls its callback after each step: ``step``, ``total``, ``level``, ``sigma``, ``x``."""
+    """Does nothing. A sampler calls its callback after each step: ``step``, ``total``, ``level``, ``sigma``, ``x``.
+
+    ``x`` may be changed in place by the next step: copy what you keep.
+    """
 
 
 def joint_score(priors: Sequence[Prior], sigma: float | Sequence[float]) -> Callable[[Tensor], Tensor]:
@@ -133,14 +137,17 @@ def langevin(
     """
     noise = PerImageNoise(seeds, y.device)
     x = noise.uniform((operator.k, len(y), *priors[0].shape))
+
+    def update(score: Callable[[Tensor], Tensor], eta: float, variance: float) -> None:
+        drift = score(x) + linearized(operator, x).adjoint(y - operator(x)) / variance
+        x.add_(drift.mul_(eta)).add_(noise.normal(x.shape).mul_((2 * eta * temperature) ** 0.5))
+
     for level, sigma in enumerate(sigmas):
-        score = joint_score(priors, sigma)
         eta = step_size * (sigma / sigmas[-1]) ** 2
         variance = (sigma * operator.scale) ** 2 + noise_std**2
-        for step in range(level * steps, (level + 1) * steps):
-            drift = score(x) + linearized(operator, x).adjoint(y - operator(x)) / variance
-            x = x + eta * drift + (2 * eta * temperature) ** 0.5 * noise.normal(x.shape)
-            callback(step=step, total=len(sigmas) * steps, level=level, sigma=sigma, x=x)
+        step = partial(update, joint_score(priors, sigma), eta, variance)
+        for done in repeated(step, steps, x.device):
+            callback(step=level * steps + done, total=len(sigmas) * steps, level=level, sigma=sigma, x=x)
         check_finite(x, sigma)
     return x
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import images, metrics, plugins, samplers, selection
+from . import images, memory, metrics, plugins, samplers, selection
 from .api import Level, Prior
-from .errors import InputError, UsageError
+from .errors import BasisError, InputError, UsageError
 from .operators import LinearOperator, Mixture, Unobserved
-from .priors import choose_device, load_prior
+from .priors import choose_device, compile_networks, load_prior, precision
 
 Picture = str | Path | np.ndarray | Tensor
 """A file, or intensities in [0, 1] ``(c, h, w)``; ``(n, c, h, w)`` holds several."""
@@ -44,7 +44,10 @@ class Sampling:
     dtype: str = "auto"
     """``float32``, ``bfloat16`` (networks only; samples stay float32) or ``auto``: bfloat16 on CUDA."""
     batch: int | None = None
-    """Pictures (mixtures times samples) worked on at once."""
+    """Pictures (mixtures times samples) worked on at once; ``None``: as many as are fast and fit into memory. A picture
+    does not depend on it."""
+    compile: bool = False
+    """``torch.compile`` the priors' networks: slow to begin, then faster; the same pictures up to rounding."""
 
     def options(self, priors: Sequence[Prior]) -> dict[str, Any]:
         """Keyword arguments for the sampler.
@@ -132,10 +135,15 @@ def separation(
 
 
 class _Counted:
-    """A prior that counts the pictures it evaluates. A derivative through it counts as two evaluations more."""
+    """A prior that counts the pictures it evaluates. A derivative through it counts as two evaluations more.
 
-    def __init__(self, prior: Prior):
-        self.prior, self.shape, self.sigmas, self.pictures = prior, prior.shape, prior.sigmas, 0
+    The count is on ``device``: a replayed CUDA graph runs no Python.
+    """
+
+    def __init__(self, prior: Prior, device: torch.device):
+        self.prior, self.shape, self.sigmas = prior, prior.shape, prior.sigmas
+        with torch.inference_mode(False):  # samplers that differentiate the score count as well
+            self.pictures = torch.zeros((), dtype=torch.int64, device=device)
 
     def at(self, sigma: float) -> Level:
         return _CountedLevel(self, self.prior.at(sigma))
@@ -170,40 +178,60 @@ def sample_posterior(
     """Run the sampler on ``y`` ``(n, ...)`` in batches.
 
     The callback gets what the sampler gives it, and ``batch``, ``batches``, ``operator``, ``y`` of the batch at work.
+    A batch that does not fit into memory is begun again with half as many pictures; what was done is kept.
 
     Returns:
         Samples ``(k, n, c, h, w)``, their log-likelihoods ``(n,)`` if asked for, and network evaluations for each
         component.
+
+    Raises:
+        BasisError: not even one picture fits, or ``torch.compile`` failed.
+        UsageError, UnknownPriorError, NotFiniteError.
     """
     device = choose_device(sampling.device)
-    half = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
-    if sampling.dtype not in half:
-        raise UsageError(f"dtype {sampling.dtype!r} is not known", "auto, float32 or bfloat16")
     draw = plugins.sampler(sampling.sampler)
     options = sampling.options(priors)
-    size = sampling.batch or (64 if device.type == "cpu" else 1024)
-    distinct = {id(prior): _Counted(prior) for prior in priors}
-    counted = [distinct[id(prior)] for prior in priors]
+    if sampling.compile:
+        compile_networks(priors)
+
+    def run(chosen: slice, **where: int) -> tuple[Tensor, Tensor | None, float]:
+        part = y[chosen].to(device)
+        distinct = {id(prior): _Counted(prior, device) for prior in priors}
+        counted = [distinct[id(prior)] for prior in priors]
+        x = draw(
+            counted,
+            operator,
+            part,
+            seeds=seeds[chosen],
+            callback=partial(callback, operator=operator, y=part, **where),
+            **options,
+        )
+        samplers.check_finite(x, 0.0)
+        scores = selection.log_likelihood(counted, x.clamp(0, 1)).cpu() if likelihood else None
+        pictures = sum(int(prior.pictures) for prior in distinct.values())
+        return x.cpu(), scores, pictures / (operator.k * len(part))
+
     parts: list[Tensor] = []
-    scores: list[Tensor] = []
-    batches = -(-len(y) // size)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half[sampling.dtype]):
-        for first in range(0, len(y), size):
-            part = y[first : first + size].to(device)
-            x = draw(
-                counted,
-                operator,
-                part,
-                seeds=seeds[first : first + size],
-                callback=partial(callback, batch=len(parts), batches=batches, operator=operator, y=part),
-                **options,
-            )
-            samplers.check_finite(x, 0.0)
-            if likelihood:
-                scores.append(selection.log_likelihood(counted, x.clamp(0, 1)).cpu())
-            parts.append(x.cpu())
-    evaluations = sum(prior.pictures for prior in distinct.values()) / (operator.k * len(y))
-    return torch.cat(parts, dim=1), torch.cat(scores) if likelihood else None, evaluations
+    likelihoods: list[Tensor] = []
+    evaluations = 0.0
+    done = 0
+    with torch.inference_mode(), precision(device, sampling.dtype):
+        size = sampling.batch or memory.batch_size(priors, len(y), device)
+        while done < len(y):
+            size = min(size, len(y) - done)
+            batches = len(parts) + -(-(len(y) - done) // size)
+            try:
+                x, scores, evaluations = run(slice(done, done + size), batch=len(parts), batches=batches)
+            except (RuntimeError, MemoryError) as error:
+                if sampling.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    reason = str(error).strip().partition("\n")[0]
+                    raise BasisError(f"torch.compile failed: {reason}", "leave out --compile") from error
+                size = memory.halved(size, error)
+            else:
+                parts.append(x)
+                likelihoods += [] if scores is None else [scores]
+                done += size
+    return torch.cat(parts, dim=1), torch.cat(likelihoods) if likelihood else None, evaluations
 
 
 def consistent(x: Tensor, operator: LinearOperator, y: Tensor) -> Tensor:

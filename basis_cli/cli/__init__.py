@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from .. import __version__, plugins
 from ..errors import BasisError
-from . import evaluate, info, run, train, weights
+from . import bench, evaluate, info, run, train, weights
 from .output import fail
 
 INTERRUPTED = 130
@@ -54,6 +54,7 @@ def basis(
 app.command()(run.separate)
 app.command()(run.sample)
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(info.priors_app, name="priors")
 app.add_typer(info.plugins_app, name="plugins")

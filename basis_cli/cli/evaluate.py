@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .output import sampling_progress, stderr, stdout
+from .output import figure, sampling_progress, stdout
 from .run import (
     AsJson,
     Batch,
+    Compile,
     Device,
     Dtype,
     DtypeOption,
@@ -39,6 +40,9 @@ class Protocol(str, Enum):
     class_split = "class-split"
 
 
+ProtocolOption = Annotated[Protocol, typer.Option(help="Any two pictures, or one of each half of the classes.")]
+
+
 @app.callback()
 def evaluate() -> None:
     """Measure a prior and a sampler as the paper does."""
@@ -49,9 +53,7 @@ def separation(
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
     data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
     data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
-    protocol: Annotated[Protocol, typer.Option(help="Any two pictures, or one of each half of the classes.")] = (
-        Protocol.class_agnostic
-    ),
+    protocol: ProtocolOption = Protocol.class_agnostic,
     pairs: Annotated[int, typer.Option(min=1, help="Mixtures to separate; the paper has 6,000.")] = 500,
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
     samples: Samples = 1,
@@ -66,6 +68,7 @@ def separation(
     device: Device = "auto",
     dtype: DtypeOption = Dtype.auto,
     batch: Batch = None,
+    compile: Compile = False,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram of the PSNRs here (PNG; Figure 6).")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -79,7 +82,7 @@ def separation(
 
     priors, hashes = _load_priors(prior, k, weights, device)
     check(priors, k)
-    sampling = Sampling(sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch)
+    sampling = Sampling(sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch, compile=compile)
     test = load_dataset(data, "test", data_dir)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
@@ -124,22 +127,12 @@ def _table(result: dict[str, Any], published: dict[str, float]) -> Table:
 
 
 def _histogram(result: dict[str, Any], published: dict[str, float], path: Path) -> None:
-    from ..errors import UsageError
-
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--plot needs matplotlib", "pip install 'basis-cli[plot]'") from None
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(result["psnr_per_mixture"], bins=40, color="#4477aa")
-    mean = result["psnr"]["mean"]
-    axes.axvline(mean, color="#cc3311", label=f"mean {mean:.1f} dB")
-    axes.axvline(result["average"]["mean"], color="#888888", linestyle=":", label="average")
-    if "BASIS NCSN" in published:
-        axes.axvline(published["BASIS NCSN"], color="#228833", linestyle="--", label="paper's mean")
-    axes.set(xlabel="PSNR (dB)", ylabel="mixtures", title=f"{result['mixtures']} {result['protocol']} mixtures")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    stderr.print(f"histogram: {path}", highlight=False, soft_wrap=True)
+    with figure(path) as axes:
+        axes.hist(result["psnr_per_mixture"], bins=40, color="#4477aa")
+        mean = result["psnr"]["mean"]
+        axes.axvline(mean, color="#cc3311", label=f"mean {mean:.1f} dB")
+        axes.axvline(result["average"]["mean"], color="#888888", linestyle=":", label="average")
+        if "BASIS NCSN" in published:
+            axes.axvline(published["BASIS NCSN"], color="#228833", linestyle="--", label="paper's mean")
+        axes.set(xlabel="PSNR (dB)", ylabel="mixtures", title=f"{result['mixtures']} {result['protocol']} mixtures")
+        axes.legend()

@@ -6,13 +6,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..errors import BasisError
+from ..errors import BasisError, InputWarning, RunWarning, UsageError
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -33,9 +34,8 @@ def warnings_as_lines() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from ..errors import InputWarning
-
-        warnings.simplefilter("always", InputWarning)
+        for ours in (InputWarning, RunWarning):
+            warnings.simplefilter("always", ours)
         warnings.showwarning = show
         yield
 
@@ -56,7 +56,7 @@ def _bar(quiet: bool) -> Progress:
 @contextmanager
 def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """A bar over all steps of ``batches`` batches, with noise level and residual; yields the sampler's callback."""
-    with _bar(quiet) as progress:
+    with warnings_as_lines(), _bar(quiet) as progress:
         task = progress.add_task("starting")
         finished, last_look = 0, 0.0
 
@@ -91,3 +91,21 @@ def training_progress(steps: int) -> Iterator[Callable[[int, dict[str, float]], 
             progress.update(task, completed=step, description=f"loss {metrics['loss']:.4f}")
 
         yield callback
+
+
+@contextmanager
+def figure(path: Path) -> Iterator[Any]:
+    """Axes to draw on; written to ``path`` as PNG at the end.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("--plot needs matplotlib", "pip install 'basis-cli[plot]'") from None
+    drawn = Figure(figsize=(6, 3.5), layout="constrained")
+    yield drawn.subplots()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=120)
+    stderr.print(f"plot: {path}", highlight=False, soft_wrap=True)

@@ -73,7 +73,13 @@ SelectOption = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
-Batch = Annotated[int | None, typer.Option(help="Pictures worked on at once; memory grows with it.")]
+Batch = Annotated[
+    int | None, typer.Option(help="Pictures worked on at once.  [default: what is fast and fits into memory]")
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the networks (torch.compile): slow to begin, then faster."),
+]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
 Skip = Annotated[bool, typer.Option("--skip-existing", help="Leave out inputs whose results are there already.")]
@@ -150,6 +156,7 @@ def separate(
     device: Device = "auto",
     dtype: DtypeOption = Dtype.auto,
     batch: Batch = None,
+    compile: Compile = False,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     skip_existing: Skip = False,
@@ -163,6 +170,8 @@ def separate(
     to the mixture. --uncertainty adds STEM.x1.std.png ..., where white is a standard deviation of a quarter or more.
     """
     from .. import images, samplers, tasks
+    from ..memory import batch_size
+    from ..priors import choose_device
 
     if reference and len(inputs) > 1:
         raise UsageError("--reference goes with one input")
@@ -174,7 +183,9 @@ def separate(
             warnings.warn(message, InputWarning, stacklevel=2)
     stems = _stems(inputs)
     to_do = _to_do([out / f"{stem}.json" for stem in stems], overwrite, skip_existing)
-    sampling = tasks.Sampling(sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch)
+    sampling = tasks.Sampling(
+        sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch, compile=compile
+    )
     priors, hashes = _load_priors(prior, k, weights, device)
     sampling.options(priors)
     coefficients = _numbers(alpha)
@@ -197,7 +208,8 @@ def separate(
             sampling=sampling,
         )
         about = {"basis": __version__, "task": "separate", "prior": prior, "weights_sha256": hashes}
-        size = max(1, (batch or 64) // samples)
+        at_once = batch or batch_size(priors, len(pictures) * samples, choose_device(device))
+        size = max(1, at_once // samples)
         records = _run(task, pictures, size, out, about, quiet, uncertainty)
         failures += len(pictures) - len(records)
         _print(records, as_json)
@@ -327,6 +339,7 @@ def sample(
     device: Device = "auto",
     dtype: DtypeOption = Dtype.auto,
     batch: Batch = None,
+    compile: Compile = False,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -342,7 +355,9 @@ def sample(
     sheet = out / f"{stem}.png"
     _to_do([sheet], overwrite, False)
     loaded, hashes = _load_priors([prior], 1, weights, device)
-    sampling = tasks.Sampling(sampler, levels, steps, step_size, None, seed, device, dtype.value, batch)
+    sampling = tasks.Sampling(
+        sampler, levels, steps, step_size, None, seed, device, dtype.value, batch, compile=compile
+    )
     sampling.options(loaded)
     images.out_folder(out)
     with sampling_progress(1, quiet) as callback:

@@ -16,4 +16,10 @@ def basis_priors() -> list[PriorSpec]:
             weights=WeightFile("ncsn-mnist.safetensors"),
             licence="MIT",
         ),
+        PriorSpec(
+            name="ncsn-paper-untrained",
+            summary="The paper's network (RefineNet, 64 filters) with random weights: for `basis bench speed` only",
+            shape=(1, 28, 28),
+            load="basis_ncsn.prior:untrained",
+        ),
     ]

@@ -23,9 +23,16 @@ class ScorePrior:
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int], sigmas: tuple[float, ...] | None = None):
         self.network, self.shape, self.sigmas = network.eval().requires_grad_(False), shape, sigmas
+        self._compiled = False
 
     def at(self, sigma: float) -> ScoreLevel:
         return ScoreLevel(self.network, sigma)
+
+    def compile(self) -> None:
+        """``torch.compile`` the network in place; compiling itself happens with the first score."""
+        if not self._compiled:
+            self.network.compile()
+            self._compiled = True
 
 
 class ScoreLevel:
@@ -97,3 +104,13 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePr
         raise WeightsError(f"{weights} is for pictures of shape {shape}, but {spec.name} models {tuple(spec.shape)}")
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ScorePrior(network, shape, getattr(network, "sigmas", None))
+
+
+def untrained(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePrior:
+    """The network that the paper ran on pictures of this shape, with random weights: what it computes is noise."""
+    channels = spec.shape[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = NETWORKS["refinenet"](channels=channels, filters=64 if channels == 1 else 128)
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ScorePrior(network, spec.shape, network.sigmas)

@@ -1,0 +1,204 @@
+"""Benchmarks: what a separation costs here, beside what the paper's algorithm costs on the same machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__, tasks
+from .api import Level, Prior
+from .errors import UsageError
+from .priors import choose_device
+from .tasks import Result, Sampling
+
+STEPS = 100
+PAPER = Sampling("langevin", levels=10, steps=STEPS)
+FEW = 2
+"""Steps a level of Algorithm 1 that are timed on a CPU. The other 98 do the same work, so their time is added."""
+
+
+def speed(
+    prior: Prior,
+    paper_prior: Prior,
+    sampling: Sampling,
+    *,
+    k: int = 2,
+    count: int = 50,
+    full: bool = False,
+    callback: Callable[[str], None] = lambda doing: None,
+) -> dict[str, Any]:
+    """Time ``sampling`` with ``prior`` against Algorithm 1 with ``paper_prior``, one after the other, on one device.
+
+    The mixtures are random pictures: what is in them costs nothing. Everything runs briefly before it is timed.
+
+    Args:
+        count: separations at once, beside a single one.
+        full: run all 1,000 steps of Algorithm 1 on a CPU, too. On CUDA it always does: there a level's steps share the
+            cost of recording them (:mod:`basis_cli.graphs`), so a few of them say little.
+        callback: told what is being timed.
+
+    Returns:
+        ``ratios`` (above 1: in favour of ours), ``ours`` and ``paper`` (see :func:`_cost`), ``scaling`` (of ours: rows
+        for ``batch``, ``k`` and ``levels``), and what they were measured with.
+
+    Raises:
+        UsageError: the priors model pictures of different shapes.
+    """
+    if tuple(prior.shape) != tuple(paper_prior.shape):
+        raise UsageError(
+            f"{tuple(prior.shape)} against {tuple(paper_prior.shape)}: not the same pictures", "--baseline"
+        )
+    device = choose_device(sampling.device)
+    scale = 1 if full or device.type == "cuda" else STEPS // FEW
+    paper = replace(PAPER, device=sampling.device, dtype=sampling.dtype, batch=sampling.batch, seed=sampling.seed)
+    callback("ours")
+    ours = _cost(prior, sampling, k, count)
+    callback("Algorithm 1")
+    theirs = _cost(paper_prior, replace(paper, steps=STEPS // scale), k, count, scale)
+    callback("scaling")
+    return {
+        "basis": __version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "k": k,
+        "count": count,
+        "ratios": {
+            "seconds_many": theirs["seconds_many"] / ours["seconds_many"],
+            "seconds_one": theirs["seconds_one"] / ours["seconds_one"],
+            "evaluations": theirs["evaluations"] / ours["evaluations"],
+            "evaluations_a_second": ours["evaluations_a_second"] / theirs["evaluations_a_second"],
+            "peak_bytes": theirs["peak_bytes"] / ours["peak_bytes"] if ours["peak_bytes"] else None,
+        },
+        "ours": ours,
+        "paper": theirs,
+        "scaling": {
+            "batch": [_row(prior, sampling, k, n, 5) for n in (1, 8, 32, 128)],
+            "k": [_row(prior, sampling, several, 16, 5) for several in (2, 3, 4)],
+            "levels": [_row(prior, sampling, k, 8, levels) for levels in (5, 10, 20, 40)],
+        },
+    }
+
+
+def _cost(prior: Prior, sampling: Sampling, k: int, count: int, scale: int = 1) -> dict[str, Any]:
+    """What separations cost with ``scale`` times the steps that ``sampling`` has.
+
+    Returns:
+        ``seconds_one`` and ``seconds_many`` (1 and ``count`` separations), ``evaluations`` (of a component),
+        ``evaluations_a_second`` (of one picture, while ``count`` are separated), ``peak_bytes`` (of the device, or of
+        this process on a CPU; ``None`` where the system does not tell), ``outside_network`` (share of the time),
+        ``steps``, ``timed_steps`` and ``settings``.
+    """
+    device = choose_device(sampling.device)
+    brief = _brief(sampling, 1)
+    for n in (1, count):
+        _Run(prior, brief, k, n)
+    one = _Run(prior, sampling, k, 1)
+    has_peak = _forget_peak(device)
+    clock = _Clock(prior, device)
+    many = _Run(clock if device.type == "cpu" else prior, sampling, k, count)
+    peak = _peak(device) if has_peak else None
+    clocked = many if device.type == "cpu" else _Run(clock, _brief(sampling, sampling.levels), k, count)
+    return {
+        "seconds_one": one.seconds(scale),
+        "seconds_many": many.seconds(scale),
+        "evaluations": many.result.evaluations * scale,
+        "evaluations_a_second": k * count * many.result.evaluations * scale / many.seconds(scale),
+        "peak_bytes": peak,
+        "outside_network": 1 - clock.seconds / clocked.result.seconds,
+        "steps": many.steps * scale,
+        "timed_steps": many.steps,
+        "settings": many.result.settings,
+    }
+
+
+def _row(prior: Prior, sampling: Sampling, k: int, count: int, levels: int) -> dict[str, float]:
+    """The better of two brief runs: the first of a shape pays for what libraries prepare."""
+    run = min((_Run(prior, _brief(sampling, levels), k, count) for _ in range(2)), key=lambda run: run.result.seconds)
+    seconds, evaluations = run.result.seconds, run.result.evaluations
+    return {
+        "batch": count,
+        "k": k,
+        "levels": levels,
+        "seconds": seconds,
+        "evaluations_a_second": k * count * evaluations / seconds,
+    }
+
+
+def _brief(sampling: Sampling, levels: int | None) -> Sampling:
+    """The same with ``levels`` noise levels, and few steps at each where the sampler has steps."""
+    return replace(sampling, levels=levels, steps=FEW if sampling.sampler in ("langevin", "ascent") else None)
+
+
+class _Run:
+    """``count`` separations, with a note of when each step ended."""
+
+    def __init__(self, prior: Prior, sampling: Sampling, k: int, count: int):
+        self.ends: list[float] = []
+        self.steps = 0
+        mixtures = torch.rand(count, *prior.shape, generator=torch.Generator().manual_seed(0))
+        self.result: Result = tasks.separate(mixtures, k=k, prior=prior, sampling=sampling, callback=self._note)
+
+    def _note(self, *, total: int, **state: Any) -> None:
+        self.ends.append(time.perf_counter())
+        self.steps = total
+
+    def seconds(self, scale: int) -> float:
+        """Of the same run with ``scale`` times the steps: those that are missing take what those that ran took."""
+        each = (self.ends[-1] - self.ends[0]) / max(len(self.ends) - 1, 1)
+        return self.result.seconds + (scale - 1) * len(self.ends) * each
+
+
+class _Clock:
+    """A prior that adds up the seconds in its scores. On CUDA it waits for the device around each, which costs time."""
+
+    def __init__(self, prior: Prior, device: torch.device):
+        self.prior, self.shape, self.sigmas, self.device, self.seconds = prior, prior.shape, prior.sigmas, device, 0.0
+
+    def at(self, sigma: float) -> _ClockedLevel:
+        return _ClockedLevel(self, self.prior.at(sigma))
+
+    def compile(self) -> None:
+        """The prior it wraps is compiled already."""
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class _ClockedLevel:
+    def __init__(self, clock: _Clock, level: Level):
+        self.clock, self.level = clock, level
+
+    def score(self, x: Tensor) -> Tensor:
+        began = self.clock.now()
+        score = self.level.score(x)
+        self.clock.seconds += self.clock.now() - began
+        return score
+
+
+def _forget_peak(device: torch.device) -> bool:
+    """Begin a new peak of memory use, if that can be done: on CUDA, and on Linux for a process as well."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak(device: torch.device) -> int:
+    """Most bytes in use since :func:`_forget_peak`: by torch on CUDA, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -1,0 +1,214 @@
+"""``basis bench``: what the algorithms cost on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..errors import UsageError
+from .evaluate import Protocol, ProtocolOption
+from .output import figure, stderr, stdout, warnings_as_lines
+from .run import (
+    AsJson,
+    Batch,
+    Compile,
+    Device,
+    Dtype,
+    DtypeOption,
+    Levels,
+    PriorNames,
+    Quiet,
+    SamplerName,
+    Steps,
+    StepSize,
+    Weights,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Measure what the algorithms cost on this machine.")
+
+
+@app.callback()
+def bench() -> None:
+    """Measure what the algorithms cost on this machine."""
+
+
+@app.command()
+def speed(
+    prior: Annotated[str, typer.Option("--prior", help="The prior to separate with.")] = "ncsn-mnist",
+    baseline: Annotated[
+        str, typer.Option(help="The prior of Algorithm 1; what its weights are does not matter here.")
+    ] = "ncsn-paper-untrained",
+    k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
+    count: Annotated[int, typer.Option(min=1, help="Separations at once, beside a single one.")] = 50,
+    full: Annotated[
+        bool, typer.Option("--full", help="On a CPU, too, run all 1,000 steps of Algorithm 1: half an hour.")
+    ] = False,
+    weights: Weights = None,
+    sampler: SamplerName = "langevin",
+    levels: Levels = None,
+    steps: Steps = None,
+    device: Device = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    batch: Batch = None,
+    compile: Compile = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time a separation against Algorithm 1 with the paper's network, in one run on one device.
+
+    A few minutes on a CPU. Run it on a machine that does nothing else.
+    """
+    from ..benchmarks import speed as measure
+    from ..priors import load_prior
+    from ..tasks import Sampling
+
+    sampling = Sampling(sampler, levels, steps, device=device, dtype=dtype.value, batch=batch, compile=compile)
+    ours = load_prior(prior, weights_path=weights, device=device)
+    paper = load_prior(baseline, device=device)
+    sampling.options([ours])
+    with warnings_as_lines(), stderr.status("timing") as status:
+        if quiet:
+            status.stop()
+        result = measure(
+            ours, paper, sampling, k=k, count=count, full=full, callback=lambda doing: status.update(f"timing {doing}")
+        )
+    result = {"prior": prior, "baseline": baseline} | result
+    if as_json:
+        print(json.dumps(result))
+    else:
+        for table in (_speed_table(result), _scaling_table(result)):
+            stdout.print(table)
+
+
+def _speed_table(result: dict[str, Any]) -> Table:
+    """The ratio first: how many times better ours is, then what each costs."""
+    ours, paper = result["ours"], result["paper"]
+    title = f"{result['prior']} against {result['baseline']}: {result['device']}, {result['threads']} threads"
+    name = ours["settings"]["sampler"]
+    table = Table("", "ratio", f"{name} (ours)", "Algorithm 1", title=title, title_justify="left")
+    for key, label, show in (
+        ("seconds_many", f"{result['count']} separations", _seconds),
+        ("seconds_one", "1 separation", _seconds),
+        ("evaluations", "network evaluations a component", lambda value: f"{value:,}"),
+        ("evaluations_a_second", "evaluations a second", lambda value: f"{value:,.0f}"),
+        ("peak_bytes", "peak memory", _bytes),
+        ("outside_network", "time outside the network", lambda value: f"{value:.1%}"),
+    ):
+        ratio = result["ratios"].get(key)
+        table.add_row(label, f"[bold]{ratio:,.1f} x[/bold]" if ratio else "", show(ours[key]), show(paper[key]))
+    if paper["timed_steps"] < paper["steps"]:
+        table.caption = (
+            f"Algorithm 1: timed over {paper['timed_steps']:,} of {paper['steps']:,} steps, which all do the same work "
+            "(--full: over all)"
+        )
+    return table
+
+
+def _scaling_table(result: dict[str, Any]) -> Table:
+    table = Table("mixtures", "k", "levels", "seconds", "evaluations a second", title="scaling", title_justify="left")
+    for rows in result["scaling"].values():
+        for row in rows:
+            cells = (row["batch"], row["k"], row["levels"], _seconds(row["seconds"]))
+            table.add_row(*map(str, cells), f"{row['evaluations_a_second']:,.0f}")
+        table.add_section()
+    return table
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 100 else f"{value:.3g} s"
+
+
+def _bytes(value: int | None) -> str:
+    return "not known" if value is None else f"{value / 2**20:,.0f} MiB"
+
+
+@app.command()
+def samplers(
+    prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
+    data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
+    protocol: ProtocolOption = Protocol.class_agnostic,
+    pairs: Annotated[int, typer.Option(min=2, help="Mixtures, the same ones for all.")] = 100,
+    k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
+    budgets: Annotated[str, typer.Option(help="Network evaluations of a component.")] = "10,20,50,100,200,500,1000",
+    only: Annotated[list[str] | None, typer.Option(help="Leave out all samplers but these.")] = None,
+    weights: Weights = None,
+    step_size: StepSize = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of mixtures and samples; 0 is for reported results.")] = 1,
+    device: Device = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    batch: Batch = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw PSNR against evaluations here (PNG).")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure PSNR against network evaluations for every sampler, alone and best of several.
+
+    All budgets and samplers take most of an hour for 100 mixtures on two CPU cores.
+    """
+    from ..datasets import load_dataset
+    from ..evaluation import CONTENDERS, PAPER_PSNR, frontier
+    from ..tasks import Sampling
+    from .run import _load_priors, _numbers
+
+    priors, hashes = _load_priors(prior, k, weights, device)
+    test = load_dataset(data, "test", data_dir)
+    chosen = [contender for contender in CONTENDERS if not only or contender.name in only]
+    if not chosen:
+        names = "; ".join(contender.name for contender in CONTENDERS)
+        raise UsageError(f"no sampler of the benchmark is called {', '.join(only or [])!r}", names)
+    with stderr.status("") as status:
+        if quiet:
+            status.stop()
+        rows = frontier(
+            test,
+            priors,
+            contenders=chosen,
+            budgets=[int(budget) for budget in _numbers(budgets) or []],
+            protocol=protocol.value,
+            pairs=pairs,
+            pairs_seed=seed,
+            sampling=Sampling(step_size=step_size, seed=seed, device=device, dtype=dtype.value, batch=batch),
+            callback=lambda name, budget: status.update(f"{name}, {budget} evaluations"),
+        )
+    published = PAPER_PSNR[protocol.value] if (data, k) == ("mnist", 2) else {}
+    result = {"prior": prior, "weights_sha256": hashes, "data": data, "protocol": protocol.value, "k": k}
+    result |= {"mixtures": pairs, "pairs_seed": seed, "rows": rows, "published": published}
+    if plot:
+        _draw_frontier(result, plot)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        stdout.print(_frontier_table(result))
+
+
+def _frontier_table(result: dict[str, Any]) -> Table:
+    budgets = sorted({row["budget"] for row in result["rows"]})
+    cells = {(row["contender"], row["budget"]): row for row in result["rows"]}
+    title = f"mean PSNR (dB), {result['mixtures']} {result['protocol']} mixtures, against evaluations of a component"
+    table = Table("", *map(str, budgets), title=title, title_justify="left")
+    for name in dict.fromkeys(row["contender"] for row in result["rows"]):
+        rows = [cells.get((name, budget)) for budget in budgets]
+        table.add_row(name, *(f"{row['psnr']['mean']:.1f}" if row else "" for row in rows))
+    error = max(row["psnr"]["standard_error"] for row in result["rows"])
+    published = ", ".join(f"{name} {value}" for name, value in result["published"].items())
+    table.caption = f"standard errors up to {error:.2f}" + (f"; paper: {published}" if published else "")
+    return table
+
+
+def _draw_frontier(result: dict[str, Any], path: Path) -> None:
+    with figure(path) as axes:
+        for name in dict.fromkeys(row["contender"] for row in result["rows"]):
+            rows = [row for row in result["rows"] if row["contender"] == name]
+            evaluations, means = [row["evaluations"] for row in rows], [row["psnr"]["mean"] for row in rows]
+            axes.plot(evaluations, means, "o-", markersize=3, label=name)
+        for name in ("BASIS Glow", "BASIS Glow 10x", "BASIS NCSN"):
+            if name in result["published"]:
+                axes.axhline(result["published"][name], color="#888888", linestyle="--", linewidth=0.8)
+                axes.annotate(f"{name} (paper)", (10, result["published"][name]), fontsize=7, color="#666666")
+        axes.set(xscale="log", xlabel="network evaluations of a component", ylabel="mean PSNR (dB)")
+        axes.legend(fontsize=7)

@@ -1,0 +1,42 @@
+"""``basis bench`` from the outside."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+QUICK = ["--prior", "toy-gaussian", "--baseline", "toy-gaussian", "--count", 2, "--sampler", "project", "--levels", 2]
+
+
+def test_prints_ratios_first_and_says_what_was_timed(basis):
+    result = basis("bench", "speed", *QUICK, "--device", "cpu", "-q")
+    assert result.exit_code == 0, result.output
+    head, *rows = [line for line in result.stdout.splitlines() if "┃" in line or "│" in line]
+    assert head.index("ratio") < head.index("project (ours)") < head.index("Algorithm 1")
+    assert "2 separations" in rows[0]
+    assert "x" in rows[0]
+    assert "timed over 20 of 1,000 steps" in " ".join(result.stdout.split())
+
+
+def test_json_has_everything(basis):
+    result = json.loads(basis("bench", "speed", *QUICK, "--device", "cpu", "--json", "-q").stdout)
+    assert result["prior"] == result["baseline"] == "toy-gaussian"
+    assert set(result["ratios"]) >= {"seconds_many", "seconds_one", "evaluations_a_second"}
+    assert result["ours"]["settings"]["sampler"] == "project"
+    assert result["paper"]["settings"]["sampler"] == "langevin"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--baseline", "ncsn-papr-untrained"], 3, "did you mean 'ncsn-paper-untrained'"),
+        (["--baseline", "ncsn-paper-untrained"], 2, "not the same pictures"),
+        (["--steps", 3], 2, "no option 'steps'"),
+        (["--compile"], 2, "leave out --compile"),
+    ],
+)
+def test_errors(basis, arguments, code, says):
+    result = basis("bench", "speed", *QUICK, "--device", "cpu", *arguments)
+    assert result.exit_code == code, result.output
+    assert says in result.stderr

@@ -1,0 +1,85 @@
+"""``basis bench speed``: figures that mean what they say, on a prior whose cost is known."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from basis_cli import benchmarks
+from basis_cli.errors import UsageError
+from basis_cli.tasks import Sampling
+
+CPU = Sampling("project", levels=5, device="cpu")
+
+
+class Slow:
+    """A prior whose score takes ``seconds`` and ``scratch`` bytes."""
+
+    sigmas = None
+
+    def __init__(self, seconds=0.002, scratch=0, side=4):
+        self.seconds, self.scratch, self.shape = seconds, scratch, (1, side, side)
+
+    def at(self, sigma):
+        return self
+
+    def score(self, x):
+        torch.ones(self.scratch, dtype=torch.uint8)
+        end = time.perf_counter() + self.seconds
+        while time.perf_counter() < end:
+            pass
+        return -x
+
+
+@pytest.fixture(scope="module")
+def result():
+    seen = []
+    result = benchmarks.speed(Slow(0.002), Slow(0.004, 2**26), CPU, count=4, callback=seen.append)
+    assert seen == ["ours", "Algorithm 1", "scaling"]
+    return result
+
+
+def test_counts_evaluations_and_scales_the_steps_that_were_left_out(result):
+    assert result["ours"]["evaluations"] == result["ours"]["steps"] == result["ours"]["timed_steps"] == 5
+    assert result["paper"]["evaluations"] == result["paper"]["steps"] == 1000
+    assert result["paper"]["timed_steps"] == 20
+    assert result["paper"]["seconds_many"] > 1000 * 0.004
+    assert result["ours"]["seconds_many"] > 5 * 0.002
+
+
+def test_ratios_are_of_the_figures_and_above_1_in_our_favour(result):
+    ours, paper, ratios = result["ours"], result["paper"], result["ratios"]
+    assert ratios["seconds_many"] == paper["seconds_many"] / ours["seconds_many"]
+    assert ratios["evaluations"] == 200
+    assert ratios["evaluations_a_second"] > 1
+    assert ours["evaluations_a_second"] == pytest.approx(2 * 4 * 5 / ours["seconds_many"])
+    if ratios["peak_bytes"]:
+        assert paper["peak_bytes"] - ours["peak_bytes"] > 2**25
+
+
+def test_share_outside_the_network_is_of_the_time(result):
+    slower = benchmarks._cost(Slow(0.05), CPU, 2, 4)
+    assert 0 < slower["outside_network"] < result["ours"]["outside_network"] < 1
+
+
+def test_scaling_varies_one_thing_at_a_time(result):
+    scaling = result["scaling"]
+    assert [row["batch"] for row in scaling["batch"]] == [1, 8, 32, 128]
+    assert [row["k"] for row in scaling["k"]] == [2, 3, 4]
+    assert [row["levels"] for row in scaling["levels"]] == [5, 10, 20, 40]
+    assert scaling["levels"][-1]["seconds"] > 40 * 0.002
+    for row in (row for rows in scaling.values() for row in rows):
+        evaluations = row["batch"] * row["k"] * row["levels"]
+        assert row["evaluations_a_second"] == pytest.approx(evaluations / row["seconds"])
+
+
+def test_full_runs_every_step():
+    result = benchmarks.speed(Slow(0), Slow(0), CPU, count=1, full=True)
+    assert result["paper"]["timed_steps"] == result["paper"]["steps"] == 1000
+
+
+def test_priors_of_different_shapes_are_refused():
+    with pytest.raises(UsageError, match="not the same pictures"):
+        benchmarks.speed(Slow(), Slow(side=8), CPU)
