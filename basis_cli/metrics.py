@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import torch
@@ -48,3 +49,8 @@ def order_components(x: Tensor, kinds: Sequence[Hashable], *, references: Tensor
         scores = rank[:, None, None] * psnr(x, mixture)[None]
     orders = torch.tensor([assignment(scores[:, :, i], kinds) for i in range(n)], device=x.device).T
     return x.gather(0, orders[:, :, None, None, None].expand_as(x))
+
+
+def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
+    """Bits for each of a picture's ``dimensions`` values, 8 bits deep, from its log-density in nats over [0, 1]."""
+    return math.log2(255) - log_prob / (dimensions * math.log(2))
