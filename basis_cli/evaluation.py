@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import metrics, samplers
-from .api import Prior
+from .api import Level, Prior
 from .datasets import Dataset, mixture_indices
+from .errors import InputError, UsageError
 from .operators import Mixture
+from .priors import choose_device
 from .tasks import Sampling, image_seed, sample_posterior
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
@@ -32,6 +35,12 @@ PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
         "BASIS Glow 10x": 27.1,
         "BASIS NCSN": 29.3,
     },
+}
+
+
+PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
+    "mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6},
+    "cifar10": {"test, no noise": 3.4, "test": 4.5, "separations": 4.7},
 }
 
 
@@ -94,3 +103,106 @@ def evaluate_separation(
         "settings": sampling.described(priors),
         "psnr_per_mixture": [round(float(value), 3) for value in psnr],
     }
+
+
+def _seeded(index: int, like: Tensor, uniform: bool = False) -> Tensor:
+    """Noise that depends on ``index`` alone: normal, or uniform in [-1/2, 1/2]."""
+    generator = torch.Generator().manual_seed(index)
+    noise = (
+        torch.rand(like.shape, generator=generator) - 0.5 if uniform else torch.randn(like.shape, generator=generator)
+    )
+    return noise.to(like.device)
+
+
+def evaluate_likelihood(
+    data: Dataset,
+    prior: Prior,
+    *,
+    pictures: int = 1000,
+    pairs: int = 100,
+    sigma: float | None = None,
+    sampling: Sampling | None = None,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> dict[str, Any]:
+    """Bits/dim under ``prior`` of test pictures and of separations of two of them: Table 1.
+
+    ``sigma`` is the lowest noise level sigma_L, by default the prior's own lowest, else the paper's 0.01. Test
+    pictures get noise of that level; the separations, drawn at it, have it.
+
+    Returns:
+        ``bits_per_dim``, each a mean with its standard error: ``test, no noise`` (dequantized pictures under the
+        prior without noise; ``None`` if it has no such level), ``test`` and ``separations`` (``None`` for no pairs) at
+        ``sigma``; then how they were made.
+
+    Raises:
+        UsageError: the prior has no likelihood.
+    """
+    sampling = sampling or Sampling()
+    device = choose_device(sampling.device)
+    sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
+    x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(device)
+    noiseless = _level_without_noise(prior)
+    found = {
+        "test, no noise": noiseless and _bits_per_dim(noiseless, x + _seeded(sampling.seed, x, uniform=True) / 255),
+        "test": _bits_per_dim(prior.at(sigma), x + sigma * _seeded(sampling.seed, x)),
+        "separations": None,
+    }
+    if pairs:
+        chosen = mixture_indices(data.labels, 2, pairs, "class-agnostic", sampling.seed)
+        truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+        operator = Mixture([0.5, 0.5])
+        seeds = [image_seed(sampling.seed, pair) for pair in range(pairs)]
+        components, _ = sample_posterior([prior, prior], operator, operator(truth), seeds, sampling, callback)
+        found["separations"] = _bits_per_dim(prior.at(sigma), components.flatten(0, 1).to(device))
+    return {
+        "data": data.name,
+        "split": data.split,
+        "sigma": sigma,
+        "pictures": len(x),
+        "pairs": pairs,
+        "bits_per_dim": found,
+        "settings": sampling.described([prior]),
+    }
+
+
+def _level_without_noise(prior: Prior) -> Level | None:
+    try:
+        return prior.at(0.0)
+    except InputError:
+        return None
+
+
+@torch.inference_mode()
+def _bits_per_dim(level: Level, x: Tensor) -> dict[str, float]:
+    """Mean and standard error over pictures ``x`` ``(n, c, h, w)``."""
+    if not hasattr(level, "log_prob"):
+        raise UsageError("this prior gives scores but no likelihood", "choose a Glow or a toy prior")
+    parts = [metrics.bits_per_dim(level.log_prob(part), x[0].numel()).double() for part in x.split(100)]
+    bits = torch.cat(parts)
+    return {"mean": float(bits.mean()), "standard_error": float(bits.std() / len(bits) ** 0.5)}
+
+
+@torch.inference_mode()
+def evaluate_gradients(
+    data: Dataset, prior: Prior, *, sigmas: Sequence[float], pictures: int = 200, seed: int = 0, device: str = "auto"
+) -> list[dict[str, float]]:
+    """``sigma E ||grad log p_sigma(x)||`` over noisy test pictures at each of ``sigmas``: Figure 2.
+
+    Returns:
+        For each level ``sigma``, ``scaled_norm`` (the mean) and its ``standard_error``.
+    """
+    x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(choose_device(device))
+    noise = _seeded(seed, x)
+    rows = []
+    for sigma in sigmas:
+        level = prior.at(sigma)
+        scores = torch.cat([level.score(part) for part in (x + sigma * noise).split(100)])
+        norms = sigma * scores.double().flatten(1).norm(dim=1)
+        rows.append(
+            {
+                "sigma": sigma,
+                "scaled_norm": float(norms.mean()),
+                "standard_error": float(norms.std() / len(norms) ** 0.5),
+            }
+        )
+    return rows

@@ -38,7 +38,7 @@ class ActNorm(nn.Module):
         self.watching = False
 
     def at(self, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``log_scale`` and ``bias``, each ``(rows, channels, 1, 1)``: a row for each row of ``embedding``, else one."""
+        """``log_scale`` and ``bias``, each ``(rows, channels, 1, 1)``; one row, or one for each of ``embedding``."""
         log_scale, bias = 3 * self.logs[None], self.bias[None]  # as published: scales learn three times as fast
         if self.modulation is not None and embedding is not None:
             with full_precision(embedding):
@@ -210,9 +210,7 @@ class Glow(nn.Module):
         embedding = EMBEDDING if conditional else 0
         if conditional:
             self.register_buffer("frequencies", math.pi * torch.arange(1, 9), persistent=False)
-            self.embed = nn.Sequential(
-                nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-            )
+            self.embed = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.levels, self.splits = nn.ModuleList(), nn.ModuleList()
         for level in range(levels):
             channels *= 4

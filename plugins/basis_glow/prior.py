@@ -151,7 +151,9 @@ def _read_rung(rung: Rung, shape: tuple[int, int, int], device: torch.device) ->
         raise WeightsError(f"{rung.path} is not the file that {LADDER} names: its SHA-256 differs", "make it again")
     network, sigma = read(rung.path)
     if network.shape != shape or sigma != rung.sigma:
-        raise WeightsError(f"{rung.path} is for {network.shape} pictures at noise level {sigma}, not what {LADDER} says")
+        raise WeightsError(
+            f"{rung.path} is for {network.shape} pictures at noise level {sigma}, not what {LADDER} says"
+        )
     return _ready(network, device)
 
 
@@ -240,9 +242,7 @@ def read_ladder(path: Path) -> tuple[list[Rung], tuple[int, int, int]]:
         c, h, w = content["shape"]
         rungs = [Rung(float(r["sigma"]), path.with_name(r["file"]), r["sha256"]) for r in content["rungs"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{path} is no ladder of Glow models: {error}", "basis finetune-glow writes one"
-        ) from error
+        raise WeightsError(f"{path} is no ladder of Glow models: {error}", "basis finetune-glow writes one") from error
     return rungs, (c, h, w)
 
 

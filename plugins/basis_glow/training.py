@@ -1,4 +1,4 @@
-"""``basis train glow`` by maximum likelihood, and ``basis finetune-glow``: the ladder of noise levels (appendix A.1)."""
+"""``basis train glow``: maximum likelihood. ``basis finetune-glow``: the ladder of noise levels (appendix A.1)."""
 
 from __future__ import annotations
 
