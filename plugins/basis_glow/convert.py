@@ -61,6 +61,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     while at < len(message):
         tag, at = _varint(message, at)
         kind = tag & 7
+        value: int | bytes
         if kind == 0:
             value, at = _varint(message, at)
         else:
@@ -217,6 +218,7 @@ def _network(arrays: dict[str, np.ndarray], size: int) -> Glow:
     levels, depth = (1 + max(numbers) for numbers in zip(*steps, strict=True))
     network = Glow((first.size // 4, size, size), levels, depth, hidden.shape[-1])
     variables = _Variables(arrays)
+    step: Any
     for i, level in enumerate(network.levels):
         for j, step in enumerate(level):  # type: ignore[arg-type]
             name, channels = f"{i}/{j}", len(step.actnorm.bias)
@@ -228,7 +230,7 @@ def _network(arrays: dict[str, np.ndarray], size: int) -> Glow:
             for conv, part in convs:
                 _fill(conv, f"{name}/f1/{part}", variables)
     for i, split in enumerate(network.splits):
-        _fill(split, f"pool{i}/conv", variables)
+        _fill(split, f"pool{i}/conv", variables)  # type: ignore[arg-type]
     channels = network.top.shape[1]
     kernel = variables("prior/p/W", 3, 3, channels + 1, channels).permute(3, 2, 0, 1)[:, -1:]
     top = NormalizedConv(1, channels, 3, 0, zero=True)

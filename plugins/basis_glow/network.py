@@ -35,7 +35,7 @@ class ActNorm(nn.Module):
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
-        self.watching = False
+        self.watching = False  # only during Glow.initialize
 
     def at(self, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
         """``log_scale`` and ``bias``, each ``(rows, channels, 1, 1)``; one row, or one for each of ``embedding``."""
@@ -47,11 +47,10 @@ class ActNorm(nn.Module):
         return log_scale[..., None, None], bias[..., None, None]
 
     def watch(self, x: Tensor) -> None:
-        """While initializing, choose ``bias`` and ``logs`` so that ``x`` comes out with mean 0 and variance 1."""
-        if self.watching:
-            std, mean = torch.std_mean(x.float(), dim=(0, 2, 3))
-            self.bias.copy_(-mean)
-            self.logs.copy_((std + 1e-6).log() / -3)
+        """Choose ``bias`` and ``logs`` so that ``x`` comes out with mean 0 and variance 1."""
+        std, mean = torch.std_mean(x.float(), dim=(0, 2, 3))
+        self.bias.copy_(-mean)
+        self.logs.copy_((std + 1e-6).log() / -3)
 
 
 class NormalizedConv(nn.Module):
@@ -66,24 +65,25 @@ class NormalizedConv(nn.Module):
         self.weight = nn.Parameter(std * torch.randn(channels, in_channels, size, size))
         self.edge = nn.Parameter(std * torch.randn(channels, 1, 3, 3)) if size == 3 else None
         self.norm = ActNorm(channels, embedding)
-        self.zero = zero
+        self.padding, self.zero = size // 2, zero
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
-        if not self.zero:
+        if self.norm.watching and not self.zero:
             self.norm.watch(self.convolved(x, self.weight, self.outside(x)))
         log_scale, bias = self.norm.at(embedding)
-        scale, bias = log_scale.exp(), bias + self.outside(x)
-        if len(scale) > 1:
-            return torch.addcmul(bias * scale, self.convolved(x, self.weight), scale)
-        # one noise level for all pictures: the scale goes into the weights, which saves a pass over all activations
-        return self.convolved(x, self.weight * scale.view(-1, 1, 1, 1), bias * scale)
+        scale = log_scale.exp()
+        shift = (bias + self.outside(x)) * scale
+        if len(scale) == 1:  # one noise level for all: scaled weights save a pass over the activations
+            return self.convolved(x, self.weight * scale.view(-1, 1, 1, 1), shift)
+        y = F.conv2d(x, self.weight, padding=self.padding)
+        return torch.addcmul(shift.to(y.dtype), y, scale.to(y.dtype))
 
-    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        padding = weight.shape[-1] // 2
-        if bias is None or bias.shape[2:] == (1, 1):
-            return F.conv2d(x, weight, None if bias is None else bias.flatten(), padding=padding)
-        y = F.conv2d(x, weight, padding=padding)
-        return y.add_(bias.to(y.dtype))
+    def convolved(self, x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+        """``x`` convolved with ``weight``, plus ``shift``, ``(1, channels, 1, 1)`` or ``(1, channels, h, w)``."""
+        if self.edge is None:
+            return F.conv2d(x, weight, shift.flatten(), padding=self.padding)
+        y = F.conv2d(x, weight, padding=self.padding)
+        return y.add_(shift.to(y.dtype))
 
     def outside(self, x: Tensor) -> Tensor:
         """What the edge weights make of a plane that is one outside of the picture: ``(1, channels, h, w)``."""
@@ -163,7 +163,8 @@ class Step(nn.Module):
 
     def forward(self, z: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
         """The transformed ``z`` and the log-determinant, ``(n,)``."""
-        self.actnorm.watch(z)
+        if self.actnorm.watching:
+            self.actnorm.watch(z)
         log_scale, bias = self.actnorm.at(embedding)
         with full_precision(z):
             z = F.conv2d((z + bias) * log_scale.exp(), self.mix.matrix()[..., None, None])
@@ -233,7 +234,7 @@ class Glow(nn.Module):
 
     def _input_scale(self, sigma: Tensor | None) -> Tensor | float:
         """What the input is multiplied with: for a conditional model, so that its variance is one at every level."""
-        if not self.conditional or sigma is None:
+        if not self.conditional:
             return 1.0
         return (sigma**2 + DATA_STD**2).rsqrt()[:, None, None, None]
 

@@ -19,7 +19,7 @@ from basis_cli.api import InputError, PriorSpec, WeightsError
 from basis_cli.files import atomically
 from basis_cli.weights import sha256
 
-from .network import MEMORY, Glow
+from .network import MEMORY, Glow, full_precision
 
 LADDER = "ladder.json"
 CACHE = 2 * 2**30  # bytes of weights of other noise levels that a ladder keeps at hand
@@ -28,7 +28,7 @@ CACHE = 2 * 2**30  # bytes of weights of other noise levels that a ladder keeps 
 class GlowLevel:
     """A Glow at one noise level; see :class:`basis_cli.api.Level`. Works in inference mode too.
 
-    Pictures go through in parts whose activations fit in memory; one picture goes as two, because a convolution of
+    The score is multiplied with ``scale``, for a level near the one that the network was trained at. Pictures go through in parts whose activations fit in memory; one picture goes as two, because a convolution of
     one rounds differently.
     """
 
@@ -40,8 +40,8 @@ class GlowLevel:
         return torch.cat([self._score(part) for part in self._parts(x)])[: len(x)] * self.scale
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """``log p_sigma(x)`` in nats, ``(n,)``, float32; at level 0 the density of dequantized pictures."""
-        with torch.no_grad():
+        """``log p_sigma(x)`` in nats, ``(n,)``, in full precision; at level 0 the density of dequantized pictures."""
+        with torch.no_grad(), full_precision(x):
             return torch.cat([self.network(part, self._sigma(part)) for part in self._parts(x)])[: len(x)]
 
     def _score(self, x: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class LadderPrior:
         rung = self.rungs[index]
         ratio = _ratio(rung.sigma, sigma)
         network = self._read(rung).result()
-        following = self.rungs[(index + 1) % len(self.rungs)]  # after the last level, the next batch's first
+        following = self.rungs[(index + 1) % max(1, len(self.sigmas))]  # after the last level, the next batch's first
         self._read(following)
         self._forget({rung, following})
         return GlowLevel(network, rung.sigma, ratio)
@@ -171,8 +171,8 @@ def save(
 ) -> None:
     """Write ``network`` and what is needed to build it again; ``notes`` are kept for the reader.
 
-    ``sigma`` is the noise level it models, ``None`` if it is conditional. ``dtype`` is that of the convolutions; the
-    rest, a small part, stays float32: at low noise the transform of the picture itself needs more than eight bits.
+    ``sigma`` is the noise level it models, ``None`` if it is conditional. ``dtype`` is that of the matrices
+    inside the couplings; the rest, a small part, stays float32: what transforms the picture itself needs more digits.
 
     Raises:
         BasisError: the file cannot be written; what stood there before is kept.
@@ -180,7 +180,7 @@ def save(
     tensors = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()
-        tensors[name] = (tensor.to(dtype) if tensor.ndim == 4 and "conv" in name else tensor).contiguous()
+        tensors[name] = (tensor.to(dtype) if tensor.ndim > 1 and ".coupling." in name else tensor).contiguous()
     about = {"format": "basis-glow", "config": json.dumps(network.config), "sigma": json.dumps(sigma)}
     with atomically(path) as partial:
         partial.write_bytes(serialize(tensors, metadata=notes | about))

@@ -179,6 +179,22 @@ def test_recomputing_activations_gives_the_same_gradients(monkeypatch):
     assert len(calls) == 4
 
 
+def test_what_a_gradient_keeps_is_known():
+    """``activation_bytes`` decides how many pictures go through at once."""
+    net = Glow((1, 16, 16), levels=2, depth=4, width=64).requires_grad_(False)
+    x, kept = pictures(8, (1, 16, 16)).requires_grad_(), {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(x).sum()
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    activations = sum(size for place, size in kept.items() if place not in weights) / len(x)
+    assert 0.5 < activations / net.activation_bytes() < 1.5
+
+
 # --- the prior -------------------------------------------------------------------------------------------------------
 
 
@@ -199,12 +215,13 @@ def test_score_is_the_gradient_of_log_prob(conditional):
 def test_score_and_log_prob_inside_inference_mode_and_autocast():
     level = prior.GlowPrior(glow(), 0.1).at(0.1)
     x = pictures(4)
-    outside = level.score(x)
+    outside, likelihood = level.score(x), level.log_prob(x)
     with torch.inference_mode():
         assert torch.equal(level.score(x.clone()), outside)
         with torch.autocast("cpu", torch.bfloat16):
-            half, likelihood = level.score(x), level.log_prob(x)
-    assert half.dtype == likelihood.dtype == torch.float32
+            half = level.score(x)
+            assert torch.equal(level.log_prob(x), likelihood), "a likelihood is always computed in full precision"
+    assert half.dtype == torch.float32
     assert 0 < (half - outside).norm() < 0.1 * outside.norm()
     assert not outside.requires_grad
 
@@ -249,7 +266,7 @@ def test_round_trip(tmp_path, sigma):
     assert level == sigma
     assert again.config == net.config
     x, s = pictures(2), torch.tensor([0.1, 0.5])
-    assert 0 < (again(x, s) - net(x, s)).abs().max() < 0.1, "only the convolutions are rounded"
+    assert 0 < (again(x, s) - net(x, s)).abs().max() < 0.1, "only what is inside the couplings is rounded"
     assert torch.equal(again.levels[0][0].mix.matrix(), net.levels[0][0].mix.matrix())
     prior.save(tmp_path / "w.safetensors", net, sigma, {}, torch.float32)
     assert torch.equal(prior.read(tmp_path / "w.safetensors")[0](x, s), net(x, s))
