@@ -28,8 +28,9 @@ CACHE = 2 * 2**30  # bytes of weights of other noise levels that a ladder keeps 
 class GlowLevel:
     """A Glow at one noise level; see :class:`basis_cli.api.Level`. Works in inference mode too.
 
-    The score is multiplied with ``scale``, for a level near the one that the network was trained at. Pictures go through in parts whose activations fit in memory; one picture goes as two, because a convolution of
-    one rounds differently.
+    The score is multiplied with ``scale``, for a level near the one that the network was trained at. Pictures go
+    through in parts whose activations fit in memory; one picture goes as two, because a convolution of one rounds
+    differently.
     """
 
     def __init__(self, network: Glow, sigma: float, scale: float = 1.0):
