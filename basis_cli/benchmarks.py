@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import __version__, tasks
+from . import __version__, selection, tasks
 from .api import Level, Prior
+from .datasets import Dataset
 from .errors import UsageError
+from .evaluation import evaluate_separation
 from .priors import choose_device
 from .tasks import Result, Sampling
 
@@ -202,3 +204,81 @@ def _peak(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A sampler, how many samples it draws for each mixture, and what is made of them."""
+
+    sampler: str
+    samples: int = 1
+    select: str = "best"
+
+    @property
+    def name(self) -> str:
+        return self.sampler if self.samples == 1 else f"{self.sampler}, {self.select} of {self.samples}"
+
+    def sampling(self, evaluations: int, base: Sampling) -> Sampling | None:
+        """As many levels or steps as spend ``evaluations`` of a component, the scores of the samples included.
+
+        ``None`` if they do not buy three levels (Algorithm 1: one step at each of ten).
+        """
+        each = evaluations // self.samples - (len(selection.SIGMAS) if self.samples > 1 else 0)
+        if self.sampler in ("langevin", "ascent"):
+            return replace(base, sampler=self.sampler, levels=10, steps=each // 10) if each >= 10 else None
+        levels = each // EVALUATIONS_A_LEVEL.get(self.sampler, 1)
+        return replace(base, sampler=self.sampler, levels=levels, steps=None, step_size=None) if levels >= 3 else None
+
+
+EVALUATIONS_A_LEVEL = {"ep": 2, "mmps": 7}
+"""1 unless stated here; a vector-Jacobian product counts as two."""
+CONTENDERS = (
+    Contender("langevin"),
+    Contender("ascent"),
+    Contender("project"),
+    Contender("ep"),
+    Contender("mmps"),
+    *(Contender("project", n, select) for n in (2, 4, 8) for select in ("best", "mode")),
+)
+BUDGETS = (10, 20, 50, 100, 200, 500, 1000)
+
+
+def frontier(
+    data: Dataset,
+    priors: Sequence[Prior],
+    *,
+    contenders: Sequence[Contender] = CONTENDERS,
+    budgets: Sequence[int] = BUDGETS,
+    protocol: str = "class-agnostic",
+    pairs: int = 100,
+    pairs_seed: int = 1,
+    sampling: Sampling | None = None,
+    callback: Callable[[str, int], None] = lambda name, budget: None,
+) -> list[dict[str, Any]]:
+    """PSNR against network evaluations: every contender with every budget it can use, on the same mixtures.
+
+    The default seed of the mixtures is not the one that results are reported on: defaults are chosen from this picture.
+
+    Returns:
+        One row each: ``contender``, ``budget``, ``evaluations`` (spent, for each component), ``psnr`` (as
+        :func:`summary`), ``seconds`` and ``settings``.
+    """
+    rows = []
+    for contender in contenders:
+        for budget in budgets:
+            chosen = contender.sampling(budget, sampling or Sampling())
+            if chosen is None:
+                continue
+            callback(contender.name, budget)
+            report = evaluate_separation(
+                data,
+                priors,
+                protocol=protocol,
+                pairs=pairs,
+                pairs_seed=pairs_seed,
+                samples=contender.samples,
+                select=contender.select,
+                sampling=chosen,
+            )
+            kept = {key: report[key] for key in ("evaluations", "psnr", "seconds", "settings")}
+            rows.append({"contender": contender.name, "budget": budget} | kept)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from . import metrics, samplers, selection
-from .api import Prior
+from . import metrics, samplers
+from .api import Level, Prior
 from .datasets import Dataset, mixture_indices
+from .errors import InputError, UsageError
 from .operators import Mixture
-from .tasks import Sampling, image_seed, ranked_samples
+from .priors import choose_device
+from .tasks import Sampling, image_seed, ranked_samples, sample_posterior
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -33,6 +35,12 @@ PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
         "BASIS Glow 10x": 27.1,
         "BASIS NCSN": 29.3,
     },
+}
+
+
+PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
+    "mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6},
+    "cifar10": {"test, no noise": 3.4, "test": 4.5, "separations": 4.7},
 }
 
 
@@ -108,80 +116,104 @@ def evaluate_separation(
     }
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A sampler, how many samples it draws for each mixture, and what is made of them."""
-
-    sampler: str
-    samples: int = 1
-    select: str = "best"
-
-    @property
-    def name(self) -> str:
-        return self.sampler if self.samples == 1 else f"{self.sampler}, {self.select} of {self.samples}"
-
-    def sampling(self, evaluations: int, base: Sampling) -> Sampling | None:
-        """As many levels or steps as spend ``evaluations`` of a component, the scores of the samples included.
-
-        ``None`` if they do not buy three levels (Algorithm 1: one step at each of ten).
-        """
-        each = evaluations // self.samples - (len(selection.SIGMAS) if self.samples > 1 else 0)
-        if self.sampler in ("langevin", "ascent"):
-            return replace(base, sampler=self.sampler, levels=10, steps=each // 10) if each >= 10 else None
-        levels = each // EVALUATIONS_A_LEVEL.get(self.sampler, 1)
-        return replace(base, sampler=self.sampler, levels=levels, steps=None, step_size=None) if levels >= 3 else None
+def _seeded(index: int, like: Tensor, uniform: bool = False) -> Tensor:
+    """Noise that depends on ``index`` alone: normal, or uniform in [-1/2, 1/2]."""
+    generator = torch.Generator().manual_seed(index)
+    noise = (
+        torch.rand(like.shape, generator=generator) - 0.5 if uniform else torch.randn(like.shape, generator=generator)
+    )
+    return noise.to(like.device)
 
 
-EVALUATIONS_A_LEVEL = {"ep": 2, "mmps": 7}
-"""1 unless stated here; a vector-Jacobian product counts as two."""
-CONTENDERS = (
-    Contender("langevin"),
-    Contender("ascent"),
-    Contender("project"),
-    Contender("ep"),
-    Contender("mmps"),
-    *(Contender("project", n, select) for n in (2, 4, 8) for select in ("best", "mode")),
-)
-BUDGETS = (10, 20, 50, 100, 200, 500, 1000)
-
-
-def frontier(
+def evaluate_likelihood(
     data: Dataset,
-    priors: Sequence[Prior],
+    prior: Prior,
     *,
-    contenders: Sequence[Contender] = CONTENDERS,
-    budgets: Sequence[int] = BUDGETS,
-    protocol: str = "class-agnostic",
+    pictures: int = 1000,
     pairs: int = 100,
-    pairs_seed: int = 1,
+    sigma: float | None = None,
     sampling: Sampling | None = None,
-    callback: Callable[[str, int], None] = lambda name, budget: None,
-) -> list[dict[str, Any]]:
-    """PSNR against network evaluations: every contender with every budget it can use, on the same mixtures.
+    callback: Callable[..., None] = samplers.no_callback,
+) -> dict[str, Any]:
+    """Bits/dim under ``prior`` of test pictures and of separations of two of them: Table 1.
 
-    The default seed of the mixtures is not the one that results are reported on: defaults are chosen from this picture.
+    ``sigma`` is the lowest noise level sigma_L, by default the prior's own lowest, else the paper's 0.01. Test
+    pictures get noise of that level; the separations, drawn at it, have it.
 
     Returns:
-        One row each: ``contender``, ``budget``, ``evaluations`` (spent, for each component), ``psnr`` (as
-        :func:`summary`), ``seconds`` and ``settings``.
+        ``bits_per_dim``, each a mean with its standard error: ``test, no noise`` (dequantized pictures under the
+        prior without noise; ``None`` if it has no such level), ``test`` and ``separations`` (``None`` for no pairs) at
+        ``sigma``; then how they were made.
+
+    Raises:
+        UsageError: the prior has no likelihood.
     """
+    sampling = sampling or Sampling()
+    device = choose_device(sampling.device)
+    sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
+    x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(device)
+    noiseless = _level_without_noise(prior)
+    found = {
+        "test, no noise": noiseless and _bits_per_dim(noiseless, x + _seeded(sampling.seed, x, uniform=True) / 255),
+        "test": _bits_per_dim(prior.at(sigma), x + sigma * _seeded(sampling.seed, x)),
+        "separations": None,
+    }
+    if pairs:
+        chosen = mixture_indices(data.labels, 2, pairs, "class-agnostic", sampling.seed)
+        truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+        operator = Mixture([0.5, 0.5])
+        seeds = [image_seed(sampling.seed, pair) for pair in range(pairs)]
+        components, _, _ = sample_posterior([prior, prior], operator, operator(truth), seeds, sampling, callback)
+        found["separations"] = _bits_per_dim(prior.at(sigma), components.flatten(0, 1).to(device))
+    return {
+        "data": data.name,
+        "split": data.split,
+        "sigma": sigma,
+        "pictures": len(x),
+        "pairs": pairs,
+        "bits_per_dim": found,
+        "settings": sampling.described([prior]),
+    }
+
+
+def _level_without_noise(prior: Prior) -> Level | None:
+    try:
+        return prior.at(0.0)
+    except InputError:
+        return None
+
+
+@torch.inference_mode()
+def _bits_per_dim(level: Level, x: Tensor) -> dict[str, float]:
+    """Mean and standard error over pictures ``x`` ``(n, c, h, w)``."""
+    if not hasattr(level, "log_prob"):
+        raise UsageError("this prior gives scores but no likelihood", "choose a Glow or a toy prior")
+    parts = [metrics.bits_per_dim(level.log_prob(part), x[0].numel()).double() for part in x.split(100)]
+    bits = torch.cat(parts)
+    return {"mean": float(bits.mean()), "standard_error": float(bits.std() / len(bits) ** 0.5)}
+
+
+@torch.inference_mode()
+def evaluate_gradients(
+    data: Dataset, prior: Prior, *, sigmas: Sequence[float], pictures: int = 200, seed: int = 0, device: str = "auto"
+) -> list[dict[str, float]]:
+    """``sigma E ||grad log p_sigma(x)||`` over noisy test pictures at each of ``sigmas``: Figure 2.
+
+    Returns:
+        For each level ``sigma``, ``scaled_norm`` (the mean) and its ``standard_error``.
+    """
+    x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(choose_device(device))
+    noise = _seeded(seed, x)
     rows = []
-    for contender in contenders:
-        for budget in budgets:
-            chosen = contender.sampling(budget, sampling or Sampling())
-            if chosen is None:
-                continue
-            callback(contender.name, budget)
-            report = evaluate_separation(
-                data,
-                priors,
-                protocol=protocol,
-                pairs=pairs,
-                pairs_seed=pairs_seed,
-                samples=contender.samples,
-                select=contender.select,
-                sampling=chosen,
-            )
-            kept = {key: report[key] for key in ("evaluations", "psnr", "seconds", "settings")}
-            rows.append({"contender": contender.name, "budget": budget} | kept)
+    for sigma in sigmas:
+        level = prior.at(sigma)
+        scores = torch.cat([level.score(part) for part in (x + sigma * noise).split(100)])
+        norms = sigma * scores.double().flatten(1).norm(dim=1)
+        rows.append(
+            {
+                "sigma": sigma,
+                "scaled_norm": float(norms.mean()),
+                "standard_error": float(norms.std() / len(norms) ** 0.5),
+            }
+        )
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import torch
@@ -52,3 +53,8 @@ def component_order(x: Tensor, kinds: Sequence[Hashable], *, references: Tensor 
 def reordered(x: Tensor, order: Tensor) -> Tensor:
     """``x`` ``(k, n, c, h, w)`` with the components of each mixture in the ``order`` ``(k, n)``."""
     return x.gather(0, order[:, :, None, None, None].expand_as(x))
+
+
+def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
+    """Bits for each of a picture's ``dimensions`` values, 8 bits deep, from its log-density in nats over [0, 1]."""
+    return math.log2(255) - log_prob / (dimensions * math.log(2))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import typer
 
 GROUP = "basis"
-BUILT_IN = ("toy", "ncsn")  # loaded first, so that a clash never changes what a built-in name means
+BUILT_IN = ("toy", "ncsn", "glow")  # loaded first, so that a clash never changes what a built-in name means
 SAMPLERS = ("langevin", "ascent", "project", "conjugate", "ep", "mmps")
 BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in SAMPLERS}
 

@@ -115,3 +115,54 @@ def test_the_average_baseline_is_the_papers(protocol, published):
     truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
     average = Mixture([0.5, 0.5])(truth)
     assert float(metrics.psnr(average.expand_as(truth), truth).mean()) == pytest.approx(published, abs=0.1)
+
+
+def drawn_from(prior, n: int) -> datasets.Dataset:
+    """Samples of ``prior`` as a data set of 8-bit pictures."""
+    pixels = prior.sample(n, torch.Generator().manual_seed(0)).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return datasets.Dataset("samples", "test", pixels.numpy(), np.arange(n) % 10)
+
+
+def test_bits_per_dim_of_a_priors_own_samples_are_its_entropy():
+    prior = soft_blobs((1, 8, 8), std=0.1)
+    quick = tasks.Sampling(levels=3, steps=5, device="cpu")
+    data = drawn_from(prior, 400)
+    report = evaluation.evaluate_likelihood(data, prior, pictures=400, pairs=4, sigma=0.1, sampling=quick)
+    entropy = 0.5 * torch.logdet(2 * torch.pi * torch.e * prior.at(0.1).covariances[0]) / 64 / np.log(2)
+    test = report["bits_per_dim"]["test"]
+    assert test["mean"] == pytest.approx(float(entropy) + np.log2(255), abs=4 * test["standard_error"])
+    assert test["standard_error"] == pytest.approx(0.5**0.5 / 64**0.5 / np.log(2) / 400**0.5, rel=0.2)
+    assert report["bits_per_dim"]["test, no noise"]["mean"] > 0
+    assert report["sigma"] == 0.1
+    again = evaluation.evaluate_likelihood(data, prior, pictures=400, pairs=0, sigma=0.1, sampling=quick)
+    assert again["bits_per_dim"]["test"] == test
+    assert again["bits_per_dim"]["separations"] is None
+
+
+class Scores:
+    """A prior without a likelihood, and without a level 0."""
+
+    shape, sigmas = (1, 8, 8), (0.5, 0.2)
+
+    def at(self, sigma):
+        if sigma == 0:
+            raise InputError("no such level")
+        return self
+
+    def score(self, x):
+        return -x
+
+
+def test_a_likelihood_is_needed():
+    with pytest.raises(UsageError, match="no likelihood"):
+        evaluation.evaluate_likelihood(drawn_from(soft_blobs((1, 8, 8)), 4), Scores(), pictures=4, pairs=0)
+
+
+def test_gradients_of_a_priors_own_samples_are_its_precisions():
+    """``E ||score||^2`` is the trace of the inverse covariance; in 64 dimensions the norm is nearly constant."""
+    prior = soft_blobs((1, 8, 8), std=0.1)
+    rows = evaluation.evaluate_gradients(drawn_from(prior, 400), prior, sigmas=(1.0, 0.1), pictures=400, device="cpu")
+    for row in rows:
+        trace = prior.at(row["sigma"]).precisions[0].trace() * row["sigma"] ** 2
+        assert row["scaled_norm"] == pytest.approx(float(trace) ** 0.5, rel=0.02)
+        assert 0 < row["standard_error"] < 0.02 * row["scaled_norm"]

@@ -474,7 +474,17 @@ def test_convert(tmp_path, monkeypatch):
 def test_convert_usage(tmp_path):
     checkpoint = str(write(tmp_path))
     assert basis_weights("convert", "ncsn", str(tmp_path / "none.pth"), "out").exit_code == 2
-    assert basis_weights("convert", "glow", checkpoint, "out").exit_code == 2
+    assert basis_weights("convert", "flow", checkpoint, "out").exit_code == 2
+    basis_weights("convert", "ncsn", checkpoint, "out", "--sigma", "0.1", raises=UsageError)
+
+
+def test_convert_glow(tmp_path, monkeypatch):
+    module = ModuleType("basis_glow.convert")
+    module.convert = lambda checkpoint, out, size, sigma: {"size": size, "sigma": sigma}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "basis_glow.convert", module)
+    checkpoint = str(write(tmp_path, b"theirs", "model.ckpt.index"))
+    result = basis_weights("convert", "glow", checkpoint, "out.safetensors", "--sigma", "0.1")
+    assert result.stderr.splitlines() == ["size: None", "sigma: 0.1"]
 
 
 def test_listing_does_not_import_torch():

@@ -150,8 +150,9 @@ def samplers(
 
     All budgets and samplers take most of an hour for 100 mixtures on two CPU cores.
     """
+    from ..benchmarks import CONTENDERS, frontier
     from ..datasets import load_dataset
-    from ..evaluation import CONTENDERS, PAPER_PSNR, frontier
+    from ..evaluation import PAPER_PSNR
     from ..tasks import Sampling
     from .run import _load_priors, _numbers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -31,6 +31,10 @@ from .run import (
     StepSize,
     Weights,
 )
+
+if TYPE_CHECKING:
+    from ..api import Prior
+    from ..datasets import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Measure a prior and a sampler as the paper does.")
 
@@ -106,6 +110,92 @@ def separation(
         stdout.print(_table(result, published))
 
 
+@app.command()
+def likelihood(
+    prior: Annotated[str, typer.Option("--prior", help="A prior with a likelihood.")] = "glow-mnist",
+    data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
+    pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=0, help="Mixtures to separate; the paper has 100; 0: none.")] = 100,
+    weights: Weights = None,
+    sampler: SamplerName = "langevin",
+    levels: Levels = None,
+    steps: Steps = None,
+    step_size: StepSize = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    batch: Batch = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Report bits/dim of test pictures and of separations, beside the paper (Table 1). Lower is better."""
+    from ..datasets import load_dataset
+    from ..evaluation import PAPER_BITS_PER_DIM, evaluate_likelihood
+    from ..tasks import Sampling
+    from .run import _load_priors
+
+    (loaded,), hashes = _load_priors([prior], 1, weights, device)
+    test = load_dataset(data, "test", data_dir)
+    _same_shape(prior, loaded, test)
+    sampling = Sampling(sampler, levels, steps, step_size, seed, device, dtype.value, batch)
+    with sampling_progress(1, quiet) as callback:
+        result = evaluate_likelihood(test, loaded, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback)
+    published = PAPER_BITS_PER_DIM.get(data, {})
+    result = {"prior": prior, "weights_sha256": hashes} | result | {"published": published}
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = Table("", "bits/dim", "paper", title=f"{prior}, {data}, noise {result['sigma']:.3g}", title_justify="left")
+    for name, stats in result["bits_per_dim"].items():
+        ours = f"{stats['mean']:.3f} ± {stats['standard_error']:.3f}" if stats else "-"
+        table.add_row(name, ours, str(published.get(name, "")))
+    stdout.print(table)
+
+
+@app.command()
+def gradients(
+    prior: Annotated[str, typer.Option("--prior", help="Any prior.")] = "ncsn-mnist",
+    data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
+    pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 200,
+    weights: Weights = None,
+    levels: Annotated[int | None, typer.Option(min=1, help="Noise levels from 1 to 0.01.  [default: its own]")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Draw them here (PNG; Figure 2).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report sigma E||score|| at each noise level, which should be nearly constant where noise is high (Figure 2)."""
+    from .. import samplers
+    from ..datasets import load_dataset
+    from ..evaluation import evaluate_gradients
+    from .run import _load_priors
+
+    (loaded,), hashes = _load_priors([prior], 1, weights, device)
+    test = load_dataset(data, "test", data_dir)
+    _same_shape(prior, loaded, test)
+    sigmas = samplers.geometric(levels) if levels else loaded.sigmas or samplers.PAPER_SIGMAS
+    rows = evaluate_gradients(test, loaded, sigmas=sigmas, pictures=pictures, seed=seed, device=device)
+    if plot:
+        _gradients_plot(rows, prior, plot)
+    if as_json:
+        about = {"prior": prior, "weights_sha256": hashes, "data": data, "split": "test", "pictures": pictures}
+        print(json.dumps(about | {"seed": seed, "levels": rows}))
+        return
+    table = Table("sigma", "sigma E||score||", title=f"{prior}, {pictures} {data} test pictures", title_justify="left")
+    for row in rows:
+        table.add_row(f"{row['sigma']:.4f}", f"{row['scaled_norm']:.3f} ± {row['standard_error']:.3f}")
+    stdout.print(table)
+
+
+def _same_shape(name: str, prior: Prior, data: Dataset) -> None:
+    from ..errors import UsageError
+
+    if tuple(prior.shape) != tuple(data.shape):
+        raise UsageError(f"{name} models {tuple(prior.shape)} pictures, but {data.name}'s are {tuple(data.shape)}")
+
+
 def _table(result: dict[str, Any], published: dict[str, float]) -> Table:
     title = f"{result['mixtures']} {result['protocol']} mixtures of {result['k']} {result['data']} test pictures"
     table = Table("", "mean PSNR", "median", "over 25 dB", title=title, title_justify="left")
@@ -124,6 +214,13 @@ def _table(result: dict[str, Any], published: dict[str, float]) -> Table:
         f"residual {result['residual_8bit_rms']:.2f} of 255 levels"
     )
     return table
+
+
+def _gradients_plot(rows: list[dict[str, float]], prior: str, path: Path) -> None:
+    with figure(path) as axes:
+        axes.errorbar(*zip(*((row["sigma"], row["scaled_norm"], row["standard_error"]) for row in rows), strict=True))
+        axes.set(xscale="log", xlabel="sigma", ylabel="sigma E||score||", ylim=(0, None), title=prior)
+        axes.invert_xaxis()
 
 
 def _histogram(result: dict[str, Any], published: dict[str, float], path: Path) -> None:

@@ -88,7 +88,8 @@ def training_progress(steps: int) -> Iterator[Callable[[int, dict[str, float]], 
         task = progress.add_task("loss -", total=steps)
 
         def callback(step: int, metrics: dict[str, float]) -> None:
-            progress.update(task, completed=step, description=f"loss {metrics['loss']:.4f}")
+            level = f"noise {metrics['sigma']:.3f}  " if "sigma" in metrics else ""
+            progress.update(task, completed=step, description=f"{level}loss {metrics['loss']:.4f}")
 
         yield callback
 

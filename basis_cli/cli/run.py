@@ -127,8 +127,9 @@ def _load_priors(names: list[str], k: int, weights: Path | None, device: str) ->
         if name not in loaded:
             loaded[name] = load_prior(name, weights_path=weights, device=device)
             spec = prior_spec(name)
-            if spec.weights:
-                hashes[name] = store.sha256(store.find(spec.weights, weights))
+            path = store.find(spec.weights, weights) if spec.weights else weights
+            if path:
+                hashes[name] = store.sha256(path)
     return [loaded[name] for name in (names * k if len(names) == 1 else names)], hashes
 
 

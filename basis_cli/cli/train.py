@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..datasets import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures or on a standard data set.")
 
@@ -29,6 +33,25 @@ class Decay(str, Enum):
 class Optimizer(str, Enum):
     muon = "muon"
     adam = "adam"
+
+
+Data = Annotated[str, typer.Option(help="Data set: mnist.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for weights, state, metrics, samples.")]
+Steps = Annotated[int, typer.Option(min=1, help="Batches to train on.")]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")]
+LearningRate = Annotated[float, typer.Option(help="Adam's; Muon takes 20 times as much.")]
+OptimizerName = Annotated[Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")]
+DecayName = Annotated[Decay, typer.Option(help="How the learning rate falls.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")]
+Bf16 = Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe.")]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the network first.")]
+SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between saved states.")]
+SheetEvery = Annotated[int, typer.Option(min=1, help="Steps between sample sheets and held-out measurements.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same run.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
+StartFrom = Annotated[Path | None, typer.Option(help="Weights to begin with instead of random ones.")]
 
 
 def command_line(arguments: list[str]) -> str:
@@ -51,6 +74,29 @@ def _integers(text: str) -> tuple[int, ...]:
         raise UsageError(f"--widths {text!r} is not a list of whole numbers", "for example --widths 64,128") from None
 
 
+def _sigmas(text: str) -> tuple[float, ...]:
+    """Noise levels: so many between 0.01 and 1, or those listed."""
+    from ..samplers import geometric
+
+    try:
+        sigmas = geometric(int(text)) if text.isdecimal() else tuple(float(number) for number in text.split(","))
+    except ValueError:
+        sigmas = ()
+    if not sigmas or not all(0 < sigma < math.inf for sigma in sigmas):
+        hint = "say how many levels, --sigmas 10, or which, --sigmas 0.01,0.1,1.0"
+        raise UsageError(f"--sigmas {text!r} is no ladder of noise levels", hint)
+    return sigmas
+
+
+def _splits(name: str, folder: Path | None) -> tuple[Dataset, Dataset, dict[str, str]]:
+    """Train and test split, and what a file of weights says of its making."""
+    from ..datasets import load_dataset
+
+    train_set, test_set = (load_dataset(name, split, folder) for split in ("train", "test"))
+    source = f"{name}, train split, {len(train_set.images)} pictures"
+    return train_set, test_set, {"data": source, "command": command_line(sys.argv[1:])}
+
+
 @app.callback()
 def train() -> None:
     """Train a prior on your own pictures or on a standard data set."""
@@ -58,35 +104,32 @@ def train() -> None:
 
 @app.command()
 def ncsn(
-    data: Annotated[str, typer.Option(help="Data set: mnist.")] = "mnist",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for weights, state, metrics, samples.")] = Path(
-        "runs/ncsn"
-    ),
-    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 18_000,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Adam's; Muon takes 20 times as much.")] = 1e-3,
-    optimizer: Annotated[Optimizer, typer.Option(help="muon learns faster; adam is the paper's.")] = Optimizer.muon,
-    decay: Annotated[Decay, typer.Option(help="How the learning rate falls.")] = Decay.cosine,
+    data: Data = "mnist",
+    data_dir: DataDir = None,
+    out: Out = Path("runs/ncsn"),
+    steps: Steps = 18_000,
+    batch: Batch = 64,
+    learning_rate: LearningRate = 1e-3,
+    optimizer: OptimizerName = Optimizer.muon,
+    decay: DecayName = Decay.cosine,
     backbone: Annotated[Backbone, typer.Option(help="unet: small and fast; refinenet: the paper's.")] = Backbone.unet,
     widths: Annotated[str, typer.Option(help="unet: channels at each resolution, highest first.")] = "64,128",
     blocks: Annotated[int, typer.Option(min=1, help="unet: residual blocks at each resolution.")] = 2,
     patch: Annotated[int, typer.Option(min=1, help="unet: side of the pixel blocks it works on.")] = 2,
     filters: Annotated[int, typer.Option(min=8, help="refinenet: base channels (64 MNIST, 128 CIFAR-10).")] = 64,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")] = False,
-    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe.")] = True,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the network first.")] = False,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 500,
-    sheet_every: Annotated[int, typer.Option(min=1, help="Steps between sample sheets and held-out errors.")] = 2_000,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same run.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    start_from: Annotated[Path | None, typer.Option(help="Weights to begin with instead of random ones.")] = None,
+    flip: Flip = False,
+    bf16: Bf16 = True,
+    compile: Compile = False,
+    save_every: SaveEvery = 500,
+    sheet_every: SheetEvery = 2_000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+    start_from: StartFrom = None,
 ) -> None:
     """Train a noise-conditional score network by denoising score matching."""
     from basis_ncsn.training import train as train_ncsn
 
-    from ..datasets import load_dataset
     from ..training import Settings
     from .output import training_progress
 
@@ -108,8 +151,7 @@ def ncsn(
         save_every=save_every,
         sheet_every=sheet_every,
     )
-    train_set, test_set = (load_dataset(data, split, data_dir) for split in ("train", "test"))
-    command = command_line(sys.argv[1:])
+    train_set, test_set, notes = _splits(data, data_dir)
     with training_progress(steps) as callback:
         path = train_ncsn(
             train_set,
@@ -121,7 +163,140 @@ def ncsn(
             device=device,
             resume=resume,
             start_from=start_from,
-            notes={"data": f"{data}, train split, {len(train_set.images)} pictures", "command": command},
+            notes=notes,
             callback=callback,
+        )
+    print(path)
+
+
+@app.command()
+def glow(
+    data: Data = "mnist",
+    data_dir: DataDir = None,
+    out: Out = Path("runs/glow"),
+    steps: Steps = 18_000,
+    batch: Batch = 64,
+    learning_rate: LearningRate = 1e-3,
+    optimizer: OptimizerName = Optimizer.muon,
+    decay: DecayName = Decay.cosine,
+    levels: Annotated[int, typer.Option(min=1, help="Resolutions; each halves the picture.")] = 2,
+    depth: Annotated[int, typer.Option(min=1, help="Steps of flow at each resolution (32 as published).")] = 16,
+    width: Annotated[int, typer.Option(min=1, help="Channels inside the couplings (512 as published).")] = 128,
+    conditional: Annotated[
+        bool, typer.Option("--conditional", help="One model for all noise levels; else of pictures without noise.")
+    ] = False,
+    flip: Flip = False,
+    bf16: Bf16 = True,
+    compile: Compile = False,
+    save_every: SaveEvery = 500,
+    sheet_every: SheetEvery = 2_000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+    start_from: StartFrom = None,
+) -> None:
+    """Train a Glow by maximum likelihood; basis finetune-glow makes a ladder of noise levels of it."""
+    from basis_glow.training import train as train_glow
+
+    from ..training import Settings
+    from .output import training_progress
+
+    settings = Settings(
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        optimizer=optimizer.value,
+        decay=decay.value,
+        seed=seed,
+        bf16=bf16,
+        compile=compile,
+        flip=flip,
+        save_every=save_every,
+        sheet_every=sheet_every,
+    )
+    train_set, test_set, notes = _splits(data, data_dir)
+    with training_progress(steps) as callback:
+        path = train_glow(
+            train_set,
+            test_set,
+            out,
+            settings,
+            config={"levels": levels, "depth": depth, "width": width, "conditional": conditional},
+            device=device,
+            resume=resume,
+            start_from=start_from,
+            notes=notes,
+            callback=callback,
+        )
+    print(path)
+
+
+def finetune_glow(
+    prior: Annotated[str, typer.Option("--prior", help="The noiseless Glow to start from.")] = "glow-mnist",
+    start_from: Annotated[Path | None, typer.Option(help="Its weights, if they are a file of your own.")] = None,
+    sigmas: Annotated[str, typer.Option(help="How many noise levels from 0.01 to 1, or a list a,b,...")] = "10",
+    data: Data = "mnist",
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the ladder, one file a level.")] = Path(
+        "runs/glow-ladder"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on at each level.")] = 2_000,
+    batch: Batch = 64,
+    learning_rate: LearningRate = 3e-4,
+    optimizer: OptimizerName = Optimizer.muon,
+    decay: DecayName = Decay.cosine,
+    flip: Flip = False,
+    bf16: Bf16 = True,
+    compile: Compile = False,
+    save_every: SaveEvery = 500,
+    sheet_every: SheetEvery = 2_000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Fine-tune a noiseless Glow level by level, each from the one below: the paper's appendix A.1.
+
+    Writes a file for each level and ladder.json, which --weights takes. A level that fails is tried again with a
+    smaller learning rate.
+    """
+    from basis_glow.training import finetune
+
+    from .. import weights
+    from ..api import WeightFile
+    from ..plugins import prior_spec
+    from ..training import Settings
+    from .output import stderr, training_progress
+
+    ladder = _sigmas(sigmas)
+    spec = prior_spec(prior)
+    if spec.weights is None and start_from is None:
+        raise UsageError(f"{prior} has no weights of its own", "give --start-from FILE; basis train glow makes one")
+    settings = Settings(
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        optimizer=optimizer.value,
+        decay=decay.value,
+        seed=seed,
+        bf16=bf16,
+        compile=compile,
+        flip=flip,
+        save_every=save_every,
+        sheet_every=sheet_every,
+    )
+    train_set, test_set, notes = _splits(data, data_dir)
+    with training_progress(steps * len(ladder)) as callback:
+        path = finetune(
+            train_set,
+            test_set,
+            out,
+            settings,
+            start_from=weights.find(spec.weights or WeightFile(""), start_from),
+            sigmas=ladder,
+            device=device,
+            resume=resume,
+            notes=notes,
+            callback=callback,
+            report=lambda text: stderr.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True),
         )
     print(path)

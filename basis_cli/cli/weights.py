@@ -23,6 +23,7 @@ PriorName = Annotated[str, typer.Argument(help="A prior, as `basis priors list` 
 
 class Kind(str, Enum):
     ncsn = "ncsn"
+    glow = "glow"
 
 
 @app.callback()
@@ -87,20 +88,35 @@ def pull(name: PriorName) -> None:
 def convert(
     kind: Annotated[Kind, typer.Argument(help="What the checkpoint holds.")],
     checkpoint: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Somebody else's file, for example checkpoint.pth.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Somebody else's file: checkpoint.pth (ncsn), model.ckpt.index (glow)."
+        ),
     ],
     out: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write, for example mine.safetensors.")],
     size: Annotated[
         int | None, typer.Option(min=1, help="Width and height of its pictures; default: 28 if gray, else 32.")
+    ] = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(min=0, help="glow: enter it into the ladder.json beside the file, as this noise level."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
 ) -> None:
     """Turn the original authors' checkpoint into weights that `--weights` takes."""
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists", "--overwrite replaces it")
-    from basis_ncsn.convert import convert as convert_ncsn
+    if kind is Kind.ncsn:
+        if sigma is not None:
+            raise UsageError("--sigma is for glow", "an ncsn checkpoint holds all noise levels")
+        from basis_ncsn.convert import convert as convert_ncsn
 
-    for key, value in convert_ncsn(checkpoint, out, size).items():
+        about = convert_ncsn(checkpoint, out, size)
+    else:
+        from basis_glow.convert import convert as convert_glow
+
+        about = convert_glow(checkpoint, out, size, sigma)
+    for key, value in about.items():
         stderr.print(f"{key}: {value}", markup=False, highlight=False)
     typer.echo(out)
 

@@ -1,0 +1,23 @@
+"""Glow priors (Kingma & Dhariwal 2018), with exact likelihoods. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from basis_cli.api import PriorSpec, hookimpl
+
+
+@hookimpl
+def basis_priors() -> list[PriorSpec]:
+    return [
+        PriorSpec(
+            name="glow-mnist",
+            summary="Handwritten digits, 28 x 28 gray: a Glow that you trained (give it with --weights)",
+            shape=(1, 28, 28),
+            load="basis_glow.prior:load",
+        ),
+        PriorSpec(
+            name="glow-cifar",
+            summary="Photographs, 32 x 32 colour: a Glow that you trained or converted (give it with --weights)",
+            shape=(3, 32, 32),
+            load="basis_glow.prior:load",
+        ),
+    ]

@@ -1,0 +1,318 @@
+"""Glow (Kingma & Dhariwal 2018): an invertible network between pictures and white noise, with an exact likelihood.
+
+Pictures are ``(n, c, h, w)`` in [0, 1]. What is transformed stays float32; under autocast only the networks inside the
+couplings and splits run in bfloat16, so that the map stays invertible and its log-determinant exact.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+DEQUANTIZATION = 1 / 255  # width of the uniform noise that makes 8-bit intensities continuous
+DATA_STD = 0.3  # of the pictures' intensities, about: with the noise it sets the scale of a conditional model's input
+EMBEDDING = 32  # width of the embedding of the noise level
+MEMORY = 2**30  # bytes of activations to keep for a gradient; beyond that, they are computed a second time
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context without autocast."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class ActNorm(nn.Module):
+    """``(x + bias) exp(log_scale)`` for each channel; in a conditional model both also depend on the noise level."""
+
+    def __init__(self, channels: int, embedding: int = 0):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.logs = nn.Parameter(torch.zeros(channels))
+        self.modulation = nn.Linear(embedding, 2 * channels) if embedding else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+        self.watching = False  # only during Glow.initialize
+
+    def at(self, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``log_scale`` and ``bias``, each ``(rows, channels, 1, 1)``; one row, or one for each of ``embedding``."""
+        log_scale, bias = 3 * self.logs[None], self.bias[None]  # as published: scales learn three times as fast
+        if self.modulation is not None and embedding is not None:
+            with full_precision(embedding):
+                more = self.modulation(embedding).chunk(2, dim=1)
+            log_scale, bias = log_scale + more[0], bias + more[1]
+        return log_scale[..., None, None], bias[..., None, None]
+
+    def watch(self, x: Tensor) -> None:
+        """Choose ``bias`` and ``logs`` so that ``x`` comes out with mean 0 and variance 1."""
+        std, mean = torch.std_mean(x.float(), dim=(0, 2, 3))
+        self.bias.copy_(-mean)
+        self.logs.copy_((std + 1e-6).log() / -3)
+
+
+class NormalizedConv(nn.Module):
+    """A convolution, then actnorm; a 3 x 3 one also sees where the picture ends (weights ``edge``).
+
+    ``zero`` makes the one that ends a network: it starts at zero and is left out of the initialization from data.
+    """
+
+    def __init__(self, in_channels: int, channels: int, size: int, embedding: int, zero: bool = False):
+        super().__init__()
+        std = 0.0 if zero else 0.05
+        self.weight = nn.Parameter(std * torch.randn(channels, in_channels, size, size))
+        self.edge = nn.Parameter(std * torch.randn(channels, 1, 3, 3)) if size == 3 else None
+        self.norm = ActNorm(channels, embedding)
+        self.padding, self.zero = size // 2, zero
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        if self.norm.watching and not self.zero:
+            self.norm.watch(self.convolved(x, self.weight, self.outside(x)))
+        log_scale, bias = self.norm.at(embedding)
+        scale = log_scale.exp()
+        shift = (bias + self.outside(x)) * scale
+        if len(scale) == 1:  # one noise level for all: scaled weights save a pass over the activations
+            return self.convolved(x, self.weight * scale.view(-1, 1, 1, 1), shift)
+        y = F.conv2d(x, self.weight, padding=self.padding)
+        return torch.addcmul(shift.to(y.dtype), y, scale.to(y.dtype))
+
+    def convolved(self, x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+        """``x`` convolved with ``weight``, plus ``shift``, ``(1, channels, 1, 1)`` or ``(1, channels, h, w)``."""
+        if self.edge is None:
+            return F.conv2d(x, weight, shift.flatten(), padding=self.padding)
+        y = F.conv2d(x, weight, padding=self.padding)
+        return y.add_(shift.to(y.dtype))
+
+    def outside(self, x: Tensor) -> Tensor:
+        """What the edge weights make of a plane that is one outside of the picture: ``(1, channels, h, w)``."""
+        if self.edge is None:
+            return torch.zeros(1, len(self.weight), 1, 1, device=x.device)
+        with full_precision(x):
+            return F.conv2d(F.pad(torch.zeros(1, 1, *x.shape[2:], device=x.device), (1, 1, 1, 1), value=1), self.edge)
+
+
+class Coupling(nn.Module):
+    """Half of the channels, shifted and scaled by what a small network makes of the other half."""
+
+    def __init__(self, channels: int, width: int, embedding: int):
+        super().__init__()
+        self.conv1 = NormalizedConv(channels // 2, width, 3, embedding)
+        self.conv2 = NormalizedConv(width, width, 1, embedding)
+        self.conv3 = NormalizedConv(width, channels, 3, embedding, zero=True)
+
+    def shift_and_scale(self, kept: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The shift and the logarithm of the scale for the other half, as large as ``kept``."""
+        h = self.conv1(kept, embedding).relu_()
+        h = self.conv2(h, embedding).relu_()
+        shift, scale = self.conv3(h, embedding).float().chunk(2, dim=1)
+        return shift, F.logsigmoid(scale + 2)
+
+    def forward(self, z: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        kept, other = z.chunk(2, dim=1)
+        shift, log_scale = self.shift_and_scale(kept, embedding)
+        return torch.cat([kept, (other + shift) * log_scale.exp()], dim=1), log_scale.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor, embedding: Tensor | None) -> Tensor:
+        kept, other = z.chunk(2, dim=1)
+        shift, log_scale = self.shift_and_scale(kept, embedding)
+        return torch.cat([kept, other * (-log_scale).exp() - shift], dim=1)
+
+
+class InvertibleConv(nn.Module):
+    """A 1 x 1 convolution as ``P L (U + diag s)``: its log-determinant is ``sum log |s|``. Starts as a rotation."""
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("permutation", torch.zeros(channels, dtype=torch.int64))
+        self.register_buffer("sign", torch.ones(channels))
+        self.lower = nn.Parameter(torch.empty(channels, channels))
+        self.upper = nn.Parameter(torch.empty(channels, channels))
+        self.log_s = nn.Parameter(torch.empty(channels))
+        self.set(torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64, device="cpu"))[0])
+
+    @torch.no_grad()
+    def set(self, matrix: Tensor) -> None:
+        """Make this the convolution by ``matrix`` ``(channels out, channels in)``, which must be invertible."""
+        p, lower, upper = torch.linalg.lu(matrix.double())
+        self.permutation.copy_(p.argmax(1))
+        self.sign.copy_(upper.diag().sign())
+        self.lower.copy_(lower.tril(-1))
+        self.upper.copy_(upper.triu(1))
+        self.log_s.copy_(upper.diag().abs().log())
+
+    def matrix(self) -> Tensor:
+        """``(channels out, channels in)``."""
+        lower = self.lower.tril(-1) + torch.eye(len(self.log_s), device=self.lower.device, dtype=self.lower.dtype)
+        upper = self.upper.triu(1) + (self.sign * self.log_s.exp()).diag()
+        return (lower @ upper)[self.permutation]
+
+
+class Step(nn.Module):
+    """A step of flow: actnorm, invertible 1 x 1 convolution, affine coupling."""
+
+    def __init__(self, channels: int, width: int, embedding: int):
+        super().__init__()
+        self.actnorm = ActNorm(channels, embedding)
+        self.mix = InvertibleConv(channels)
+        self.coupling = Coupling(channels, width, embedding)
+
+    def forward(self, z: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The transformed ``z`` and the log-determinant, ``(n,)``."""
+        if self.actnorm.watching:
+            self.actnorm.watch(z)
+        log_scale, bias = self.actnorm.at(embedding)
+        with full_precision(z):
+            z = F.conv2d((z + bias) * log_scale.exp(), self.mix.matrix()[..., None, None])
+        log_det = z[0, 0].numel() * (log_scale.flatten(1).sum(1) + self.mix.log_s.sum())
+        z, more = self.coupling(z, embedding)
+        return z, log_det + more
+
+    def inverse(self, z: Tensor, embedding: Tensor | None) -> Tensor:
+        z = self.coupling.inverse(z, embedding)
+        log_scale, bias = self.actnorm.at(embedding)
+        with full_precision(z):
+            z = F.conv2d(z, torch.linalg.inv(self.mix.matrix().double()).float()[..., None, None])
+        return z * (-log_scale).exp() - bias
+
+
+class Glow(nn.Module):
+    """The density of pictures of ``shape`` ``(c, h, w)`` as published: ``levels`` resolutions, ``depth`` steps at each.
+
+    At every level the picture is squeezed (2 x 2 pixels become channels), goes through the steps, and hands over half
+    of its channels, whose distribution is a Gaussian given the other half; what is left at the top has a learned one.
+    ``width`` is that of the networks in the couplings. A ``conditional`` model is one for all noise levels: every
+    actnorm, those in the couplings included, sees ``log sigma``.
+
+    Raises:
+        ValueError: sides that cannot be halved ``levels`` times, or numbers below one.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (1, 28, 28),
+        levels: int = 2,
+        depth: int = 16,
+        width: int = 128,
+        conditional: bool = False,
+    ):
+        super().__init__()
+        channels, h, w = shape
+        if min(levels, depth, width) < 1 or h % 2**levels or w % 2**levels:
+            raise ValueError(f"{w} x {h} pictures cannot be halved {levels} times, or a number is below one")
+        self.config = {"shape": shape, "levels": levels, "depth": depth, "width": width, "conditional": conditional}
+        self.shape, self.size, self.width, self.conditional = shape, math.prod(shape), width, conditional
+        embedding = EMBEDDING if conditional else 0
+        if conditional:
+            self.register_buffer("frequencies", math.pi * torch.arange(1, 9), persistent=False)
+            self.embed = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.levels, self.splits = nn.ModuleList(), nn.ModuleList()
+        for level in range(levels):
+            channels *= 4
+            self.levels.append(nn.ModuleList(Step(channels, width, embedding) for _ in range(depth)))
+            if level + 1 < levels:
+                channels //= 2
+                self.splits.append(NormalizedConv(channels, 2 * channels, 3, embedding, zero=True))
+        self.top = nn.Parameter(torch.zeros(1, 2 * channels, h >> levels, w >> levels))
+        self.top_norm = ActNorm(2 * channels, embedding)
+
+    def _embedding(self, sigma: Tensor | None) -> Tensor | None:
+        """``(rows, EMBEDDING)`` for noise levels ``(rows,)``; none unless the model is conditional."""
+        if not self.conditional:
+            return None
+        assert sigma is not None, "a conditional model needs a noise level"
+        with full_precision(sigma):
+            u = (sigma**2 + DEQUANTIZATION**2 / 12).log()[:, None] / 14  # log of the whole noise, in about [-1, 0]
+            angles = u * self.frequencies
+            return self.embed(torch.cat([u, angles.cos(), angles.sin()], dim=1))
+
+    def _input_scale(self, sigma: Tensor | None) -> Tensor | float:
+        """What the input is multiplied with: for a conditional model, so that its variance is one at every level."""
+        if not self.conditional:
+            return 1.0
+        return (sigma**2 + DATA_STD**2).rsqrt()[:, None, None, None]
+
+    def activation_bytes(self) -> int:
+        """About how much a gradient keeps for each picture: what goes in and out of every convolution."""
+        _, h, w = self.shape
+        floats = sum(len(steps) * 3 * self.width * (h >> i + 1) * (w >> i + 1) for i, steps in enumerate(self.levels))
+        return 4 * floats
+
+    def _moments(self, kept: Tensor | None, level: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of what leaves at ``level``, given what goes on (at the top, nothing)."""
+        if kept is None:
+            log_scale, bias = self.top_norm.at(embedding)
+            return ((self.top + bias) * log_scale.exp()).chunk(2, dim=1)  # type: ignore[return-value]
+        return self.splits[level](kept, embedding).float().chunk(2, dim=1)
+
+    def encode(self, x: Tensor, sigma: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """White noise for each level (the top last), as large as ``x`` in all, and the log-determinant ``(n,)``.
+
+        ``sigma``, ``(n,)`` or ``(1,)``, is what a conditional model needs and any other one ignores.
+        """
+        embedding, scale = self._embedding(sigma), self._input_scale(sigma)
+        again = torch.is_grad_enabled() and len(x) * self.activation_bytes() > MEMORY
+        z = (x.float() - 0.5) * scale
+        log_det = torch.zeros(len(x), device=x.device)
+        if isinstance(scale, Tensor):
+            log_det = log_det + self.size * scale.flatten().log()
+        latents = []
+        for level, steps in enumerate(self.levels):
+            z = F.pixel_unshuffle(z, 2).contiguous(memory_format=torch.channels_last)
+            for step in steps:
+                z, more = checkpoint(step, z, embedding, use_reentrant=False) if again else step(z, embedding)
+                log_det = log_det + more
+            kept, leaving = z.chunk(2, dim=1) if level + 1 < len(self.levels) else (None, z)
+            mean, logs = self._moments(kept, level, embedding)
+            latents.append((leaving - mean) * (-logs).exp())
+            log_det = log_det - logs.expand_as(leaving).flatten(1).sum(1)
+            z = kept
+        return latents, log_det
+
+    def inverse(self, latents: list[Tensor], sigma: Tensor | None = None) -> Tensor:
+        """The pictures ``(n, c, h, w)`` that :meth:`encode` makes ``latents`` of."""
+        embedding = self._embedding(sigma)
+        z = None
+        for level in reversed(range(len(self.levels))):
+            mean, logs = self._moments(z, level, embedding)
+            leaving = latents[level] * logs.exp() + mean
+            z = leaving if z is None else torch.cat([z, leaving], dim=1)
+            for step in reversed(self.levels[level]):
+                z = step.inverse(z, embedding)
+            z = F.pixel_shuffle(z, 2)
+        return z / self._input_scale(sigma) + 0.5
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """``log p(x)`` in nats, ``(n,)``, for ``x`` ``(n, c, h, w)``; ``sigma`` as for :meth:`encode`."""
+        latents, log_det = self.encode(x, sigma)
+        square = torch.stack([z.square().flatten(1).sum(1) for z in latents]).sum(0)
+        return log_det - 0.5 * square - 0.5 * self.size * math.log(2 * math.pi)
+
+    def sample(
+        self, n: int, generator: torch.Generator, sigma: Tensor | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """``n`` pictures; ``temperature`` scales the standard deviation of the noise that they are made of."""
+        c, h, w = self.shape
+        top = len(self.levels) - 1
+        shapes = [(n, c * 2 ** (i + 1) * (2 if i == top else 1), h >> i + 1, w >> i + 1) for i in range(top + 1)]
+        device = self.top.device
+        latents = [temperature * torch.randn(shape, generator=generator, device=device) for shape in shapes]
+        return self.inverse(latents, sigma)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, sigma: Tensor | None = None) -> None:
+        """Choose every actnorm so that its output for ``x`` has mean 0 and variance 1 (data-dependent start)."""
+        norms = [module for module in self.modules() if isinstance(module, ActNorm)]
+        for norm in norms:
+            norm.watching = True
+        try:
+            self.encode(x, sigma)
+        finally:
+            for norm in norms:
+                norm.watching = False

@@ -1,0 +1,294 @@
+"""``basis train glow``: maximum likelihood. ``basis finetune-glow``: the ladder of noise levels (appendix A.1)."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from basis_cli import images, training
+from basis_cli.datasets import Dataset
+from basis_cli.errors import NotFiniteError, UsageError
+from basis_cli.files import atomically
+from basis_cli.metrics import bits_per_dim
+
+from .network import DEQUANTIZATION, Glow
+from .prior import LADDER, add_rung, read, read_ladder, save
+
+SIGMAS = (0.008, 1.4)  # what a conditional model learns: a margin around the paper's 0.01 ... 1
+CLEAN = 0.1  # and the share of pictures that it sees without noise
+SHOWN = (0.0, 0.01, 0.1, 1.0)  # levels at which its likelihood is reported
+ATTEMPTS = 3  # at a rung of the ladder
+LOST = 0.01  # intensity by which inverse(encode(x)) may miss x
+
+Callback = Callable[[int, dict[str, float]], None]
+
+
+def no_callback(step: int, metrics: dict[str, float]) -> None:
+    """Does nothing; called as that of :func:`basis_cli.training.fit`."""
+
+
+def noise_levels(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """``n`` levels for a conditional model, ``(n,)``: stratified, a share of zeros, the rest log-uniform."""
+    place = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
+    low, high = map(math.log, SIGMAS)
+    sigma = torch.exp(low + (high - low) * (place - CLEAN) / (1 - CLEAN))
+    return torch.where(place < CLEAN, 0.0, sigma)
+
+
+def noisy(x: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
+    """``x + sigma z``; at ``sigma = 0`` dequantized: uniform noise spreads each 8-bit intensity over its interval."""
+    s = sigma[:, None, None, None]
+    z = torch.randn(x.shape, generator=generator, device=x.device)
+    u = torch.rand(x.shape, generator=generator, device=x.device) - 0.5
+    return x + torch.where(s > 0, s * z, DEQUANTIZATION * u)
+
+
+def bits(network: nn.Module, x: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
+    """Bits/dim of pictures ``x`` at noise level ``sigma`` ``(n,)``, under the network's density of that level."""
+    return bits_per_dim(network(noisy(x, sigma, generator), sigma), x[0].numel())
+
+
+@torch.no_grad()
+def held_out_bits(network: Glow, pictures: Tensor, sigmas: Sequence[float]) -> dict[str, float]:
+    """Mean bits/dim of ``pictures`` at each level, with the same noise every time."""
+    found = {}
+    for sigma in sigmas:
+        generator = torch.Generator(pictures.device).manual_seed(0)
+        parts = pictures.split(100)
+        levels = (torch.full((len(part),), sigma, device=part.device) for part in parts)
+        values = [bits(network, part, level, generator) for part, level in zip(parts, levels, strict=True)]
+        found[f"bits_per_dim_{sigma:.6g}"] = float(torch.cat(values).mean())
+    return found
+
+
+@torch.no_grad()
+def inverse_error(network: Glow, pictures: Tensor, sigma: float) -> float:
+    """How far ``inverse(encode(x))`` is from ``x`` at most, over noisy ``pictures``; infinite if not a number."""
+    level = torch.full((len(pictures),), sigma, device=pictures.device)
+    x = noisy(pictures, level, torch.Generator(pictures.device).manual_seed(0))
+    error = (network.inverse(network.encode(x, level)[0], level) - x).abs().max()
+    return float(error.nan_to_num(math.inf))
+
+
+def _pictures(data: Dataset, device: torch.device, count: int = 500) -> Tensor:
+    return torch.from_numpy(data.images[:count].astype(np.float32) / 255).to(device)
+
+
+def _fit(
+    network: Glow,
+    sigma: float | None,
+    data: Dataset,
+    held_out: Dataset,
+    out: Path,
+    settings: training.Settings,
+    *,
+    device: str,
+    resume: bool,
+    notes: dict[str, str],
+    callback: Callback,
+) -> Glow:
+    """Maximize the likelihood at level ``sigma`` (``None``: at all of them) and return the averaged network."""
+
+    def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        if sigma is None:
+            level = noise_levels(len(x), generator, x.device)
+        else:
+            level = torch.full((len(x),), sigma, device=x.device)
+        return bits(model, x, level, generator).mean()
+
+    def evaluate(model: Any) -> dict[str, float]:
+        return held_out_bits(model, _pictures(held_out, model.top.device), SHOWN if sigma is None else (sigma,))
+
+    @torch.no_grad()
+    def sheet(model: Any, path: Path) -> None:
+        level = torch.full((1,), SIGMAS[0] if sigma is None else sigma, device=model.top.device)
+        x = model.sample(36, torch.Generator(model.top.device).manual_seed(0), level, temperature=0.7)
+        images.write_sheet(path, x.nan_to_num(0).clamp(0, 1).cpu().numpy())
+
+    average = training.fit(
+        network,
+        loss,
+        data.images,
+        settings,
+        out,
+        device=device,
+        resume=resume,
+        architecture=network.config | {"shape": list(network.shape), "sigma": sigma},
+        export=lambda model, path: save(path, model, sigma, notes),  # type: ignore[arg-type]
+        sheet=sheet,
+        evaluate=evaluate,
+        callback=callback,
+    )
+    return average  # type: ignore[return-value]
+
+
+def train(
+    data: Dataset,
+    held_out: Dataset,
+    out: Path,
+    settings: training.Settings,
+    *,
+    config: dict[str, Any] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    start_from: Path | None = None,
+    notes: dict[str, str] | None = None,
+    callback: Callback = no_callback,
+) -> Path:
+    """Train a Glow on ``data`` and return the file of its weights, ``out/weights.safetensors``.
+
+    ``config`` are the network's own arguments (``levels``, ``depth``, ``width``, ``conditional``). A conditional Glow
+    learns all noise levels, any other one pictures without noise. ``start_from`` is a file of such a network's weights.
+
+    Raises:
+        UsageError: ``config`` does not make a network for these pictures, or not the one in ``start_from``.
+        WeightsError: ``start_from`` cannot be read.
+        and what :func:`basis_cli.training.fit` raises.
+    """
+    torch.manual_seed(settings.seed)
+    try:
+        network = Glow(**{"shape": data.shape} | (config or {}))
+    except ValueError as error:
+        raise UsageError(str(error), "fewer --levels") from error
+    sigma = None if network.conditional else 0.0
+    if start_from:
+        start, at = read(start_from)
+        if (start.config, at) != (network.config, sigma):
+            raise UsageError(f"{start_from} holds another network", f"it has {start.config} at noise level {at}")
+        network = start
+    elif not (resume and (out / "state.pt").exists()):
+        generator = torch.Generator().manual_seed(settings.seed)
+        x = torch.from_numpy(data.images[:256].astype(np.float32) / 255)
+        level = torch.zeros(len(x)) if sigma == 0 else noise_levels(len(x), generator, x.device)
+        network.initialize(noisy(x, level, generator), level)
+    _fit(
+        network,
+        sigma,
+        data,
+        held_out,
+        out,
+        settings,
+        device=device,
+        resume=resume,
+        notes=notes or {},
+        callback=callback,
+    )
+    return out / "weights.safetensors"
+
+
+def finetune(
+    data: Dataset,
+    held_out: Dataset,
+    out: Path,
+    settings: training.Settings,
+    *,
+    start_from: Path,
+    sigmas: Sequence[float],
+    device: str = "auto",
+    resume: bool = False,
+    notes: dict[str, str] | None = None,
+    callback: Callback = no_callback,
+    report: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Climb from the noiseless Glow in ``start_from`` to every noise level of ``sigmas``; returns ``out/ladder.json``.
+
+    Each rung begins with the weights of the one below and takes ``settings.steps`` steps: from the noiseless model
+    straight to much noise, invertibility breaks. A rung whose likelihood is not finite or whose inverse is lost is
+    tried again with a third of the learning rate, and ``report`` told. What is done is kept: with ``resume``, finished
+    rungs stand and the one that was interrupted goes on where it was saved.
+
+    ``callback`` is that of :func:`basis_cli.training.fit`, with steps counted over the whole ladder and the ``sigma``
+    of the rung among the metrics.
+
+    Raises:
+        UsageError: ``start_from`` is conditional or not noiseless, or of other pictures; ``out`` holds a ladder and
+            ``resume`` is off, or it has another start.
+        WeightsError: ``start_from`` cannot be read.
+        NotFiniteError: a rung failed at every learning rate.
+        and what :func:`basis_cli.training.fit` raises.
+    """
+    network, level = read(start_from)
+    if level != 0:
+        what = "a model of all noise levels" if level is None else f"the model of noise level {level:.4g}"
+        raise UsageError(f"{start_from} holds {what}", "a ladder starts from a noiseless Glow: basis train glow")
+    if network.shape != data.shape:
+        raise UsageError(f"{start_from} models {network.shape} pictures, but {data.name}'s are {data.shape}")
+    ladder = out / LADDER
+    if ladder.exists() and not resume:
+        raise UsageError(f"{out} already holds a ladder", "--resume continues it; else choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    below = out / "sigma-0.safetensors"
+    if not below.exists():
+        with atomically(below) as partial:
+            shutil.copyfile(start_from, partial)
+    elif below.read_bytes() != start_from.read_bytes():
+        raise UsageError(f"{out} holds the ladder of another model", "resume with the --start-from that began it")
+    add_rung(below, 0.0, network.shape)
+    done = {rung.sigma for rung in read_ladder(ladder)[0]}
+    rungs = sorted(set(sigmas))
+    for index, sigma in enumerate(rungs):
+        path = out / f"sigma-{sigma:.6g}.safetensors"
+        if sigma not in done:
+
+            def counted(step: int, metrics: dict[str, float], before: int = index, sigma: float = sigma) -> None:
+                callback(before * settings.steps + step, metrics | {"sigma": sigma})
+
+            _rung(below, sigma, data, held_out, path, settings, device, notes or {}, counted, report)
+            add_rung(path, sigma, network.shape)
+        below = path
+    return ladder
+
+
+def _rung(
+    below: Path,
+    sigma: float,
+    data: Dataset,
+    held_out: Dataset,
+    path: Path,
+    settings: training.Settings,
+    device: str,
+    notes: dict[str, str],
+    callback: Callback,
+    report: Callable[[str], None],
+) -> None:
+    """Train one noise level from the weights in ``below`` and write it to ``path``.
+
+    Every attempt has a folder, so that after a kill the last one goes on.
+    """
+    folders = [path.with_name(path.stem + (f".retry{attempt}" if attempt else "")) for attempt in range(ATTEMPTS)]
+    begun = max((attempt for attempt, folder in enumerate(folders) if folder.exists()), default=0)
+    for attempt in range(begun, ATTEMPTS):
+        milder = replace(settings, learning_rate=settings.learning_rate / 3**attempt)
+        try:
+            network = _fit(
+                read(below)[0],
+                sigma,
+                data,
+                held_out,
+                folders[attempt],
+                milder,
+                device=device,
+                resume=True,
+                notes=notes,
+                callback=callback,
+            )
+            error = inverse_error(network, _pictures(held_out, network.top.device), sigma)
+            if error > LOST:
+                raise NotFiniteError(f"inverse(encode(x)) misses x by {error:.2g}")
+        except NotFiniteError as failure:
+            rate = f"learning rate {milder.learning_rate:.2g}"
+            report(f"noise level {sigma:.4g} failed with {rate}: {failure.message}")
+            continue
+        with atomically(path) as partial:
+            shutil.copyfile(folders[attempt] / "weights.safetensors", partial)
+        (folders[attempt] / "state.pt").unlink()  # as large as four networks, and done with
+        return
+    raise NotFiniteError(f"noise level {sigma:.4g} failed {ATTEMPTS} times", "a smaller --learning-rate")
