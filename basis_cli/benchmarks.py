@@ -238,7 +238,7 @@ CONTENDERS = (
     Contender("project"),
     Contender("ep"),
     Contender("mmps"),
-    *(Contender("project", n, select) for n in (2, 4, 8) for select in ("best", "mode")),
+    *(Contender("ep", n, select) for n in (2, 4, 8) for select in ("best", "mode")),
 )
 BUDGETS = (10, 20, 50, 100, 200, 500, 1000)
 

@@ -148,7 +148,7 @@ def evaluate_likelihood(
     Raises:
         UsageError: the prior has no likelihood.
     """
-    sampling = sampling or Sampling()
+    sampling = sampling or Sampling("langevin")
     device = choose_device(sampling.device)
     sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
     x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(device)

@@ -23,7 +23,7 @@ def geometric(levels: int, high: float = 1.0, low: float = 0.01) -> tuple[float,
     return tuple(high * (low / high) ** (i / (levels - 1)) for i in range(levels))
 
 
-def karras(levels: int, high: float = 1.0, low: float = 0.02, rho: float = 1.5) -> tuple[float, ...]:
+def karras(levels: int, high: float = 1.0, low: float = 0.03, rho: float = 1.2) -> tuple[float, ...]:
     """``levels`` noise levels from ``high`` down to ``low``, evenly spaced in ``sigma^(1/rho)`` (Karras et al. 2022).
 
     ``rho = 1`` is linear and a large one geometric. A small one spends the evaluations at high noise, where it is
@@ -269,7 +269,7 @@ def ep(
     seeds: Sequence[int],
     sigmas: Sequence[float] = karras(25),
     noise_std: float = 0.0,
-    prior_std: float = 0.3,
+    prior_std: float = 0.22,
     callback: Callable[..., None] = no_callback,
 ) -> Tensor:
     """One round of expectation propagation a level, then :func:`conjugate`'s correction; two evaluations a level::
@@ -280,7 +280,8 @@ def ep(
         x0 <- D(x~, s~) corrected
 
     The second denoising sees two observations of each component instead of one, at the lower noise level ``s~_i``
-    (Minka 2001, with isotropic Gaussian messages). For mixtures, and priors that take any noise level. Not exact: the
+    (Minka 2001, with isotropic Gaussian messages). ``prior_std`` sets ``r`` as in :func:`conjugate`; its default is what
+    separated digits best. For mixtures, and priors that take any noise level. Not exact: the
     spread of its samples is below the posterior's. Otherwise as :func:`langevin`.
 
     Raises:

@@ -125,7 +125,7 @@ def drawn_from(prior, n: int) -> datasets.Dataset:
 
 def test_bits_per_dim_of_a_priors_own_samples_are_its_entropy():
     prior = soft_blobs((1, 8, 8), std=0.1)
-    quick = tasks.Sampling(levels=3, steps=5, device="cpu")
+    quick = tasks.Sampling("langevin", levels=3, steps=5, device="cpu")
     data = drawn_from(prior, 400)
     report = evaluation.evaluate_likelihood(data, prior, pictures=400, pairs=4, sigma=0.1, sampling=quick)
     entropy = 0.5 * torch.logdet(2 * torch.pi * torch.e * prior.at(0.1).covariances[0]) / 64 / np.log(2)

@@ -19,7 +19,7 @@ from basis_cli.tasks import Sampling, sample_posterior
 
 SHAPE = (1, 8, 8)
 CPU_MESSAGE = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-QUICK = Sampling(levels=2, steps=3, step_size=1e-3, device="cpu")
+QUICK = Sampling("langevin", levels=2, steps=3, step_size=1e-3, device="cpu")
 
 
 class Small:
@@ -80,7 +80,7 @@ def test_what_was_done_before_memory_ran_out_is_kept():
 
     prior = Shrinking(4)
     with pytest.warns(RunWarning, match="with 4 pictures at once: going on with 2"):
-        got, _ = run(prior, Sampling(levels=2, steps=3, step_size=1e-3, device="cpu", batch=4), n=8)
+        got, _, _ = run(prior, Sampling("langevin", levels=2, steps=3, step_size=1e-3, device="cpu", batch=4), n=8)
     assert prior.sizes == [4] * 6 + [4] + [2] * 12
     assert torch.equal(got, run(four_pictures(SHAPE), n=8)[0])
 
@@ -177,11 +177,11 @@ def test_compile_compiles_the_network_once_and_keeps_the_pictures(monkeypatch):
         compiled.append(function)
         return functools.wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
 
-    expected, _ = run(tiny(), n=2)
+    expected, _, _ = run(tiny(), n=2)
     monkeypatch.setattr(torch, "compile", compile_)
     prior = tiny()
     for _ in range(2):
-        got, _ = run(prior, Sampling(levels=2, steps=3, step_size=1e-3, device="cpu", compile=True), n=2)
+        got, _, _ = run(prior, Sampling("langevin", levels=2, steps=3, step_size=1e-3, device="cpu", compile=True), n=2)
         torch.testing.assert_close(got, expected)
     assert len(compiled) == 1
 

@@ -48,7 +48,7 @@ def speed(
         bool, typer.Option("--full", help="On a CPU, too, run all 1,000 steps of Algorithm 1: half an hour.")
     ] = False,
     weights: Weights = None,
-    sampler: SamplerName = "langevin",
+    sampler: SamplerName = "ep",
     levels: Levels = None,
     steps: Steps = None,
     device: Device = "auto",

@@ -63,7 +63,7 @@ def separation(
     samples: Samples = 1,
     select: SelectOption = Select.best,
     weights: Weights = None,
-    sampler: SamplerName = "langevin",
+    sampler: SamplerName = "ep",
     levels: Levels = None,
     steps: Steps = None,
     step_size: StepSize = None,
@@ -138,7 +138,7 @@ def likelihood(
     (loaded,), hashes = _load_priors([prior], 1, weights, device)
     test = load_dataset(data, "test", data_dir)
     _same_shape(prior, loaded, test)
-    sampling = Sampling(sampler, levels, steps, step_size, seed, device, dtype.value, batch)
+    sampling = Sampling(sampler, levels, steps, step_size, None, seed, device, dtype.value, batch)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_likelihood(test, loaded, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback)
     published = PAPER_BITS_PER_DIM.get(data, {})

@@ -50,7 +50,7 @@ SamplerName = Annotated[
     str,
     typer.Option(
         "--sampler",
-        help="project, ep: fast, for pictures; mmps: for honest uncertainty; conjugate: noisy measurements; langevin: "
+        help="ep, project: fast, for pictures; mmps: for honest uncertainty; conjugate: noisy measurements; langevin: "
         "Algorithm 1 of the paper; ascent: Figure 3.",
     ),
 ]
@@ -148,7 +148,7 @@ def separate(
     ] = None,
     fit: Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")] = None,
     weights: Weights = None,
-    sampler: SamplerName = "langevin",
+    sampler: SamplerName = "ep",
     levels: Levels = None,
     steps: Steps = None,
     step_size: StepSize = None,

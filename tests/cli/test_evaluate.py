@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-QUICK = ["--prior", "toy-mixture", "--levels", 2, "--steps", 2, "-q"]
+QUICK = ["--prior", "toy-mixture", "--sampler", "langevin", "--levels", 2, "--steps", 2, "-q"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 
 TINY = ["--depth", 1, "--width", 4, "--batch", 4, "--steps", 2, "--device", "cpu"]
 CLIMB = ["--batch", 4, "--steps", 2, "--sigmas", "0.01,0.1", "--device", "cpu"]
-QUICK = ["--levels", 2, "--steps", 2, "-q"]
+QUICK = ["--sampler", "langevin", "--levels", 2, "--steps", 2, "-q"]
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def test_trains_climbs_and_separates(basis, digits, picture):
     assert "--resume" in again.stderr
     assert basis(*climb, "--resume").exit_code == 0
     prior = ["--prior", "glow-mnist", "--weights", "ladder/ladder.json"]
-    result = basis("separate", picture(size=(28, 28)), *prior, "--steps", 1, "--step-size", "1e-7", "-q")
+    result = basis(
+        "separate", picture(size=(28, 28)), *prior, "--sampler", "langevin", "--steps", 1, "--step-size", "1e-7", "-q"
+    )
     assert result.exit_code == 0, result.output
     record = json.loads(Path("out/mix.json").read_text())
     assert record["evaluations"] == 2

@@ -29,7 +29,9 @@ def test_broken_plugins_are_named_and_harm_nobody(basis, picture, plugin):
     assert doctor.exit_code == 1
     for culprit in ("raising", "rubbish", "greedy"):
         assert f"plugin {culprit}" in doctor.stdout
-    run = basis("separate", picture(), "--prior", "toy-mixture", "--levels", 2, "--steps", 2, "-q")
+    run = basis(
+        "separate", picture(), "--prior", "toy-mixture", "--sampler", "langevin", "--levels", 2, "--steps", 2, "-q"
+    )
     assert run.exit_code == 0, run.output
 
 
@@ -56,7 +58,7 @@ def test_a_plugin_may_add_commands_and_samplers(basis, picture, plugin):
 
 
 def test_sample_writes_pictures_a_sheet_and_a_record(basis):
-    quick = ["--prior", "toy-mixture", "--levels", 3, "--steps", 5, "-q"]
+    quick = ["--prior", "toy-mixture", "--sampler", "langevin", "--levels", 3, "--steps", 5, "-q"]
     result = basis("sample", "-n", 5, *quick, "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-QUICK = ["--prior", "toy-mixture", "--levels", "3", "--steps", "4"]
+QUICK = ["--prior", "toy-mixture", "--sampler", "langevin", "--levels", "3", "--steps", "4"]
 
 
 def pixels(path: Path | str) -> np.ndarray:
@@ -62,7 +62,19 @@ def test_unequal_coefficients_keep_their_components(basis, picture):
 
 
 def test_two_priors_keep_their_order(basis, picture):
-    options = ["--prior", "toy-gaussian", "--prior", "toy-mixture", "--levels", 2, "--steps", 2, "--quiet"]
+    options = [
+        "--prior",
+        "toy-gaussian",
+        "--prior",
+        "toy-mixture",
+        "--sampler",
+        "langevin",
+        "--levels",
+        2,
+        "--steps",
+        2,
+        "--quiet",
+    ]
     assert basis("separate", picture(), *options).exit_code == 0
     assert json.loads(Path("out/mix.json").read_text())["prior"] == ["toy-gaussian", "toy-mixture"]
 
@@ -280,7 +292,9 @@ BROKEN = """
 
 def test_a_prior_that_returns_nan_writes_no_black_picture(basis, picture, plugin):
     plugin("broken", BROKEN)
-    result = basis("separate", picture(), "--prior", "nan", "--levels", 3, "--steps", 2, "--quiet")
+    result = basis(
+        "separate", picture(), "--prior", "nan", "--sampler", "langevin", "--levels", 3, "--steps", 2, "--quiet"
+    )
     assert result.exit_code == 1
     assert "not finite" in result.stderr
     assert not list(Path("out").glob("*.png"))
@@ -299,7 +313,7 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(picture, tmp_path):
     for i in range(4):
         picture(f"mix{i}.png", seed=i)
     command = [sys.executable, "-m", "basis_cli", "separate", *[f"mix{i}.png" for i in range(4)]]
-    command += ["--prior", "toy-mixture", "--steps", "300", "--batch", "1", "--quiet"]
+    command += ["--prior", "toy-mixture", "--sampler", "langevin", "--steps", "300", "--batch", "1", "--quiet"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out/mix0.json").exists() and time.monotonic() < deadline:
