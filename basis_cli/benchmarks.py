@@ -282,3 +282,4 @@ def frontier(
             )
             kept = {key: report[key] for key in ("evaluations", "psnr", "seconds", "settings")}
             rows.append({"contender": contender.name, "budget": budget} | kept)
+    return rows

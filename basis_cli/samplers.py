@@ -280,9 +280,9 @@ def ep(
         x0 <- D(x~, s~) corrected
 
     The second denoising sees two observations of each component instead of one, at the lower noise level ``s~_i``
-    (Minka 2001, with isotropic Gaussian messages). ``prior_std`` sets ``r`` as in :func:`conjugate`; its default is what
-    separated digits best. For mixtures, and priors that take any noise level. Not exact: the
-    spread of its samples is below the posterior's. Otherwise as :func:`langevin`.
+    (Minka 2001, with isotropic Gaussian messages). ``prior_std`` sets ``r`` as in :func:`conjugate`; its default is
+    what separated digits best. For mixtures, and priors that take any noise level. Not exact: the spread of its
+    samples is below the posterior's. Otherwise as :func:`langevin`.
 
     Raises:
         UsageError: the operator is no mixture.

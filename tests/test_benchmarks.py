@@ -1,13 +1,16 @@
-"""``basis bench speed``: figures that mean what they say, on a prior whose cost is known."""
+"""``basis bench``: figures that mean what they say, on priors whose cost or posterior is known."""
 
 from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 import torch
+from basis_toy.prior import four_pictures
 
-from basis_cli import benchmarks
+from basis_cli import benchmarks, selection
+from basis_cli.datasets import Dataset
 from basis_cli.errors import UsageError
 from basis_cli.tasks import Sampling
 
@@ -83,3 +86,48 @@ def test_full_runs_every_step():
 def test_priors_of_different_shapes_are_refused():
     with pytest.raises(UsageError, match="not the same pictures"):
         benchmarks.speed(Slow(), Slow(side=8), CPU)
+
+
+@pytest.mark.parametrize("contender", benchmarks.CONTENDERS, ids=lambda contender: contender.name)
+@pytest.mark.parametrize("budget", benchmarks.BUDGETS)
+def test_contenders_stay_within_their_budget(contender, budget):
+    chosen = contender.sampling(budget, CPU)
+    if chosen is None:
+        assert budget < contender.samples * 30
+        return
+    each = (chosen.steps or benchmarks.EVALUATIONS_A_LEVEL.get(contender.sampler, 1)) * chosen.levels
+    spent = contender.samples * (each + (len(selection.SIGMAS) if contender.samples > 1 else 0))
+    assert 0.6 * budget < spent <= budget
+
+
+class ScoreOnly:
+    shape, sigmas = (1, 8, 8), None
+
+    def at(self, sigma):
+        class Level:
+            score = staticmethod(four_pictures(self.shape).at(sigma).score)
+
+        return Level()
+
+
+def test_frontier_compares_all_on_the_same_mixtures():
+    """Pictures that a prior knows exactly: more evaluations and a choice among samples do not separate them worse."""
+    pictures = four_pictures((1, 8, 8)).sample(40, torch.Generator().manual_seed(0)).clamp(0, 1)
+    data = Dataset("blobs", "test", (255 * pictures).round().to(torch.uint8).numpy(), np.arange(40) % 10)
+    contenders = [benchmarks.Contender("ep"), benchmarks.Contender("ep", 2, "best"), benchmarks.Contender("langevin")]
+    seen = []
+    rows = benchmarks.frontier(
+        data,
+        [ScoreOnly()] * 2,
+        contenders=contenders,
+        budgets=[6, 60],
+        pairs=20,
+        sampling=CPU,
+        callback=lambda name, budget: seen.append((name, budget)),
+    )
+    assert seen == [("ep", 6), ("ep", 60), ("ep, best of 2", 60), ("langevin", 60)]
+    assert [(row["contender"], row["budget"]) for row in rows] == seen
+    assert all(row["evaluations"] == row["budget"] for row in rows)
+    few, many, chosen, _ = (row["psnr"]["mean"] for row in rows)
+    assert few < many
+    assert chosen > few

@@ -39,6 +39,21 @@ def picture(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def digits(tmp_path: Path) -> Callable[..., Path]:
+    """``digits(size=8)`` writes MNIST's files with 20 random pictures in each split and returns their folder."""
+
+    def write(size: int = 8) -> Path:
+        pixels, labels = np.random.default_rng(0).integers(0, 255, (20, size, size)), np.arange(20) % 10
+        for split in ("train", "t10k"):
+            for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+                header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+                (tmp_path / f"{split}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """``plugin("name", source)`` installs a third-party distribution with that module and entry point."""
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,30 @@ def test_errors(basis, arguments, code, says):
     result = basis("bench", "speed", *QUICK, "--device", "cpu", *arguments)
     assert result.exit_code == code, result.output
     assert says in result.stderr
+
+
+def test_samplers_prints_a_table_and_draws_it(basis, digits):
+    run = [
+        "bench",
+        "samplers",
+        "--prior",
+        "toy-mixture",
+        "--data-dir",
+        digits(),
+        "--pairs",
+        4,
+        "--budgets",
+        "10,20",
+        "-q",
+    ]
+    result = basis(*run, "--only", "ep", "--only", "project", "--plot", "figures/frontier.png")
+    assert result.exit_code == 0, result.output
+    assert "project" in result.stdout
+    assert "langevin" not in result.stdout
+    assert "paper: average 14.9" in " ".join(result.stdout.split())
+    assert Path("figures/frontier.png").stat().st_size > 5000
+    report = json.loads(basis(*run, "--only", "ep", "--json").stdout)
+    assert [row["evaluations"] for row in report["rows"]] == [10, 20]
+    unknown = basis(*run, "--only", "speed")
+    assert unknown.exit_code == 2
+    assert "ep, mode of 4" in unknown.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +11,8 @@ from PIL import Image
 QUICK = ["--prior", "toy-mixture", "--sampler", "langevin", "--levels", 2, "--steps", 2, "-q"]
 
 
-@pytest.fixture
-def digits(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for stem, array in (("images-idx3", rng.integers(0, 255, (20, 8, 8))), ("labels-idx1", np.arange(20) % 10)):
-        header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
-        (tmp_path / f"t10k-{stem}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
-    return tmp_path
-
-
 def test_reports_as_json_with_the_published_figures(basis, digits):
-    run = ["evaluate", "separation", *QUICK, "--data-dir", digits, "--pairs", 6, "--json"]
+    run = ["evaluate", "separation", *QUICK, "--data-dir", digits(), "--pairs", 6, "--json"]
     report = json.loads(basis(*run).stdout)
     assert report["mixtures"] == len(report["psnr_per_mixture"]) == 6
     assert report["psnr"]["mean"] == pytest.approx(np.mean(report["psnr_per_mixture"]), abs=1e-3)
@@ -34,14 +24,14 @@ def test_reports_as_json_with_the_published_figures(basis, digits):
 
 
 def test_a_pair_is_the_same_whatever_runs_beside_it(basis, digits):
-    run = ["evaluate", "separation", *QUICK, "--data-dir", digits, "--json"]
+    run = ["evaluate", "separation", *QUICK, "--data-dir", digits(), "--json"]
     few = json.loads(basis(*run, "--pairs", 3).stdout)["psnr_per_mixture"]
     many = json.loads(basis(*run, "--pairs", 9, "--batch", 4).stdout)["psnr_per_mixture"]
     assert many[:3] == few
 
 
 def test_prints_a_table_and_draws_a_histogram(basis, digits):
-    run = ["evaluate", "separation", *QUICK, "--data-dir", digits, "--pairs", 6, "--plot", "figures/psnr.png"]
+    run = ["evaluate", "separation", *QUICK, "--data-dir", digits(), "--pairs", 6, "--plot", "figures/psnr.png"]
     result = basis(*run)
     assert result.exit_code == 0, result.output
     assert "BASIS NCSN (paper)" in result.stdout
@@ -59,7 +49,7 @@ def test_prints_a_table_and_draws_a_histogram(basis, digits):
     ],
 )
 def test_errors(basis, digits, arguments, code, says):
-    where = [] if "--data-dir" in arguments else ["--data-dir", digits]
+    where = [] if "--data-dir" in arguments else ["--data-dir", digits()]
     result = basis("evaluate", "separation", *QUICK, *where, *arguments)
     assert result.exit_code == code, result.output
     assert says in result.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from basis_ncsn.prior import read
@@ -16,18 +15,8 @@ from basis_cli.cli.train import command_line
 TINY = ["--widths", "32", "--blocks", 1, "--batch", 4, "--steps", 3, "--sheet-every", 100, "--device", "cpu"]
 
 
-@pytest.fixture
-def digits(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for stem in ("train", "t10k"):
-        for kind, array in (("images-idx3", rng.integers(0, 255, (12, 8, 8))), ("labels-idx1", np.arange(12) % 10)):
-            header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
-            (tmp_path / f"{stem}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
-    return tmp_path
-
-
 def test_trains_and_resumes(basis, digits):
-    run = ["train", "ncsn", "--data-dir", digits, *TINY, "-o", "run"]
+    run = ["train", "ncsn", "--data-dir", digits(), *TINY, "-o", "run"]
     result = basis(*run)
     assert result.exit_code == 0, result.output
     assert result.stdout.split() == ["run/weights.safetensors"]
@@ -51,7 +40,7 @@ def test_trains_and_resumes(basis, digits):
 
 
 def test_starts_from_given_weights(basis, digits):
-    run = ["train", "ncsn", "--data-dir", digits, *TINY]
+    run = ["train", "ncsn", "--data-dir", digits(), *TINY]
     basis(*run, "--steps", 40, "--learning-rate", 0.01, "-o", "first")
     steady = ["--steps", 1, "--learning-rate", 1e-9]
     basis(*run, *steady, "--start-from", "first/weights.safetensors", "-o", "second")
@@ -85,7 +74,7 @@ def test_starts_from_given_weights(basis, digits):
     ],
 )
 def test_errors(basis, digits, arguments, code, says):
-    result = basis("train", "ncsn", "--data-dir", digits, *TINY, "-o", "run", *arguments)
+    result = basis("train", "ncsn", "--data-dir", digits(), *TINY, "-o", "run", *arguments)
     assert result.exit_code == code, result.output
     assert says in result.stderr
     assert "Traceback" not in result.output
