@@ -114,7 +114,7 @@ def ncsn(
     decay: DecayName = Decay.cosine,
     backbone: Annotated[Backbone, typer.Option(help="unet: small and fast; refinenet: the paper's.")] = Backbone.unet,
     widths: Annotated[str, typer.Option(help="unet: channels at each resolution, highest first.")] = "64,128",
-    blocks: Annotated[int, typer.Option(min=1, help="unet: residual blocks at each resolution.")] = 2,
+    blocks: Annotated[int, typer.Option(min=1, help="unet: residual blocks at each resolution.")] = 3,
     patch: Annotated[int, typer.Option(min=1, help="unet: side of the pixel blocks it works on.")] = 2,
     filters: Annotated[int, typer.Option(min=8, help="refinenet: base channels (64 MNIST, 128 CIFAR-10).")] = 64,
     flip: Flip = False,

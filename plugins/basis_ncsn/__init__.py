@@ -10,7 +10,7 @@ def basis_priors() -> list[PriorSpec]:
     return [
         PriorSpec(
             name="ncsn-mnist",
-            summary="Handwritten digits, 28 x 28 gray: a 1.3 M parameter score network",
+            summary="Handwritten digits, 28 x 28 gray: a 1.8 M parameter score network",
             shape=(1, 28, 28),
             load="basis_ncsn.prior:load",
             weights=WeightFile("ncsn-mnist.safetensors"),
