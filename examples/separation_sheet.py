@@ -17,7 +17,8 @@ COUNT = 12
 test = datasets.load_dataset("mnist", "test")
 chosen = datasets.mixture_indices(test.labels, k=2, count=COUNT, protocol="class-agnostic", seed=0)
 truth = torch.from_numpy(test.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
-result = basis_cli.separate(truth.mean(0), references=truth, prior="ncsn-mnist")
+better = {"samples": 4, "select": "mode", "sampling": basis_cli.Sampling(levels=58)}
+result = basis_cli.separate(truth.mean(0), references=truth, prior="ncsn-mnist", **better)
 rows = torch.cat([result.y, result.components[:, :, 0].flatten(0, 1), truth.flatten(0, 1)])
 enlarged = rows.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
 images.write_sheet(Path(sys.argv[1]), enlarged.numpy(), columns=COUNT)
