@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from . import __version__, selection, tasks
 from .api import Level, Prior
 from .datasets import Dataset
-from .errors import UsageError
+from .errors import NotFiniteError, RunWarning, UsageError
 from .evaluation import evaluate_separation
 from .priors import choose_device
 from .tasks import Result, Sampling
@@ -261,7 +262,8 @@ def frontier(
 
     Returns:
         One row each: ``contender``, ``budget``, ``evaluations`` (spent, for each component), ``psnr`` (as
-        :func:`summary`), ``seconds`` and ``settings``.
+        :func:`summary`), ``seconds`` and ``settings``. One whose samples are not finite is left out, with a
+        :class:`RunWarning`.
     """
     rows = []
     for contender in contenders:
@@ -270,16 +272,20 @@ def frontier(
             if chosen is None:
                 continue
             callback(contender.name, budget)
-            report = evaluate_separation(
-                data,
-                priors,
-                protocol=protocol,
-                pairs=pairs,
-                pairs_seed=pairs_seed,
-                samples=contender.samples,
-                select=contender.select,
-                sampling=chosen,
-            )
+            try:
+                report = evaluate_separation(
+                    data,
+                    priors,
+                    protocol=protocol,
+                    pairs=pairs,
+                    pairs_seed=pairs_seed,
+                    samples=contender.samples,
+                    select=contender.select,
+                    sampling=chosen,
+                )
+            except NotFiniteError as error:
+                warnings.warn(f"{contender.name} with {budget} evaluations: {error}", RunWarning, stacklevel=2)
+                continue
             kept = {key: report[key] for key in ("evaluations", "psnr", "seconds", "settings")}
             rows.append({"contender": contender.name, "budget": budget} | kept)
     return rows

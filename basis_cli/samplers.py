@@ -373,7 +373,8 @@ def _gain(
     for _ in range(steps):
         spread = covariance(local.adjoint(direction))
         image = noise_std**2 * direction + local(spread)
-        length = square / dot(direction, image).clamp_min(tiny)
+        curvature = dot(direction, image)  # a network's derivative need not be symmetric: stop where it curves down
+        length = torch.where(curvature > 0, square / curvature.clamp_min(tiny), 0.0)
         solution, rest = solution + length * spread, rest - length * image
         before, square = square, dot(rest, rest)
         direction = rest + square / before.clamp_min(tiny) * direction

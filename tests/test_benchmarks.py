@@ -11,7 +11,7 @@ from basis_toy.prior import four_pictures
 
 from basis_cli import benchmarks, selection
 from basis_cli.datasets import Dataset
-from basis_cli.errors import UsageError
+from basis_cli.errors import RunWarning, UsageError
 from basis_cli.tasks import Sampling
 
 CPU = Sampling("project", levels=5, device="cpu")
@@ -131,3 +131,18 @@ def test_frontier_compares_all_on_the_same_mixtures():
     few, many, chosen, _ = (row["psnr"]["mean"] for row in rows)
     assert few < many
     assert chosen > few
+
+
+def test_a_contender_that_fails_does_not_spoil_the_others():
+    class Nan(ScoreOnly):
+        def at(self, sigma):
+            class Level:
+                score = staticmethod(lambda x: x / 0 if sigma < 0.02 else -x)
+
+            return Level()
+
+    data = Dataset("noise", "test", np.zeros((9, 1, 8, 8), np.uint8), np.arange(9))
+    contenders = [benchmarks.Contender("langevin"), benchmarks.Contender("project")]
+    with pytest.warns(RunWarning, match="langevin with 20 evaluations"):
+        rows = benchmarks.frontier(data, [Nan()] * 2, contenders=contenders, budgets=[20], pairs=2, sampling=CPU)
+    assert [row["contender"] for row in rows] == ["project"]

@@ -162,7 +162,7 @@ def samplers(
     if not chosen:
         names = "; ".join(contender.name for contender in CONTENDERS)
         raise UsageError(f"no sampler of the benchmark is called {', '.join(only or [])!r}", names)
-    with stderr.status("") as status:
+    with warnings_as_lines(), stderr.status("") as status:
         if quiet:
             status.stop()
         rows = frontier(
