@@ -60,6 +60,10 @@ def command_line(arguments: list[str]) -> str:
     for argument in arguments:
         if skip:
             skip = False
+        elif kept[-1] == "--start-from":
+            kept.append(Path(argument).name)
+        elif argument.startswith("--start-from="):
+            kept.append(f"--start-from={Path(argument).name}")
         elif argument in ("-o", "--out", "--data-dir"):
             skip = True
         elif argument != "--resume" and not argument.startswith(("--out=", "--data-dir=", "-o")):

@@ -83,3 +83,6 @@ def test_errors(basis, digits, arguments, code, says):
 def test_the_recorded_command_names_no_folder():
     typed = ["train", "ncsn", "--data", "mnist", "-o", "/home/me/run", "--data-dir=/data", "--seed", "1", "--resume"]
     assert command_line(typed) == "basis train ncsn --data mnist --seed 1"
+    for typed in (["--start-from", "/home/me/a.safetensors"], ["--start-from=/home/me/a.safetensors"]):
+        assert "me" not in command_line(typed)
+        assert command_line(typed).endswith("a.safetensors")
