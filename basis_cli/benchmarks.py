@@ -262,8 +262,8 @@ def frontier(
 
     Returns:
         One row each: ``contender``, ``budget``, ``evaluations`` (spent, for each component), ``psnr`` (as
-        :func:`summary`), ``seconds`` and ``settings``. One whose samples are not finite is left out, with a
-        :class:`RunWarning`.
+        :func:`basis_cli.evaluation.summary`), ``seconds`` and ``settings``. One whose samples are not finite is left
+        out, with a :class:`RunWarning`.
     """
     rows = []
     for contender in contenders:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .api import Prior
 from .metrics import assignment
 from .noise import PerImageNoise
-from .samplers import geometric
+from .samplers import geometric, joint_denoiser
 
 SELECT = ("all", "best", "mode", "mean")
 SIGMAS = geometric(8, 0.8, 0.03)
@@ -33,25 +33,20 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
     that the noise of the estimate nearly cancels in differences. For comparing samples of one mixture only.
     """
     noise = PerImageNoise([seed], x.device)
-    shape = (1, 1, *x.shape[2:])
     total = torch.zeros(x.shape[1], device=x.device)
-    groups: dict[int, list[int]] = {}
-    for i, prior in enumerate(priors):
-        groups.setdefault(id(prior), []).append(i)
-    together = [(priors[members[0]], torch.cat([x[i] for i in members])) for members in groups.values()]
     scored = []
-    for prior, pictures in together:
+    for i, prior in enumerate(priors):
         lowest = prior.at(prior.sigmas[-1] if prior.sigmas else sigmas[-1])
         if hasattr(lowest, "log_prob"):
-            total += lowest.log_prob(pictures).view(-1, x.shape[1]).sum(0)
+            total += lowest.log_prob(x[i])
         else:
-            scored.append((prior, pictures))
+            scored.append(i)
+    pictures = x[scored]
     step = math.log(sigmas[0] / sigmas[-1]) / (len(sigmas) - 1)
     for sigma in sigmas if scored else ():
-        z = noise.normal(shape)[0]
-        for prior, pictures in scored:
-            error = sigma * z + sigma**2 * prior.at(sigma).score(pictures + sigma * z)
-            total -= step / sigma**2 * error.square().flatten(1).sum(1).view(-1, x.shape[1]).sum(0)
+        noisy = pictures + sigma * noise.normal((1, 1, *x.shape[2:]))
+        error = joint_denoiser([priors[i] for i in scored], sigma)(noisy) - pictures
+        total -= step / sigma**2 * error.square().flatten(2).sum((0, 2))
     return total
 
 
