@@ -52,8 +52,23 @@ def _mnist(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return _idx(folder, f"{stem}-images-idx3-ubyte")[:, None], _idx(folder, f"{stem}-labels-idx1-ubyte")
 
 
+def _cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The binary version: records of a label byte and 3 x 32 x 32 bytes, planes red, green, blue."""
+    folder = next((sub for sub in (folder / "cifar-10-batches-bin", folder) if (sub / "test_batch.bin").is_file()), folder)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
+    records = []
+    for path in (folder / name for name in names):
+        raw = np.fromfile(path, np.uint8)
+        if not len(raw) or len(raw) % 3073:
+            raise InputError(f"{path}: {len(raw)} bytes are not records of 3,073", "is the download complete?")
+        records.append(raw.reshape(-1, 3073))
+    together = np.concatenate(records)
+    return together[:, 1:].reshape(-1, 3, 32, 32), together[:, 0]
+
+
 _READERS: dict[str, tuple[Callable[[Path, str], tuple[np.ndarray, np.ndarray]], str]] = {
     "mnist": (_mnist, "the four files train-images-idx3-ubyte.gz, ..., t10k-labels-idx1-ubyte.gz"),
+    "cifar10": (_cifar10, "cifar-10-batches-bin/ of the binary version: data_batch_1.bin, ..., test_batch.bin"),
 }
 
 

@@ -35,7 +35,7 @@ class Optimizer(str, Enum):
     adam = "adam"
 
 
-Data = Annotated[str, typer.Option(help="Data set: mnist.")]
+Data = Annotated[str, typer.Option(help="Data set: mnist or cifar10.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for weights, state, metrics, samples.")]
 Steps = Annotated[int, typer.Option(min=1, help="Batches to train on.")]
