@@ -51,7 +51,8 @@ def nmf(
 
     The mixture is a sum ``sum_r h_r w_r`` of :data:`ATOMS` ``k`` atoms, ``h >= 0``, of a dictionary learned from
     training pictures (Lee & Seung 2001). Nothing says which component an atom belongs to, so the atoms are dealt out by
-    lot, from the picture's seed. Each component gets the share of the mixture that its atoms have. Arguments and result as :func:`basis_cli.samplers.langevin`.
+    lot, from the picture's seed. Each component gets the share of the mixture that its atoms have. Arguments and result
+    as :func:`basis_cli.samplers.langevin`.
 
     Raises:
         UsageError: no mixture with positive coefficients, scikit-learn not installed, or no training pictures.
