@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from .priors import load_prior as load_prior
     from .tasks import Result as Result
     from .tasks import Sampling as Sampling
+    from .tasks import colorize as colorize
+    from .tasks import decompress as decompress
+    from .tasks import inpaint as inpaint
+    from .tasks import restore as restore
     from .tasks import sample as sample
     from .tasks import separate as separate
+    from .tasks import upscale as upscale
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "BasisError": "errors",
-    "Result": "tasks",
-    "Sampling": "tasks",
-    "load_prior": "priors",
-    "sample": "tasks",
-    "separate": "tasks",
-}
+_HOMES = {"BasisError": "errors", "load_prior": "priors"} | dict.fromkeys(
+    ("Result", "Sampling", "colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks"
+)
 __all__ = ["__version__", *_HOMES]
 
 

@@ -79,7 +79,7 @@ def evaluate_separation(
         ``psnr`` and ``average`` (the baseline that answers with the mean picture) as :func:`summary` makes them,
         ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings.
     """
-    sampling = sampling or Sampling()
+    sampling = (sampling or Sampling()).by_default("ep")
     k = len(priors)
     chosen = mixture_indices(data.labels, k, pairs, protocol, pairs_seed)
     truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
@@ -148,7 +148,7 @@ def evaluate_likelihood(
     Raises:
         UsageError: the prior has no likelihood.
     """
-    sampling = sampling or Sampling("langevin")
+    sampling = (sampling or Sampling()).by_default("langevin")
     device = choose_device(sampling.device)
     sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
     x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(device)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from .errors import BasisError, InputError, InputWarning, UsageError
 from .files import atomically
@@ -63,6 +63,35 @@ def read(source: Path | str, shape: tuple[int, int, int] | None = None, fit: str
     elif channels != len(picture):
         raise InputError(f"{name} has {len(picture)} channels, the prior models {channels}", "choose another prior")
     return np.ascontiguousarray(_fitted(picture, height, width, fit, name))
+
+
+def jpeg_coding(source: Path | str) -> tuple[tuple[tuple[int, ...], ...], tuple[int, int], tuple[int, int]]:
+    """How a JPEG file was coded: the arguments of :class:`basis_cli.operators.Jpeg`.
+
+    Quantization tables (rows first; brightness, then chroma), ``(h, w)``, and how many pixels share a chroma value.
+
+    Raises:
+        InputError: unreadable, no JPEG file, or one of a rare kind: CMYK, tables or subsampling of its own.
+    """
+    name = "standard input" if str(source) == "-" else str(source)
+    with _opened(source, name) as file:
+        try:
+            image = _open_image(file)
+        except Exception as error:
+            raise InputError(f"{name} is not a picture that can be read", "a JPEG file") from error
+        if not isinstance(image, JpegImagePlugin.JpegImageFile):
+            raise InputError(f"{name} is {image.format}, not JPEG", "only JPEG's losses can be undone")
+        tables = {}
+        for plane, (_, _, _, table) in enumerate(image.layer):
+            tables[plane] = tuple(image.quantization.get(table, ()))
+        sampling = {-1: (1, 1), 0: (1, 1), 1: (1, 2), 2: (2, 2)}[JpegImagePlugin.get_sampling(image)]
+        rare = image.mode not in ("L", "RGB") or () in tables.values() or tables.get(1) != tables.get(2)
+        if rare or (image.mode == "RGB" and JpegImagePlugin.get_sampling(image) < 0):
+            raise InputError(f"{name} is coded in a way that is not known here", "save it as a usual JPEG file")
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            raise InputError(f"{name} is stored rotated", "turn it losslessly first, for example with jpegtran")
+        chosen = tuple(tables[plane] for plane in sorted(tables) if plane < 2)
+        return chosen, (image.height, image.width), sampling
 
 
 def _opened(source: Path | str, name: str) -> BinaryIO:
@@ -227,3 +256,40 @@ def write_sheet(path: Path, pictures: np.ndarray, columns: int | None = None) ->
         top, left = 2 + (i // columns) * (h + 2), 2 + (i % columns) * (w + 2)
         sheet[:, top : top + h, left : left + w] = picture
     write_png(path, to_pillow(sheet))
+
+
+def with_ending(base: Path, ending: str) -> Path:
+    """``base`` with ``ending`` after its whole name, dots and all."""
+    return base.with_name(base.name + ending)
+
+
+def filled(picture: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """An observed picture ``(c, h, w)`` shown at ``shape``: gray repeated to all channels, small pixels as squares."""
+    c, h, w = shape
+    picture = np.broadcast_to(picture, (c, *picture.shape[1:])) if len(picture) == 1 else picture
+    return picture.repeat(h // picture.shape[1], axis=1).repeat(w // picture.shape[2], axis=2)
+
+
+def write_frames(base: Path, frames: np.ndarray) -> tuple[Path, Path]:
+    """Write states ``(levels, k, c, h, w)``: a sheet with a column for each level (Figure 9) and an animation.
+
+    Returns:
+        ``BASE.frames.png`` and ``BASE.frames.webp``, which is enlarged to about 256 pixels.
+    """
+    levels, k, c, h, w = frames.shape
+    strip, animation = with_ending(base, ".frames.png"), with_ending(base, ".frames.webp")
+    write_sheet(strip, frames.swapaxes(0, 1).reshape(levels * k, c, h, w), columns=levels)
+    enlarge = max(1, 256 // h)
+    small = [to_pillow(np.concatenate(list(state), axis=2)).convert("RGB") for state in frames]
+    rows = [row.resize((enlarge * row.width, enlarge * row.height), Image.Resampling.NEAREST) for row in small]
+    with atomically(animation) as partial:
+        rows[0].save(
+            partial,
+            format="WEBP",
+            save_all=True,
+            append_images=rows[1:],
+            lossless=True,
+            loop=0,
+            duration=[120] * (levels - 1) + [1500],
+        )
+    return strip, animation

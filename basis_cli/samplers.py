@@ -13,7 +13,7 @@ from .api import Prior
 from .errors import NotFiniteError, UsageError
 from .graphs import repeated
 from .noise import PerImageNoise
-from .operators import LinearOperator, Mixture, Operator, linearized
+from .operators import Constraint, LinearOperator, Mixture, Operator, linearized
 
 
 def geometric(levels: int, high: float = 1.0, low: float = 0.01) -> tuple[float, ...]:
@@ -43,7 +43,8 @@ TOO_SURE = ("project", "conjugate", "ep")
 
 
 def no_callback(**state: Any) -> None:
-    """Does nothing. A sampler calls its callback after each step: ``step``, ``total``, ``level``, ``sigma``, ``x``.
+    """Does nothing. A sampler calls its callback after each step with ``step`` of ``total``, ``level`` of ``levels``,
+    ``sigma`` and ``x``.
 
     ``x`` may be changed in place by the next step: copy what you keep.
     """
@@ -147,7 +148,14 @@ def langevin(
         variance = (sigma * operator.scale) ** 2 + noise_std**2
         step = partial(update, joint_score(priors, sigma), eta, variance)
         for done in repeated(step, steps, x.device):
-            callback(step=level * steps + done, total=len(sigmas) * steps, level=level, sigma=sigma, x=x)
+            callback(
+                step=level * steps + done,
+                total=len(sigmas) * steps,
+                level=level,
+                levels=len(sigmas),
+                sigma=sigma,
+                x=x,
+            )
         check_finite(x, sigma)
     return x
 
@@ -182,7 +190,7 @@ def _renoised(
     x = start + sigmas[0] * noise.normal(start.shape)
     for level, sigma in enumerate(sigmas):
         x0 = estimate(x, sigma)
-        callback(step=level, total=len(sigmas), level=level, sigma=sigma, x=x0)
+        callback(step=level, total=len(sigmas), level=level, levels=len(sigmas), sigma=sigma, x=x0)
         if level + 1 < len(sigmas):
             after = sigmas[level + 1]
             keep = (after / sigma) ** 2 if ancestral and level > 0 else 0.0  # the first estimate forgets the start
@@ -193,15 +201,16 @@ def _renoised(
 
 
 def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
-    """The smallest pictures that explain ``y``, or gray ones where the operator has no pseudo-inverse."""
+    """The smallest pictures that explain ``y``, or gray ones where the operator does not know them."""
     if isinstance(operator, LinearOperator):
         return operator.pinv(y)
-    return y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
+    gray = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
+    return operator.project(gray, y) if isinstance(operator, Constraint) else gray
 
 
 def project(
     priors: Sequence[Prior],
-    operator: LinearOperator,
+    operator: Constraint,
     y: Tensor,
     *,
     seeds: Sequence[int],
@@ -210,18 +219,18 @@ def project(
 ) -> Tensor:
     """Denoise, project onto ``A x = y``, renoise in full; one network evaluation a level::
 
-        x0 <- D(x) + A^+ (y - A D(x)),   x <- x0 + sigma_next z
+        x0 <- the nearest to D(x) with A x0 = y,   x <- x0 + sigma_next z
 
-    The projection is that of DDNM (Wang et al. 2023), the renoising DDIM's with eta = 1 taken to the end. For
-    measurements without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
+    For a linear operator that is ``D(x) + A^+ (y - A D(x))`` (DDNM, Wang et al. 2023); JPEG's coefficients are moved
+    into the file's quantization intervals. The renoising is DDIM's with eta = 1 taken to the end. For measurements
+    without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
     spread of its samples is below the posterior's. Arguments, result and errors as :func:`langevin`.
     """
 
     def estimate(x: Tensor, sigma: float) -> Tensor:
-        denoised = joint_denoiser(priors, sigma)(x)
-        return denoised + operator.pinv(y - operator(denoised))
+        return operator.project(joint_denoiser(priors, sigma)(x), y)
 
-    return _renoised(estimate, operator.pinv(y), seeds, sigmas, callback)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback)
 
 
 def conjugate(
@@ -253,7 +262,7 @@ def conjugate(
         denoised = joint_denoiser(priors, sigma)(x)
         residual = y - operator(denoised)
         left = [sigma**2 * std**2 / (sigma**2 + std**2) for std in stds]
-        if isinstance(operator, LinearOperator):
+        if isinstance(operator, LinearOperator) and operator.gram:
             total = noise_std**2 + sum(r2 * gram for r2, gram in zip(left, operator.gram, strict=True))
             return denoised + weighted(left, operator.adjoint(residual / total))
         return denoised + _gain(operator, denoised, partial(weighted, left), residual, noise_std, steps=10)

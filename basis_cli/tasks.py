@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from . import images, memory, metrics, plugins, samplers, selection
 from .api import Level, Prior
 from .errors import BasisError, InputError, UsageError
-from .operators import LinearOperator, Mixture, Unobserved
+from .operators import Constraint, Downsample, Gray, Jpeg, Mask, Mixture, Operator, Unobserved
 from .priors import choose_device, compile_networks, load_prior, precision
 
 Picture = str | Path | np.ndarray | Tensor
@@ -29,8 +29,9 @@ Picture = str | Path | np.ndarray | Tensor
 class Sampling:
     """How to sample; the same for every task. ``None`` leaves the sampler's own default."""
 
-    sampler: str = "ep"
-    """See docs/samplers.md; ``ep`` separates best for its time."""
+    sampler: str | None = None
+    """See docs/samplers.md. Default: ``ep`` to separate, ``langevin`` to sample a prior, for other tasks ``project``, or
+    ``conjugate`` with ``noise_std``."""
     levels: int | None = None
     """Noise levels on the sampler's kind of ladder. Default: for Langevin dynamics the prior's own, else the paper's
     ten; for ``ep`` 25, for the others 50."""
@@ -50,12 +51,18 @@ class Sampling:
     compile: bool = False
     """``torch.compile`` the priors' networks: slow to begin, then faster; the same pictures up to rounding."""
 
+    def by_default(self, sampler: str) -> Sampling:
+        """The same, with this ``sampler`` unless one was chosen."""
+        return self if self.sampler else replace(self, sampler=sampler)
+
     def options(self, priors: Sequence[Prior]) -> dict[str, Any]:
         """Keyword arguments for the sampler.
 
         Raises:
             UsageError: a value out of range, or an option that this sampler does not have.
         """
+        if self.sampler is None:
+            raise UsageError("no sampler was chosen")
         for name in ("levels", "steps", "step_size", "noise_std", "batch"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -170,9 +177,37 @@ class _CountedLevel:
         self.counted.pictures += pictures
 
 
+class Frames:
+    """A callback that keeps the state at the end of each noise level (Figure 9) and calls ``then``.
+
+    A sampler that denoises is kept as its estimates of the clean pictures, Langevin dynamics as the noisy pictures.
+    """
+
+    def __init__(self, then: Callable[..., None] = samplers.no_callback):
+        self._then = then
+        self._states: dict[int, dict[int, Tensor]] = {}
+
+    def __call__(self, *, step: int, total: int, level: int, x: Tensor, first: int = 0, **state: Any) -> None:
+        if (step + 1) % max(1, total // state.get("levels", total)) == 0:
+            kept = self._states.setdefault(level, {})
+            kept |= {first + i: picture for i, picture in enumerate(x.detach().cpu().clone().unbind(1))}
+        self._then(step=step, total=total, level=level, x=x, first=first, **state)
+
+    def of(self, index: int, like: Tensor | None = None) -> Tensor:
+        """The states ``(levels, k, c, h, w)`` of picture ``index`` (the samples of one input follow each other).
+
+        With ``like`` ``(k, c, h, w)`` the components are in the order that brings the last state nearest to it.
+        """
+        states = torch.stack([self._states[level][index] for level in sorted(self._states)]).float()
+        if like is None:
+            return states
+        closeness = -(like[:, None] - states[-1][None]).square().flatten(2).sum(2)
+        return states[:, metrics.assignment(closeness, [0] * len(like))]
+
+
 def sample_posterior(
     priors: Sequence[Prior],
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     seeds: Sequence[int],
     sampling: Sampling,
@@ -181,7 +216,8 @@ def sample_posterior(
 ) -> tuple[Tensor, Tensor | None, float]:
     """Run the sampler on ``y`` ``(n, ...)`` in batches.
 
-    The callback gets what the sampler gives it, and ``batch``, ``batches``, ``operator``, ``y`` of the batch at work.
+    The callback gets what the sampler gives it, and ``batch``, ``batches``, ``first`` (the index of its first picture),
+    ``operator``, ``y`` of the batch at work.
     A batch that does not fit into memory is begun again with half as many pictures; what was done is kept.
 
     Returns:
@@ -193,8 +229,8 @@ def sample_posterior(
         UsageError, UnknownPriorError, NotFiniteError.
     """
     device = choose_device(sampling.device)
-    draw = plugins.sampler(sampling.sampler)
     options = sampling.options(priors)
+    draw = plugins.sampler(str(sampling.sampler))
     if sampling.compile:
         compile_networks(priors)
 
@@ -225,7 +261,7 @@ def sample_posterior(
             size = min(size, len(y) - done)
             batches = len(parts) + -(-(len(y) - done) // size)
             try:
-                x, scores, evaluations = run(slice(done, done + size), batch=len(parts), batches=batches)
+                x, scores, evaluations = run(slice(done, done + size), batch=len(parts), batches=batches, first=done)
             except (RuntimeError, MemoryError) as error:
                 if sampling.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                     reason = str(error).strip().partition("\n")[0]
@@ -238,31 +274,34 @@ def sample_posterior(
     return torch.cat(parts, dim=1), torch.cat(likelihoods) if likelihood else None, evaluations
 
 
-def consistent(x: Tensor, operator: LinearOperator, y: Tensor) -> Tensor:
+def consistent(x: Tensor, operator: Operator, y: Tensor) -> Tensor:
     """``x`` ``(k, n, c, h, w)`` moved a little: ``A x = y`` and [0, 1] hold to a fraction of a level.
 
-    Alternating projections onto both.
+    Alternating projections onto both; onto [0, 1] alone if the operator is no :class:`Constraint`.
     """
+    if not isinstance(operator, Constraint):
+        return x.clamp(0, 1)
     for _ in range(8):
-        x = (x + operator.pinv(y - operator(x))).clamp(0, 1)
+        x = operator.project(x, y).clamp(0, 1)
     return x
 
 
-def kinds(priors: Sequence[Prior], operator: Mixture) -> list[Hashable]:
+def kinds(priors: Sequence[Prior], operator: Operator) -> list[Hashable]:
     """Components of equal kind may change places: the same prior and the same mixing coefficient."""
-    return [(id(prior), a) for prior, a in zip(priors, operator.alpha, strict=True)]
+    alpha = operator.alpha if isinstance(operator, Mixture) else range(operator.k)
+    return [(id(prior), a) for prior, a in zip(priors, alpha, strict=True)]
 
 
 def ranked_samples(
     priors: Sequence[Prior],
-    operator: Mixture,
+    operator: Operator,
     y: Tensor,
     seeds: Sequence[Sequence[int]],
     sampling: Sampling,
     callback: Callable[..., None] = samplers.no_callback,
 ) -> tuple[list[selection.Ranked], float]:
-    """Samples of each mixture ``y`` ``(n, c, h, w)``, one for each of its seeds, most probable first, and evaluations
-    for each component of a mixture. A single sample is not scored."""
+    """Samples for each of ``y`` ``(n, ...)``, one for each of its seeds, most probable first, and evaluations
+    for each component of it. A single sample is not scored."""
     samples = len(seeds[0])
     repeated = y.repeat_interleave(samples, dim=0)
     flat = [seed for own in seeds for seed in own]
@@ -275,15 +314,22 @@ def ranked_samples(
     return list(ranked), evaluations * samples
 
 
-def _as_batch(pictures: Picture | Sequence[Picture], shape: tuple[int, int, int], fit: str | None) -> Tensor:
-    """Files, arrays or tensors as float32 ``(n, c, h, w)``; arrays must already have the prior's shape."""
+def _as_batch(
+    pictures: Picture | Sequence[Picture], shape: tuple[int, int, int], fit: str | None, repeat: bool = False
+) -> Tensor:
+    """Files, arrays or tensors as float32 ``(n, c, h, w)``; arrays must already have the ``shape`` ``(c, h, w)``.
+
+    ``repeat`` takes arrays of one channel for gray pictures.
+    """
     if isinstance(pictures, (np.ndarray, Tensor)):
         batch = torch.as_tensor(pictures).float()
         batch = batch[None] if batch.ndim == 3 else batch
     elif isinstance(pictures, (str, os.PathLike)):
         batch = torch.from_numpy(images.read(pictures, shape, fit))[None]
     else:
-        batch = torch.cat([_as_batch(picture, shape, fit) for picture in pictures])
+        batch = torch.cat([_as_batch(picture, shape, fit, repeat) for picture in pictures])
+    if repeat and batch.shape[1] == 1:
+        batch = batch.expand(-1, shape[0], -1, -1)
     if tuple(batch.shape[1:]) != tuple(shape):
         raise InputError(f"pictures of shape {tuple(batch.shape[1:])}, but the prior models {tuple(shape)}")
     if not torch.isfinite(batch).all():
@@ -320,10 +366,9 @@ def separate(
     Raises:
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    sampling = sampling or Sampling()
     given = list(prior) if isinstance(prior, Sequence) and not isinstance(prior, str) else [prior]
-    names = {one for one in given if isinstance(one, str)}
-    loaded = {name: load_prior(name, weights_path=weights, device=sampling.device) for name in names}
+    device = sampling.device if sampling else "auto"
+    loaded = {one: load_prior(one, weights_path=weights, device=device) for one in given if isinstance(one, str)}
     priors: list[Prior] = [loaded[one] if isinstance(one, str) else one for one in given]
     priors = priors * k if len(priors) == 1 else priors
     operator = separation(priors, k, alpha, samples, references)
@@ -331,10 +376,27 @@ def separate(
     truth = None
     if references is not None:
         truth = torch.stack([_as_batch(reference, priors[0].shape, fit) for reference in references])
-        if truth.shape[1] != len(y):
-            raise UsageError(f"references for {truth.shape[1]} mixtures, but there are {len(y)}")
+    sampling = (sampling or Sampling()).by_default("ep")
+    return _answers(priors, operator, y, samples, select, truth, sampling, callback)
+
+
+def _answers(
+    priors: Sequence[Prior],
+    operator: Operator,
+    y: Tensor,
+    samples: int,
+    select: str,
+    truth: Tensor | None,
+    sampling: Sampling,
+    callback: Callable[..., None],
+) -> Result:
+    """Sample, choose, make consistent and put in order: what every task does once its operator and ``y`` are known."""
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1, not {samples}")
     if select not in selection.SELECT:
         raise UsageError(f"select {select!r} is not known", ", ".join(selection.SELECT))
+    if truth is not None and truth.shape[1] != len(y):
+        raise UsageError(f"references for {truth.shape[1]} pictures, but there are {len(y)}")
     began = time.perf_counter()
     seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
     ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
@@ -342,9 +404,11 @@ def separate(
     m = x.shape[2]
     x, repeated = x.flatten(1, 2), y.repeat_interleave(m, dim=0)
     x = x.clamp(0, 1) if sampling.noise_std else consistent(x, operator, repeated)
-    first = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
-    x = metrics.reordered(x, first.repeat_interleave(m, dim=1))
-    several = samples > 1
+    std = torch.stack([one.std for one in ranked], dim=1) if samples > 1 else None
+    if operator.k > 1:
+        order = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
+        x = metrics.reordered(x, order.repeat_interleave(m, dim=1))
+        std = None if std is None else metrics.reordered(std, order)
     return Result(
         components=x.unflatten(1, (len(y), m)),
         y=y,
@@ -352,11 +416,175 @@ def separate(
         psnr=None if truth is None else metrics.psnr(x, truth.repeat_interleave(m, dim=1)).unflatten(1, (len(y), m)),
         seconds=time.perf_counter() - began,
         evaluations=evaluations,
-        log_likelihood=torch.stack([one.log_likelihood for one in ranked]) if several else None,
+        log_likelihood=torch.stack([one.log_likelihood for one in ranked]) if samples > 1 else None,
         answers=[np.bincount(one.answer).tolist() for one in ranked],
-        std=metrics.reordered(torch.stack([one.std for one in ranked], dim=1), first) if several else None,
-        settings=sampling.described(priors) | {"alpha": operator.alpha, "samples": samples, "select": select},
+        std=std,
+        settings=sampling.described(priors)
+        | ({"alpha": operator.alpha} if isinstance(operator, Mixture) else {})
+        | {"samples": samples, "select": select},
     )
+
+
+def restore(
+    y: Tensor,
+    operator: Operator,
+    *,
+    prior: str | Prior = "ncsn-cifar",
+    samples: int = 1,
+    select: str = "all",
+    references: Picture | Sequence[Picture] | None = None,
+    weights: Path | None = None,
+    sampling: Sampling | None = None,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> Result:
+    """Draw the pictures that ``operator`` made ``y`` of from ``p(x | y)``: what the tasks below have in common.
+
+    Args:
+        y: what was observed, ``(n, ...)``, as ``operator`` makes it of ``(1, n, c, h, w)`` pictures in [0, 1].
+        operator: one of :mod:`basis_cli.operators` for one picture, or your own.
+        prior, samples, select, weights, sampling: as for :func:`separate`.
+        references: the true pictures, one for each of ``y``, if known.
+
+    Returns:
+        A :class:`Result` with one component.
+
+    Raises:
+        InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
+    """
+    sampling = (sampling or Sampling()).by_default("conjugate" if sampling and sampling.noise_std else "project")
+    loaded = _loaded(prior, weights, sampling)
+    truth = None if references is None else _as_batch(references, loaded.shape, None)[None]
+    return _answers([loaded], operator, y, samples, select, truth, sampling, callback)
+
+
+def colorize(
+    pictures: Picture | Sequence[Picture],
+    *,
+    prior: str | Prior = "ncsn-cifar",
+    channel_weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
+    fit: str | None = None,
+    **options: Any,
+) -> Result:
+    """Colour gray pictures: ``y`` is the mean of the channels (section 5.3 of the paper), or weighted.
+
+    Coloured pictures are made gray first; arrays may have one channel. ``options`` are those of :func:`restore`.
+    """
+    loaded = _loaded(prior, options.get("weights"), options.get("sampling"))
+    operator = Gray(channel_weights)
+    if loaded.shape[0] != len(channel_weights):
+        raise UsageError(
+            f"the prior models {loaded.shape[0]} channels, not {len(channel_weights)}", "a prior of colour"
+        )
+    x = _as_batch(pictures, loaded.shape, fit, repeat=True)
+    return restore(operator(x[None]), operator, prior=loaded, **options)
+
+
+def inpaint(
+    pictures: Picture | Sequence[Picture],
+    mask: Picture,
+    *,
+    prior: str | Prior = "ncsn-cifar",
+    fit: str | None = None,
+    **options: Any,
+) -> Result:
+    """Fill in what ``mask`` marks: one for all pictures, more than one half where they are unknown.
+
+    It is a file, a name in :data:`UNKNOWN`, or ``(1, h, w)``. ``options`` are those of :func:`restore`.
+    """
+    loaded = _loaded(prior, options.get("weights"), options.get("sampling"))
+    size = loaded.shape[1:]
+    missing = unknown(mask, size, fit) if isinstance(mask, (str, Path)) else _as_batch(mask, (1, *size), fit)[0] > 0.5
+    operator = Mask(~missing)
+    x = _as_batch(pictures, loaded.shape, fit)
+    return restore(operator(x[None]), operator, prior=loaded, **options)
+
+
+def upscale(
+    pictures: Picture | Sequence[Picture],
+    factor: int,
+    *,
+    prior: str | Prior = "ncsn-cifar",
+    method: str = "box",
+    fit: str | None = None,
+    **options: Any,
+) -> Result:
+    """Enlarge pictures ``factor`` times, to the prior's size; they were shrunk by ``method``, ``box`` or ``bicubic``.
+
+    ``options`` are those of :func:`restore`.
+    """
+    loaded = _loaded(prior, options.get("weights"), options.get("sampling"))
+    c, h, w = loaded.shape
+    operator = Downsample(factor, (h, w), method)
+    y = _as_batch(pictures, (c, h // factor, w // factor), fit)
+    return restore(y, operator, prior=loaded, **options)
+
+
+def decompress(
+    pictures: Picture | Sequence[Picture],
+    jpeg: Jpeg | None = None,
+    *,
+    prior: str | Prior = "ncsn-cifar",
+    **options: Any,
+) -> Result:
+    """Undo JPEG compression: find pictures that the prior finds likely and that would give these very files.
+
+    Without ``jpeg`` the pictures are JPEG files, and how they were made is read from their own tables; all of them
+    must share it. Decoded arrays need ``jpeg``. ``options`` are those of :func:`restore`.
+    """
+    loaded = _loaded(prior, options.get("weights"), options.get("sampling"))
+    if jpeg is None:
+        files = [pictures] if isinstance(pictures, (str, os.PathLike)) else list(pictures)
+        if not all(isinstance(file, (str, os.PathLike)) for file in files):
+            raise UsageError("arrays do not say how they were compressed", "give jpeg=Jpeg(...)")
+        codings = {images.jpeg_coding(file) for file in files}  # type: ignore[arg-type]
+        if len(codings) != 1:
+            raise UsageError("these files were compressed in different ways", "decompress them one by one")
+        jpeg = coded(codings.pop(), loaded.shape)
+    return restore(_as_batch(pictures, loaded.shape, None), jpeg, prior=loaded, **options)
+
+
+UNKNOWN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "right": lambda row, column: column >= 0.5,
+    "left": lambda row, column: column < 0.5,
+    "top": lambda row, column: row < 0.5,
+    "bottom": lambda row, column: row >= 0.5,
+    "center": lambda row, column: ((row - 0.5).abs() < 0.25) & ((column - 0.5).abs() < 0.25),
+}
+"""Masks by name: what is unknown, from rows and columns in [0, 1]."""
+
+
+def unknown(mask: str | Path, size: tuple[int, int], fit: str | None = None) -> Tensor:
+    """``(1, h, w)``, true where a picture is unknown: a name in :data:`UNKNOWN`, or a file that is white there.
+
+    Raises:
+        InputError: the file cannot be read, or has another size than ``(h, w)``.
+    """
+    h, w = size
+    if str(mask) in UNKNOWN:
+        row, column = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+        return UNKNOWN[str(mask)](row, column)[None]
+    return torch.from_numpy(images.read(mask, (1, h, w), fit)) > 0.5
+
+
+def coded(coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int, int, int]) -> Jpeg:
+    """The operator of a file coded as :func:`basis_cli.images.jpeg_coding` says, for a prior of this ``shape``.
+
+    Raises:
+        InputError: another size, or colour where the prior is gray, or the other way round.
+    """
+    tables, (h, w), _ = coding
+    if (h, w) != tuple(shape[1:]):
+        hint = "another size cannot be fitted: its 8 x 8 blocks would be lost"
+        raise InputError(f"a JPEG file of {w} x {h} pixels, but the prior models {shape[2]} x {shape[1]}", hint)
+    if (len(tables) == 1) != (shape[0] == 1):
+        kind = "gray" if len(tables) == 1 else "in colour"
+        raise InputError(f"the JPEG file is {kind}, but the prior models {shape[0]} channels")
+    return Jpeg(*coding)
+
+
+def _loaded(prior: str | Prior, weights: Path | None, sampling: Sampling | None) -> Prior:
+    device = sampling.device if sampling else "auto"
+    return load_prior(prior, weights_path=weights, device=device) if isinstance(prior, str) else prior
 
 
 def sample(
@@ -372,10 +600,10 @@ def sample(
     Raises:
         UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    sampling = sampling or Sampling("langevin")
+    sampling = (sampling or Sampling()).by_default("langevin")
     if count < 1:
         raise UsageError(f"the number of samples must be at least 1, not {count}")
-    loaded = load_prior(prior, weights_path=weights, device=sampling.device) if isinstance(prior, str) else prior
+    loaded = _loaded(prior, weights, sampling)
     nothing = torch.zeros(count, 0)
     seeds = [image_seed(sampling.seed, index) for index in range(count)]
     x, _, _ = sample_posterior([loaded], Unobserved(loaded.shape), nothing, seeds, sampling, callback)

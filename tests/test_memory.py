@@ -188,7 +188,7 @@ def test_compile_compiles_the_network_once_and_keeps_the_pictures(monkeypatch):
 
 def test_a_prior_without_a_network_cannot_be_compiled():
     with pytest.raises(UsageError, match="GaussianMixture has no network to compile") as caught:
-        run(four_pictures(SHAPE), Sampling(compile=True, device="cpu"))
+        run(four_pictures(SHAPE), Sampling("ep", compile=True, device="cpu"))
     assert "--compile" in caught.value.hint
 
 
@@ -204,7 +204,7 @@ def test_a_compiler_that_fails_is_a_plain_error(monkeypatch):
     monkeypatch.setattr(UNet, "forward", broken)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     with pytest.raises(BasisError, match="torch.compile failed: no C") as caught:
-        run(tiny(), Sampling(compile=True, device="cpu"), n=1)
+        run(tiny(), Sampling("ep", compile=True, device="cpu"), n=1)
     assert "--compile" in caught.value.hint
 
 

@@ -51,8 +51,8 @@ def basis(
     """Separate and restore pictures by posterior sampling with deep generative priors."""
 
 
-app.command()(run.separate)
-app.command()(run.sample)
+for command in (run.separate, run.colorize, run.inpaint, run.upscale, run.decompress, run.sample):
+    app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")

@@ -11,22 +11,23 @@ from rich.table import Table
 
 from ..errors import UsageError
 from .evaluate import Protocol, ProtocolOption
-from .output import figure, stderr, stdout, warnings_as_lines
-from .run import (
+from .options import (
     AsJson,
     Batch,
-    Compile,
+    Data,
+    DataDir,
     Device,
     Dtype,
     DtypeOption,
-    Levels,
+    PriorName,
     PriorNames,
     Quiet,
-    SamplerName,
-    Steps,
+    SamplerOptions,
     StepSize,
     Weights,
+    with_options,
 )
+from .output import figure, stderr, stdout, warnings_as_lines
 
 app = typer.Typer(no_args_is_help=True, help="Measure what the algorithms cost on this machine.")
 
@@ -37,8 +38,10 @@ def bench() -> None:
 
 
 @app.command()
+@with_options
 def speed(
-    prior: Annotated[str, typer.Option("--prior", help="The prior to separate with.")] = "ncsn-mnist",
+    sampler: SamplerOptions,
+    prior: PriorName = "ncsn-mnist",
     baseline: Annotated[
         str, typer.Option(help="The prior of Algorithm 1; what its weights are does not matter here.")
     ] = "ncsn-paper-untrained",
@@ -48,13 +51,6 @@ def speed(
         bool, typer.Option("--full", help="On a CPU, too, run all 1,000 steps of Algorithm 1: half an hour.")
     ] = False,
     weights: Weights = None,
-    sampler: SamplerName = "ep",
-    levels: Levels = None,
-    steps: Steps = None,
-    device: Device = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    batch: Batch = None,
-    compile: Compile = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,11 +60,10 @@ def speed(
     """
     from ..benchmarks import speed as measure
     from ..priors import load_prior
-    from ..tasks import Sampling
 
-    sampling = Sampling(sampler, levels, steps, device=device, dtype=dtype.value, batch=batch, compile=compile)
-    ours = load_prior(prior, weights_path=weights, device=device)
-    paper = load_prior(baseline, device=device)
+    sampling = sampler.sampling("ep")
+    ours = load_prior(prior, weights_path=weights, device=sampler.device)
+    paper = load_prior(baseline, device=sampler.device)
     sampling.options([ours])
     with warnings_as_lines(), stderr.status("timing") as status:
         if quiet:
@@ -129,8 +124,8 @@ def _bytes(value: int | None) -> str:
 @app.command()
 def samplers(
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
-    data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
+    data: Data = "mnist",
+    data_dir: DataDir = None,
     protocol: ProtocolOption = Protocol.class_agnostic,
     pairs: Annotated[int, typer.Option(min=2, help="Mixtures, the same ones for all.")] = 100,
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
@@ -154,9 +149,9 @@ def samplers(
     from ..datasets import load_dataset
     from ..evaluation import PAPER_PSNR
     from ..tasks import Sampling
-    from .run import _load_priors, _numbers
+    from .run import load_priors, numbers
 
-    priors, hashes = _load_priors(prior, k, weights, device)
+    priors, hashes = load_priors(prior, k, weights, device)
     test = load_dataset(data, "test", data_dir)
     chosen = [contender for contender in CONTENDERS if not only or contender.name in only]
     if not chosen:
@@ -169,7 +164,7 @@ def samplers(
             test,
             priors,
             contenders=chosen,
-            budgets=[int(budget) for budget in _numbers(budgets) or []],
+            budgets=[int(budget) for budget in numbers(budgets, "--budgets") or []],
             protocol=protocol.value,
             pairs=pairs,
             pairs_seed=seed,

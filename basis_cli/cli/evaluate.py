@@ -10,27 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from .output import figure, sampling_progress, stdout
-from .run import (
+from .options import (
     AsJson,
-    Batch,
-    Compile,
+    Data,
+    DataDir,
     Device,
-    Dtype,
-    DtypeOption,
-    Levels,
-    NoiseStd,
+    PriorName,
     PriorNames,
     Quiet,
-    SamplerName,
-    Samples,
+    SampleOptions,
+    SamplerOptions,
     Seed,
-    Select,
-    SelectOption,
-    Steps,
-    StepSize,
     Weights,
+    with_options,
 )
+from .output import figure, sampling_progress, stdout
 
 if TYPE_CHECKING:
     from ..api import Prior
@@ -53,26 +47,17 @@ def evaluate() -> None:
 
 
 @app.command()
+@with_options
 def separation(
+    sampler: SamplerOptions,
+    several: SampleOptions,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
-    data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
+    data: Data = "mnist",
+    data_dir: DataDir = None,
     protocol: ProtocolOption = Protocol.class_agnostic,
     pairs: Annotated[int, typer.Option(min=1, help="Mixtures to separate; the paper has 6,000.")] = 500,
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
-    samples: Samples = 1,
-    select: SelectOption = Select.best,
     weights: Weights = None,
-    sampler: SamplerName = "ep",
-    levels: Levels = None,
-    steps: Steps = None,
-    step_size: StepSize = None,
-    noise_std: NoiseStd = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    batch: Batch = None,
-    compile: Compile = False,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram of the PSNRs here (PNG; Figure 6).")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -80,13 +65,12 @@ def separation(
     """Separate mixtures of test pictures and report PSNR beside the baseline and the paper (Table 2)."""
     from ..datasets import load_dataset
     from ..evaluation import PAPER_PSNR, evaluate_separation
-    from ..tasks import Sampling
     from ..tasks import separation as check
-    from .run import _load_priors
+    from .run import load_priors
 
-    priors, hashes = _load_priors(prior, k, weights, device)
+    priors, hashes = load_priors(prior, k, weights, sampler.device)
     check(priors, k)
-    sampling = Sampling(sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch, compile=compile)
+    sampling = sampler.sampling("ep", several.noise_std)
     test = load_dataset(data, "test", data_dir)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
@@ -94,9 +78,9 @@ def separation(
             priors,
             protocol=protocol.value,
             pairs=pairs,
-            pairs_seed=seed,
-            samples=samples,
-            select=select.value,
+            pairs_seed=sampler.seed,
+            samples=several.samples,
+            select=several.select.value,
             sampling=sampling,
             callback=callback,
         )
@@ -111,34 +95,27 @@ def separation(
 
 
 @app.command()
+@with_options
 def likelihood(
-    prior: Annotated[str, typer.Option("--prior", help="A prior with a likelihood.")] = "glow-mnist",
-    data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
+    sampler: SamplerOptions,
+    prior: PriorName = "glow-mnist",
+    data: Data = "mnist",
+    data_dir: DataDir = None,
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000,
     pairs: Annotated[int, typer.Option(min=0, help="Mixtures to separate; the paper has 100; 0: none.")] = 100,
     weights: Weights = None,
-    sampler: SamplerName = "langevin",
-    levels: Levels = None,
-    steps: Steps = None,
-    step_size: StepSize = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    batch: Batch = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Report bits/dim of test pictures and of separations, beside the paper (Table 1). Lower is better."""
     from ..datasets import load_dataset
     from ..evaluation import PAPER_BITS_PER_DIM, evaluate_likelihood
-    from ..tasks import Sampling
-    from .run import _load_priors
+    from .run import load_priors
 
-    (loaded,), hashes = _load_priors([prior], 1, weights, device)
+    (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
     test = load_dataset(data, "test", data_dir)
     _same_shape(prior, loaded, test)
-    sampling = Sampling(sampler, levels, steps, step_size, None, seed, device, dtype.value, batch)
+    sampling = sampler.sampling("langevin")
     with sampling_progress(1, quiet) as callback:
         result = evaluate_likelihood(test, loaded, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback)
     published = PAPER_BITS_PER_DIM.get(data, {})
@@ -155,9 +132,9 @@ def likelihood(
 
 @app.command()
 def gradients(
-    prior: Annotated[str, typer.Option("--prior", help="Any prior.")] = "ncsn-mnist",
-    data: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "mnist",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")] = None,
+    prior: PriorName = "ncsn-mnist",
+    data: Data = "mnist",
+    data_dir: DataDir = None,
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 200,
     weights: Weights = None,
     levels: Annotated[int | None, typer.Option(min=1, help="Noise levels from 1 to 0.01.  [default: its own]")] = None,
@@ -170,9 +147,9 @@ def gradients(
     from .. import samplers
     from ..datasets import load_dataset
     from ..evaluation import evaluate_gradients
-    from .run import _load_priors
+    from .run import load_priors
 
-    (loaded,), hashes = _load_priors([prior], 1, weights, device)
+    (loaded,), hashes = load_priors([prior], 1, weights, device)
     test = load_dataset(data, "test", data_dir)
     _same_shape(prior, loaded, test)
     sigmas = samplers.geometric(levels) if levels else loaded.sigmas or samplers.PAPER_SIGMAS

@@ -1,13 +1,12 @@
-"""``basis separate`` and ``basis sample``: pictures in, PNG files and a record out."""
+"""``basis separate``, ``colorize``, ``inpaint``, ``upscale``, ``decompress``, ``sample``: pictures in, pictures out."""
 
 from __future__ import annotations
 
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -17,84 +16,387 @@ import typer
 
 from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
+from .options import (
+    AsJson,
+    FitOption,
+    Inputs,
+    Out,
+    OutputOptions,
+    Overwrite,
+    PriorName,
+    PriorNames,
+    Quiet,
+    SampleOptions,
+    SamplerOptions,
+    Weights,
+    with_options,
+)
 from .output import fail, sampling_progress, stderr, warnings_as_lines
 
 if TYPE_CHECKING:
     from ..api import Prior
-    from ..tasks import Result
+    from ..tasks import Result, Sampling
+
+Truth = Annotated[Path | None, typer.Option("--reference", help="The true picture, for one input: PSNR is to it.")]
 
 
-class Fit(str, Enum):
-    crop = "crop"
-    resize = "resize"
-    pad = "pad"
+def numbers(text: str | None, option: str) -> list[float] | None:
+    """The numbers in ``a,b,...``.
 
-
-class Dtype(str, Enum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Select(str, Enum):
-    all = "all"
-    best = "best"
-    mode = "mode"
-    mean = "mean"
-
-
-Inputs = Annotated[list[str], typer.Argument(help="Pictures; - reads one from stdin.", show_default=False)]
-PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
-Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
-SamplerName = Annotated[
-    str,
-    typer.Option(
-        "--sampler",
-        help="ep, project: fast, for pictures; mmps: for honest uncertainty; conjugate: noisy measurements; langevin: "
-        "Algorithm 1 of the paper; ascent: Figure 3.",
-    ),
-]
-Levels = Annotated[int | None, typer.Option(help="Noise levels.  [default: langevin 10, ep 25, others 50]")]
-Steps = Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it.  [default: 100]")]
-StepSize = Annotated[
-    float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5.  [default: 2e-5]")
-]
-NoiseStd = Annotated[
-    float | None, typer.Option(help="Standard deviation of white noise in the picture, in intensities.")
-]
-Samples = Annotated[int, typer.Option("--samples", help="Samples for each picture, ranked by likelihood.")]
-SelectOption = Annotated[
-    Select,
-    typer.Option(
-        help="all; the most probable (best); the mean of the samples that give the same answer as the best (mode); "
-        "the mean of all (mean)."
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
-Batch = Annotated[
-    int | None, typer.Option(help="Pictures worked on at once.  [default: what is fast and fits into memory]")
-]
-Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Compile the networks (torch.compile): slow to begin, then faster."),
-]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
-Skip = Annotated[bool, typer.Option("--skip-existing", help="Leave out inputs whose results are there already.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")]
-
-
-def _numbers(text: str | None) -> list[float] | None:
+    Raises:
+        UsageError: something else.
+    """
     if text is None:
         return None
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise UsageError(f"--alpha {text!r} is not a list of numbers", "for example --alpha 0.7,0.3") from None
+        raise UsageError(f"{option} {text!r} is not a list of numbers", f"for example {option} 0.7,0.3") from None
+
+
+def load_priors(names: list[str], k: int, weights: Path | None, device: str) -> tuple[list[Prior], dict[str, str]]:
+    """Each prior loaded once, and what a record says of their weights."""
+    from .. import weights as store
+    from ..plugins import prior_spec
+    from ..priors import load_prior
+
+    loaded, hashes = {}, {}
+    for name in names:
+        if name not in loaded:
+            loaded[name] = load_prior(name, weights_path=weights, device=device)
+            spec = prior_spec(name)
+            path = store.find(spec.weights, weights) if spec.weights else weights
+            if path:
+                hashes[name] = store.sha256(path)
+    return [loaded[name] for name in (names * k if len(names) == 1 else names)], hashes
+
+
+@with_options
+def separate(
+    inputs: Inputs,
+    sampler: SamplerOptions,
+    several: SampleOptions,
+    output: OutputOptions,
+    k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2,
+    prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
+    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,...  [default: 1/k each]")] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="A true component, once for each: PSNR and order are to these.")
+    ] = None,
+    fit: FitOption = None,
+    weights: Weights = None,
+) -> None:
+    """Separate a picture into the k pictures that were laid over each other.
+
+    Writes STEM.x1.png ... STEM.xk.png and STEM.json, the components ordered by PSNR: to the references if given, else
+    to the mixture. --uncertainty adds STEM.x1.std.png ..., where white is a standard deviation of a quarter or more.
+    """
+    from .. import images, tasks
+
+    run = _Run("separate", inputs, sampler.sampling("ep", several.noise_std), several, output, prior)
+    run.priors, run.hashes = load_priors(prior, k, weights, sampler.device)
+    coefficients = numbers(alpha, "--alpha")
+    tasks.separation(run.priors, k, coefficients, several.samples, reference or None)
+    how = fit.value if fit else None
+    shape = run.priors[0].shape
+    run.references = [images.read(path, shape, how) for path in reference or []]
+    pictures = run.read(shape, how)
+    run.carry_out(pictures, partial(tasks.separate, k=k, prior=run.priors, alpha=coefficients))
+
+
+@with_options
+def colorize(
+    inputs: Inputs,
+    sampler: SamplerOptions,
+    several: SampleOptions,
+    output: OutputOptions,
+    prior: PriorName = "ncsn-cifar",
+    luma: Annotated[
+        bool, typer.Option("--luma", help="The gray is .299 R + .587 G + .114 B, as most programs make it.")
+    ] = False,
+    reference: Truth = None,
+    fit: FitOption = None,
+    weights: Weights = None,
+) -> None:
+    """Colour a gray picture. A coloured one is made gray first.
+
+    The gray is the mean of the three channels, as in the paper, unless --luma says otherwise. Writes STEM.x1.png and
+    STEM.json.
+    """
+    from .. import images, tasks
+
+    run = _Run.single("colorize", inputs, sampler, several, output, prior, weights)
+    shape, how = run.truth(reference, fit.value if fit else None)
+    task = partial(tasks.colorize, prior=run.priors[0])
+    run.carry_out(run.read(shape, how), partial(task, channel_weights=images.LUMA.tolist()) if luma else task)
+
+
+@with_options
+def inpaint(
+    inputs: Inputs,
+    sampler: SamplerOptions,
+    several: SampleOptions,
+    output: OutputOptions,
+    mask: Annotated[
+        str,
+        typer.Option(help="A picture, white where the input is unknown; or right, left, top, bottom, center."),
+    ],
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black is unknown instead.")] = False,
+    prior: PriorName = "ncsn-cifar",
+    reference: Truth = None,
+    fit: FitOption = None,
+    weights: Weights = None,
+) -> None:
+    """Fill in the part of a picture that is missing or unwanted.
+
+    Writes STEM.x1.png and STEM.json; what the mask leaves is kept as it is.
+    """
+    from .. import tasks
+
+    run = _Run.single("inpaint", inputs, sampler, several, output, prior, weights)
+    shape, how = run.truth(reference, fit.value if fit else None)
+    unknown = tasks.unknown(mask, shape[1:], how)
+    task = partial(tasks.inpaint, mask=~unknown if invert_mask else unknown, prior=run.priors[0])
+    run.carry_out(run.read(shape, how), task)
+
+
+@with_options
+def upscale(
+    inputs: Inputs,
+    sampler: SamplerOptions,
+    several: SampleOptions,
+    output: OutputOptions,
+    factor: Annotated[int, typer.Option(min=2, help="How many times larger: 2, 4, 8, 16.")],
+    bicubic: Annotated[
+        bool, typer.Option("--bicubic", help="The picture was shrunk with a bicubic filter, not by averaging.")
+    ] = False,
+    prior: PriorName = "ncsn-cifar",
+    reference: Truth = None,
+    fit: FitOption = None,
+    weights: Weights = None,
+) -> None:
+    """Enlarge a small picture to the size that the prior models.
+
+    The answer gives the input when it is shrunk again. Writes STEM.x1.png and STEM.json.
+    """
+    from .. import operators, tasks
+
+    method = "bicubic" if bicubic else "box"
+    run = _Run.single("upscale", inputs, sampler, several, output, prior, weights)
+    (c, h, w), how = run.truth(reference, fit.value if fit else None)
+    operators.Downsample(factor, (h, w), method)
+    pictures = run.read((c, h // factor, w // factor), how)
+    run.carry_out(pictures, partial(tasks.upscale, factor=factor, method=method, prior=run.priors[0]))
+
+
+@with_options
+def decompress(
+    inputs: Inputs,
+    sampler: SamplerOptions,
+    several: SampleOptions,
+    output: OutputOptions,
+    prior: PriorName = "ncsn-cifar",
+    reference: Truth = None,
+    weights: Weights = None,
+) -> None:
+    """Undo JPEG compression: a picture without its blocks that would give this very file.
+
+    How much was lost is read from the file's own tables. Writes STEM.x1.png and STEM.json.
+    """
+    from .. import images, tasks
+
+    run = _Run.single("decompress", inputs, sampler, several, output, prior, weights)
+    shape, _ = run.truth(reference, None)
+    groups: dict[Any, list[_Picture]] = {}
+    for picture in run.read(shape, None):
+        try:
+            groups.setdefault(images.jpeg_coding(picture.name), []).append(picture)
+        except InputError as error:
+            run.failed(error)
+    jpegs = [(tasks.coded(coding, shape), pictures) for coding, pictures in groups.items()]
+    for jpeg, pictures in jpegs:
+        run.compute(pictures, partial(tasks.decompress, jpeg=jpeg, prior=run.priors[0]))
+    run.finish()
+
+
+class _Picture(NamedTuple):
+    name: str
+    stem: str
+    pixels: np.ndarray
+
+
+class _Run:
+    """One command at work: which inputs, what is done with them, what became of them."""
+
+    def __init__(
+        self,
+        task: str,
+        inputs: list[str],
+        sampling: Sampling,
+        several: SampleOptions,
+        output: OutputOptions,
+        prior: str | list[str],
+    ):
+        self.task, self.sampling, self.several, self.output, self.prior = task, sampling, several, output, prior
+        self.priors: list[Prior] = []
+        self.hashes: dict[str, str] = {}
+        self.references: list[np.ndarray] = []
+        self.inputs = inputs
+        self.failures = 0
+        self.records: list[dict[str, Any]] = []
+        stems = _stems(inputs)
+        records = [output.out / f"{stem}.json" for stem in stems]
+        self.to_do = [(inputs[i], stems[i]) for i in _to_do(records, output.overwrite, output.skip_existing)]
+        self._check()
+
+    @classmethod
+    def single(
+        cls,
+        task: str,
+        inputs: list[str],
+        sampler: SamplerOptions,
+        several: SampleOptions,
+        output: OutputOptions,
+        prior: str,
+        weights: Path | None,
+    ) -> _Run:
+        """For tasks whose answer is one picture."""
+        sampling = sampler.sampling("conjugate" if several.noise_std else "project", several.noise_std)
+        run = cls(task, inputs, sampling, several, output, prior)
+        run.priors, run.hashes = load_priors([prior], 1, weights, sampler.device)
+        return run
+
+    def _check(self) -> None:
+        from ..samplers import TOO_SURE
+
+        if self.output.uncertainty and self.several.samples < 2:
+            raise UsageError("--uncertainty compares samples", "--samples 10")
+        if self.output.uncertainty and self.sampling.sampler in TOO_SURE:
+            with warnings_as_lines():
+                message = f"{self.sampling.sampler}'s samples are too sure of themselves; mmps' and langevin's are not"
+                warnings.warn(message, InputWarning, stacklevel=2)
+
+    def truth(self, reference: Path | None, fit: str | None) -> tuple[tuple[int, int, int], str | None]:
+        """Read the reference, if given; the shape of what the prior models, and how pictures are made to fit it."""
+        from .. import images
+
+        c, h, w = self.priors[0].shape
+        self.references = [images.read(reference, (c, h, w), fit)] if reference else []
+        return (c, h, w), fit
+
+    def read(self, shape: tuple[int, int, int], fit: str | None) -> list[_Picture]:
+        """All inputs that can be read; each that cannot is reported, and the others go on."""
+        from .. import images
+
+        if self.references and len(self.inputs) > 1:
+            raise UsageError("--reference goes with one input")
+        self.sampling.options(self.priors)
+        pictures = []
+        with warnings_as_lines():
+            for name, stem in self.to_do:
+                try:
+                    pictures.append(_Picture(name, stem, images.read(name, shape, fit)))
+                except InputError as error:
+                    self.failed(error)
+        return pictures
+
+    def failed(self, error: InputError | NotFiniteError, pictures: int = 1) -> None:
+        """Report an error that concerns some inputs only."""
+        fail(error)
+        self.failures += pictures
+
+    def carry_out(self, pictures: Sequence[_Picture], task: Callable[..., Result]) -> None:
+        """Compute, write and print everything."""
+        self.compute(pictures, task)
+        self.finish()
+
+    def compute(self, pictures: Sequence[_Picture], task: Callable[..., Result]) -> None:
+        """Compute a batch at a time and write each before the next begins, so nothing done is lost."""
+        import torch
+
+        from .. import images
+        from ..memory import batch_size
+        from ..priors import choose_device
+        from ..tasks import Frames
+
+        if self.output.dry_run or not pictures:
+            for picture in pictures:
+                where = self.output.out / f"{picture.stem}.x1.png"
+                stderr.print(f"would {self.task} {picture.name} into {where} ...", highlight=False)
+            return
+        images.out_folder(self.output.out)
+        samples = self.several.samples
+        device = choose_device(self.sampling.device)
+        at_once = self.sampling.batch or batch_size(self.priors, len(pictures) * samples, device)
+        size = max(1, at_once // max(1, samples))
+        chunks = [pictures[first : first + size] for first in range(0, len(pictures), size)]
+        began, before = time.perf_counter(), len(self.records)
+        with sampling_progress(len(chunks), self.output.quiet) as progress:
+            for chunk in chunks:
+                frames = Frames(progress) if self.output.frames else None
+                try:
+                    result = task(
+                        torch.stack([torch.from_numpy(p.pixels) for p in chunk]),
+                        samples=samples,
+                        select=self.several.select.value,
+                        references=self._references(),
+                        sampling=self.sampling,
+                        callback=frames or progress,
+                    )
+                except NotFiniteError as error:
+                    self.failed(error, len(chunk))
+                    continue
+                for i, picture in enumerate(chunk):
+                    self._write(picture, result, i, len(chunk), frames)
+        if not self.output.quiet:
+            done = len(self.records) - before
+            stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s", highlight=False)
+
+    def _references(self) -> Any:
+        if not self.references:
+            return None
+        return self.references if self.task == "separate" else self.references[0]
+
+    def finish(self) -> None:
+        """The command's output proper: one JSON object, or the paths of the pictures; and its exit code."""
+        if self.output.as_json and not self.output.dry_run:
+            print(json.dumps({"results": self.records}))
+        elif not self.output.as_json:
+            for record in self.records:
+                for answer in record["answers"]:
+                    print(*answer["components"], sep="\n")
+        if self.failures:
+            raise typer.Exit(1)
+
+    def _write(self, picture: _Picture, result: Result, index: int, count: int, frames: Any) -> None:
+        """Write the answers for one picture and, last, their record."""
+        from .. import images
+
+        out, stem = self.output.out, picture.stem
+        record: dict[str, Any] = {
+            "input": picture.name,
+            "basis": __version__,
+            "task": self.task,
+            "prior": self.prior,
+            "weights_sha256": self.hashes,
+            "settings": result.settings,
+            "evaluations": result.evaluations,
+            "seconds": round(result.seconds / count, 3),
+        }
+        if self.output.uncertainty:
+            record |= _write_std(out / stem, result, index)
+        if self.output.sheet:
+            record["sheet"] = str(images.with_ending(out / stem, ".sheet.png"))
+            _write_sheet(Path(record["sheet"]), result, index, self.references)
+        if frames:
+            states = frames.of(index * self.several.samples, result.components[:, index, 0])
+            record["frames"] = [str(file) for file in images.write_frames(out / stem, states.numpy())]
+        record["answers"] = _write_answers(out, stem, result, index)
+        if result.log_likelihood is not None:
+            record["log_likelihood_nats"] = [round(float(value), 2) for value in result.log_likelihood[index]]
+            record["samples_per_distinct_answer"] = result.answers[index]
+        images.write_text(out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
+        self.records.append(record)
 
 
 def _stems(inputs: list[str]) -> list[str]:
@@ -116,177 +418,13 @@ def _to_do(records: list[Path], overwrite: bool, skip_existing: bool) -> list[in
     return [i for i, exists in enumerate(there) if not (exists and skip_existing)]
 
 
-def _load_priors(names: list[str], k: int, weights: Path | None, device: str) -> tuple[list[Prior], dict[str, str]]:
-    """Each prior loaded once, and what a record says of their weights."""
-    from .. import weights as store
-    from ..plugins import prior_spec
-    from ..priors import load_prior
-
-    loaded, hashes = {}, {}
-    for name in names:
-        if name not in loaded:
-            loaded[name] = load_prior(name, weights_path=weights, device=device)
-            spec = prior_spec(name)
-            path = store.find(spec.weights, weights) if spec.weights else weights
-            if path:
-                hashes[name] = store.sha256(path)
-    return [loaded[name] for name in (names * k if len(names) == 1 else names)], hashes
-
-
-def separate(
-    inputs: Inputs,
-    k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2,
-    prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
-    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,...  [default: 1/k each]")] = None,
-    samples: Samples = 1,
-    select: SelectOption = Select.all,
-    uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Also write each pixel's standard deviation over the samples.")
-    ] = False,
-    reference: Annotated[
-        list[Path] | None, typer.Option(help="A true component, once for each: PSNR and order are to these.")
-    ] = None,
-    fit: Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")] = None,
-    weights: Weights = None,
-    sampler: SamplerName = "ep",
-    levels: Levels = None,
-    steps: Steps = None,
-    step_size: StepSize = None,
-    noise_std: NoiseStd = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    batch: Batch = None,
-    compile: Compile = False,
-    out: Out = Path("out"),
-    overwrite: Overwrite = False,
-    skip_existing: Skip = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Separate a picture into the k pictures that were laid over each other.
-
-    Writes STEM.x1.png ... STEM.xk.png and STEM.json, the components ordered by PSNR: to the references if given, else
-    to the mixture. --uncertainty adds STEM.x1.std.png ..., where white is a standard deviation of a quarter or more.
-    """
-    from .. import images, samplers, tasks
-    from ..memory import batch_size
-    from ..priors import choose_device
-
-    if reference and len(inputs) > 1:
-        raise UsageError("--reference goes with one input")
-    if uncertainty and samples < 2:
-        raise UsageError("--uncertainty compares samples", "--samples 10")
-    if uncertainty and sampler in samplers.TOO_SURE:
-        with warnings_as_lines():
-            message = f"{sampler}'s samples are too sure of themselves; mmps' and langevin's are not"
-            warnings.warn(message, InputWarning, stacklevel=2)
-    stems = _stems(inputs)
-    to_do = _to_do([out / f"{stem}.json" for stem in stems], overwrite, skip_existing)
-    sampling = tasks.Sampling(
-        sampler, levels, steps, step_size, noise_std, seed, device, dtype.value, batch, compile=compile
-    )
-    priors, hashes = _load_priors(prior, k, weights, device)
-    sampling.options(priors)
-    coefficients = _numbers(alpha)
-    tasks.separation(priors, k, coefficients, samples, reference or None)
-    how = fit.value if fit else None
-    references = [images.read(path, priors[0].shape, how) for path in reference or []]
-    pictures, failures = _read([(inputs[i], stems[i]) for i in to_do], priors[0].shape, how)
-    if dry_run:
-        for picture in pictures:
-            stderr.print(f"would separate {picture.name} into {out / picture.stem}.x1.png ...", highlight=False)
-    elif pictures:
-        task = partial(
-            tasks.separate,
-            k=k,
-            prior=priors,
-            alpha=coefficients,
-            samples=samples,
-            select=select.value,
-            references=references or None,
-            sampling=sampling,
-        )
-        about = {"basis": __version__, "task": "separate", "prior": prior, "weights_sha256": hashes}
-        at_once = batch or batch_size(priors, len(pictures) * samples, choose_device(device))
-        size = max(1, at_once // samples)
-        records = _run(task, pictures, size, out, about, quiet, uncertainty)
-        failures += len(pictures) - len(records)
-        _print(records, as_json)
-    if failures:
-        raise typer.Exit(1)
-
-
-class _Picture(NamedTuple):
-    name: str
-    stem: str
-    pixels: np.ndarray
-
-
-def _read(
-    named: list[tuple[str, str]], shape: tuple[int, int, int] | None, fit: str | None
-) -> tuple[list[_Picture], int]:
-    """All inputs that can be read, and how many cannot (each is reported; the others go on)."""
-    from .. import images
-
-    pictures, failures = [], 0
-    with warnings_as_lines():
-        for name, stem in named:
-            try:
-                pictures.append(_Picture(name, stem, images.read(name, shape, fit)))
-            except InputError as error:
-                fail(error)
-                failures += 1
-    return pictures, failures
-
-
-def _run(
-    task: Callable[..., Result],
-    pictures: list[_Picture],
-    size: int,
-    out: Path,
-    about: dict[str, Any],
-    quiet: bool,
-    uncertainty: bool,
-) -> list[dict[str, Any]]:
-    """Compute ``size`` pictures at a time and write each batch before the next begins, so nothing done is lost."""
-    import torch
-
-    from .. import images
-
-    images.out_folder(out)
-    records: list[dict[str, Any]] = []
-    began = time.perf_counter()
-    chunks = [pictures[first : first + size] for first in range(0, len(pictures), size)]
-    with sampling_progress(len(chunks), quiet) as callback:
-        for chunk in chunks:
-            try:
-                result = task(torch.stack([torch.from_numpy(p.pixels) for p in chunk]), callback=callback)
-            except NotFiniteError as error:
-                fail(error)
-                continue
-            ran = {
-                "settings": result.settings,
-                "evaluations": result.evaluations,
-                "seconds": round(result.seconds / len(chunk), 3),
-            }
-            for i, picture in enumerate(chunk):
-                files = _write_std(picture, out, result, i) if uncertainty else {}
-                records.append(_write(picture, out, result, i, {"input": picture.name} | about | ran | files))
-    if not quiet:
-        stderr.print(f"{len(records)} done in {time.perf_counter() - began:.1f} s", highlight=False)
-    return records
-
-
-def _write(picture: _Picture, out: Path, result: Result, index: int, record: dict[str, Any]) -> dict[str, Any]:
-    """Write the answers for one picture and, last, their record."""
+def _write_answers(out: Path, stem: str, result: Result, index: int) -> list[dict[str, Any]]:
     from .. import images
 
     k, _, samples = result.components.shape[:3]
     answers = []
     for sample in range(samples):
-        prefix = picture.stem if samples == 1 else f"{picture.stem}.s{sample + 1}"
+        prefix = stem if samples == 1 else f"{stem}.s{sample + 1}"
         files = [out / f"{prefix}.x{i + 1}.png" for i in range(k)]
         for i, file in enumerate(files):
             images.write_png(file, images.to_pillow(result.components[i, index, sample].numpy()))
@@ -297,50 +435,41 @@ def _write(picture: _Picture, out: Path, result: Result, index: int, record: dic
         if result.psnr is not None:
             answer["psnr_db"] = [round(float(value), 3) for value in result.psnr[:, index, sample]]
         answers.append(answer)
-    record = record | {"answers": answers}
-    if result.log_likelihood is not None:
-        record["log_likelihood_nats"] = [round(float(value), 2) for value in result.log_likelihood[index]]
-        record["samples_per_distinct_answer"] = result.answers[index]
-    images.write_text(out / f"{picture.stem}.json", json.dumps(record, indent=2) + "\n")
-    return record
+    return answers
 
 
-def _write_std(picture: _Picture, out: Path, result: Result, index: int) -> dict[str, Any]:
+def _write_std(base: Path, result: Result, index: int) -> dict[str, Any]:
     """Write each component's standard deviation, white at a quarter, and return what a record says of it."""
     from .. import images
 
     assert result.std is not None, "uncertainty is refused for a single sample"
     std = result.std[:, index].clamp_max(0.25)
-    files = [out / f"{picture.stem}.x{i + 1}.std.png" for i in range(len(std))]
+    files = [images.with_ending(base, f".x{i + 1}.std.png") for i in range(len(std))]
     for file, component in zip(files, std, strict=True):
         images.write_png(file, images.to_pillow((4 * component).numpy()))
     means = [round(float(component.mean()), 5) for component in result.std[:, index]]
     return {"uncertainty": {"files": [str(file) for file in files], "white": 0.25, "mean_std": means}}
 
 
-def _print(records: list[dict[str, Any]], as_json: bool) -> None:
-    """The command's output proper: one JSON object, or the paths of the pictures."""
-    if as_json:
-        print(json.dumps({"results": records}))
-    else:
-        for record in records:
-            for answer in record["answers"]:
-                print(*answer["components"], sep="\n")
+def _write_sheet(path: Path, result: Result, index: int, references: list[np.ndarray]) -> None:
+    """A row for each component: the input (in the first), the answers, and the truth if it is known."""
+    from .. import images
+
+    answers = result.components[:, index].numpy()
+    k, _, c, h, w = answers.shape
+    seen = images.filled(result.y[index].numpy(), (c, h, w))
+    rows = []
+    for i in range(k):
+        rows += [seen if i == 0 else np.ones_like(seen), *answers[i], *references[i : i + 1]]
+    images.write_sheet(path, np.stack(rows), columns=len(rows) // k)
 
 
+@with_options
 def sample(
-    prior: Annotated[str, typer.Option("--prior", help="The prior to sample.")] = "ncsn-mnist",
+    sampler: SamplerOptions,
+    prior: PriorName = "ncsn-mnist",
     count: Annotated[int, typer.Option("-n", "--count", help="How many pictures.")] = 16,
     weights: Weights = None,
-    sampler: SamplerName = "langevin",
-    levels: Levels = None,
-    steps: Steps = None,
-    step_size: StepSize = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    batch: Batch = None,
-    compile: Compile = False,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -355,10 +484,8 @@ def sample(
     stem = prior.replace("/", "-")
     sheet = out / f"{stem}.png"
     _to_do([sheet], overwrite, False)
-    loaded, hashes = _load_priors([prior], 1, weights, device)
-    sampling = tasks.Sampling(
-        sampler, levels, steps, step_size, None, seed, device, dtype.value, batch, compile=compile
-    )
+    loaded, hashes = load_priors([prior], 1, weights, sampler.device)
+    sampling = sampler.sampling("langevin")
     sampling.options(loaded)
     images.out_folder(out)
     with sampling_progress(1, quiet) as callback:

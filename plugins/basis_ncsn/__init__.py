@@ -17,6 +17,14 @@ def basis_priors() -> list[PriorSpec]:
             licence="MIT",
         ),
         PriorSpec(
+            name="ncsn-cifar",
+            summary="CIFAR-10's small photographs, 32 x 32 colour: a 3.7 M parameter score network",
+            shape=(3, 32, 32),
+            load="basis_ncsn.prior:load",
+            weights=WeightFile("ncsn-cifar.safetensors"),
+            licence="MIT",
+        ),
+        PriorSpec(
             name="ncsn-paper-untrained",
             summary="The paper's network (RefineNet, 64 filters) with random weights: for `basis bench speed` only",
             shape=(1, 28, 28),

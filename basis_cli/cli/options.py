@@ -1,0 +1,164 @@
+"""Options that several commands share: each group is a dataclass, and :func:`with_options` spells its fields out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..tasks import Sampling
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` for Typer: every parameter that is a dataclass becomes one option for each of its fields."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    groups: dict[str, tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]] = {
+        p.name: (p.annotation, inspect.signature(p.annotation, eval_str=True).parameters)  # type: ignore[arg-type]
+        for p in own
+        if is_dataclass(p.annotation)
+    }
+    plain = [p for p in own if p.name not in groups]
+    fields = [field for _, parameters in groups.values() for field in parameters.values()]
+
+    @wraps(command)
+    def spelled_out(**values: Any) -> None:
+        for name, (group, parameters) in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in parameters})
+        command(**values)
+
+    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*plain, *fields)]
+    spelled_out.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    spelled_out.__annotations__ = {p.name: p.annotation for p in shown}
+    return spelled_out
+
+
+class Dtype(str, Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Select(str, Enum):
+    all = "all"
+    best = "best"
+    mode = "mode"
+    mean = "mean"
+
+
+class Fit(str, Enum):
+    crop = "crop"
+    resize = "resize"
+    pad = "pad"
+
+
+Inputs = Annotated[list[str], typer.Argument(help="Pictures; - reads one from stdin.", show_default=False)]
+PriorName = Annotated[str, typer.Option("--prior", help="The prior: what pictures look like.")]
+PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
+Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
+FitOption = Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")]
+Data = Annotated[str, typer.Option(help="Data set, mnist or cifar10; its test split is used.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
+Batch = Annotated[
+    int | None, typer.Option(help="Pictures worked on at once.  [default: what is fast and fits into memory]")
+]
+StepSize = Annotated[
+    float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5.  [default: 2e-5]")
+]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths or tables.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How to sample; see :class:`basis_cli.tasks.Sampling`."""
+
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler",
+            help="ep: separates best; project: for all tasks; mmps: for honest uncertainty; conjugate: noisy "
+            "measurements; langevin: Algorithm 1 of the paper; ascent: Figure 3.  [default: separate ep, sample "
+            "langevin, others project]",
+        ),
+    ] = None
+    levels: Annotated[int | None, typer.Option(help="Noise levels.  [default: langevin 10, ep 25, others 50]")] = None
+    steps: Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it.  [default: 100]")] = (
+        None
+    )
+    step_size: StepSize = None
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: DtypeOption = Dtype.auto
+    batch: Batch = None
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks (torch.compile): slow to begin, then faster.")
+    ] = False
+
+    def sampling(self, default: str, noise_std: float | None = None) -> Sampling:
+        """For the library, with the task's ``default`` sampler unless one was chosen."""
+        from ..tasks import Sampling
+
+        return Sampling(
+            self.sampler,
+            self.levels,
+            self.steps,
+            self.step_size,
+            noise_std,
+            self.seed,
+            self.device,
+            self.dtype.value,
+            self.batch,
+            self.compile,
+        ).by_default(default)
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How many samples, and what to keep of them."""
+
+    samples: Annotated[int, typer.Option("--samples", help="Samples for each picture, ranked by likelihood.")] = 1
+    select: Annotated[
+        Select,
+        typer.Option(
+            help="all; the most probable (best); the mean of the samples that give the same answer as the best "
+            "(mode); the mean of all (mean)."
+        ),
+    ] = Select.all
+    noise_std: Annotated[
+        float | None, typer.Option(help="Standard deviation of white noise in the picture, in intensities.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written where."""
+
+    out: Out = Path("out")
+    overwrite: Overwrite = False
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out inputs whose results are there already.")
+    ] = False
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write each pixel's standard deviation over the samples.")
+    ] = False
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also write input, answers and truth side by side: STEM.sheet.png.")
+    ] = False
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Also write the state at each noise level: STEM.frames.png and .webp.")
+    ] = False
+    as_json: AsJson = False
+    quiet: Quiet = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False
