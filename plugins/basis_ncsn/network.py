@@ -357,11 +357,12 @@ class RefineNet(FixedLevels):
 
 
 class ResNet(FixedLevels):
-    """An encoder and a decoder of five residual blocks each, without connections between them (003, section 3.2).
+    """An encoder and a decoder of five residual blocks each, without connections between them.
 
-    The toy network of the NCSN paper, with the conditional normalization and the dilations of its main one: ``filters``
-    times 1, 2, 2, 4, 4 channels, half the size after the second and the fourth block, and dilations 1, 1, 2, 2, 4. The
-    decoder mirrors it with transposed convolutions. Sides must be multiples of 4.
+    The toy network of the NCSN paper as Matosevic et al. (2019, section 3.2) describe it, with the conditional
+    normalization and the dilations of its main one: ``filters`` times 1, 2, 2, 4, 4 channels, half the size after the
+    second and the fourth block, and dilations 1, 1, 2, 2, 4. The decoder mirrors it with transposed convolutions. Sides
+    must be multiples of 4.
     """
 
     stride = 4

@@ -64,7 +64,7 @@ def _indices(sigmas: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
 def sliced_objective(score: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
     """``v^T (d score / dx) v + ||score(x)||^2 / 2`` for each picture, ``(n,)``, with one ``v ~ N(0, I)`` for each.
 
-    Sliced score matching (Song et al. 2019; 003, equation 1): its expectation over pictures is, up to a constant, half
+    Sliced score matching (Song et al. 2019): its expectation over pictures is, up to a constant, half
     the squared distance between ``score`` and the score of the pictures' distribution.
     """
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
@@ -99,6 +99,27 @@ def sliced_loss(
             return (network(x, sigma) - x) / s**2 if is_denoiser else network(x, level)
 
         return (sigma**2 * sliced_objective(score, noisy, generator)).mean()
+
+
+def loss_of(network: Any, objective: str = "dsm") -> training.Loss:
+    """The loss that trains ``network`` at its own noise levels: denoising (``dsm``) or sliced (``ssm``) score matching.
+
+    Raises:
+        UsageError: another objective.
+    """
+    if objective not in OBJECTIVES:
+        raise UsageError(f"no training objective is called {objective!r}", ", ".join(OBJECTIVES))
+    is_denoiser = isinstance(network, UNet)
+
+    def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        sigmas = torch.tensor(network.sigmas, device=x.device) if network.sigmas else None
+        if objective == "ssm":
+            return sliced_loss(model, x, generator, sigmas, is_denoiser)
+        if is_denoiser:
+            return denoising_loss(model, x, generator, network.std, sigmas)
+        return score_matching_loss(model, x, generator, network.levels.to(x.device))
+
+    return loss
 
 
 @torch.inference_mode()
@@ -170,8 +191,6 @@ def train(
         WeightsError: ``start_from`` cannot be read.
         and what :func:`basis_cli.training.fit` raises.
     """
-    if objective not in OBJECTIVES:
-        raise UsageError(f"no training objective is called {objective!r}", ", ".join(OBJECTIVES))
     shape = data.shape
     scaled = data.images[:: max(1, len(data.images) // 10_000)].astype(np.float32) / 255
     config = {"channels": shape[0]} | (config or {})
@@ -187,18 +206,6 @@ def train(
     if any(side % getattr(network, "stride", 1) for side in shape[1:]):
         hint = "fewer --widths or a smaller --patch"
         raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)
-
-    fixed = None if network.sigmas is None else torch.tensor(network.sigmas)
-    is_denoiser = isinstance(network, UNet)
-
-    def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        sigmas = None if fixed is None else fixed.to(x.device)
-        if objective == "ssm":
-            return sliced_loss(model, x, generator, sigmas, is_denoiser)
-        if is_denoiser:
-            return denoising_loss(model, x, generator, network.std, sigmas)
-        assert sigmas is not None
-        return score_matching_loss(model, x, generator, sigmas)
 
     def pictures(device: torch.device) -> Tensor:
         return torch.from_numpy(held_out.images[:1000].astype(np.float32) / 255).to(device)
@@ -216,7 +223,7 @@ def train(
 
     training.fit(
         network,
-        loss,
+        loss_of(network, objective),
         data.images,
         settings,
         out,
