@@ -90,9 +90,9 @@ def gmm(setup: Setup, *, samples: int, iterations: int) -> Report:
         ("Langevin, T = 1000", "wrong weights", [1e-3], 1000, 0.1),
         ("annealed, sigma 20 to e^0.1", "0.8", WORKING, 100, 0.1),
         ("annealed, sigma 10 to 0.1", "overflow", PRINTED, 100, 0.1),
-        ("the same, epsilon 0.01", "not satisfying", PRINTED, 100, 0.01),
-        ("the same, epsilon 0.001", "not satisfying", PRINTED, 100, 0.001),
-        ("the same, epsilon 0.0001", "not satisfying", PRINTED, 100, 1e-4),
+        ("annealed, sigma 10 to 0.1, epsilon 0.01", "not satisfying", PRINTED, 100, 0.01),
+        ("annealed, sigma 10 to 0.1, epsilon 0.001", "not satisfying", PRINTED, 100, 0.001),
+        ("annealed, sigma 10 to 0.1, epsilon 0.0001", "not satisfying", PRINTED, 100, 1e-4),
     )
     rows.append(_row("independent samples", "0.8", drawn["samples"], "spread 1"))
     for what, published, sigmas, steps, epsilon in runs:
@@ -116,7 +116,7 @@ def gmm(setup: Setup, *, samples: int, iterations: int) -> Report:
             error.view(33, 33).T.numpy(), origin="lower", extent=(-8, 8, -8, 8), cmap="magma", vmin=0, vmax=float(size)
         )
         panels[0, 2].set_title("error of the estimate", fontsize=8)
-        kept = [name for name in drawn if "epsilon" not in name or name.endswith("0.01")]
+        kept = [name for name in drawn if "epsilon" not in name or name.endswith(" 0.01")]
         for axes, name in zip([panels[0, 3], *panels[1]], kept, strict=False):
             axes.plot(*drawn[name].T.numpy(), ".", color=PUBLISHED if name == "samples" else OURS, markersize=1)
             axes.set_title(name, fontsize=8)
