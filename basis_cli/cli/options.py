@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from functools import wraps
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` for Typer: every parameter that is a dataclass becomes one option for each of its fields."""
     own = inspect.signature(command, eval_str=True).parameters.values()
-    groups: dict[str, tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]] = {
-        p.name: (p.annotation, inspect.signature(p.annotation, eval_str=True).parameters)  # type: ignore[arg-type]
-        for p in own
-        if is_dataclass(p.annotation)
-    }
+    kinds: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+    groups = {name: (kind, inspect.signature(kind, eval_str=True).parameters) for name, kind in kinds.items()}
     plain = [p for p in own if p.name not in groups]
     fields = [field for _, parameters in groups.values() for field in parameters.values()]
 
