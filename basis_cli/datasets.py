@@ -54,7 +54,9 @@ def _mnist(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The binary version: records of a label byte and 3 x 32 x 32 bytes, planes red, green, blue."""
-    folder = next((sub for sub in (folder / "cifar-10-batches-bin", folder) if (sub / "test_batch.bin").is_file()), folder)
+    folder = next(
+        (sub for sub in (folder / "cifar-10-batches-bin", folder) if (sub / "test_batch.bin").is_file()), folder
+    )
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     records = []
     for path in (folder / name for name in names):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -58,3 +59,39 @@ def reordered(x: Tensor, order: Tensor) -> Tensor:
 def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
     """Bits for each of a picture's ``dimensions`` values, 8 bits deep, from its log-density in nats over [0, 1]."""
     return math.log2(255) - log_prob / (dimensions * math.log(2))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a Frechet distance needs to know of a set of ``count`` pictures, float64."""
+
+    mean: Tensor
+    """``(d,)``, of their features."""
+    covariance: Tensor
+    """``(d, d)``, of their features."""
+    count: int
+
+    @classmethod
+    def of(cls, features: Tensor) -> Statistics:
+        """Those of ``features`` ``(n, d)``, n at least 2."""
+        features = features.double()
+        return cls(features.mean(0), features.T.cov(), len(features))
+
+
+Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Gives logits ``(n, classes)`` and features ``(n, d)`` of pictures ``(n, 3, h, w)`` in [0, 1]."""
+
+
+@torch.inference_mode()
+def features_of(network: Network, pictures: Tensor, batch: int = 250) -> tuple[Tensor, Tensor]:
+    """Logits and features, float64 on the CPU, of ``pictures`` ``(n, 3, h, w)``, uint8 or floats in [0, 1].
+
+    Floats are rounded to 8 bits, as files hold them.
+    """
+    device = next(network.parameters()).device if isinstance(network, torch.nn.Module) else pictures.device
+    found = []
+    for part in pictures.split(batch):
+        levels = part if part.dtype == torch.uint8 else part.clamp(0, 1).mul(255).round()
+        found.append([each.double().cpu() for each in network(levels.to(device).float() / 255)])
+    logits, features = map(torch.cat, zip(*found, strict=True))
+    return logits, features
