@@ -1,10 +1,11 @@
-"""A small picture classifier whose features say how real pictures look: the network behind cifar-FID and cifar-IS.
+"""The networks behind FID and IS: this project's small CIFAR-10 classifier, and the Inception network.
 
-It is this project's own, trained by ``basis train features``: its figures are not those of the Inception network.
+What the classifier gives is called cifar-FID and cifar-IS: its figures cannot be compared with the Inception network's.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
 from collections.abc import Callable
@@ -18,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from . import training
+from . import training, weights
 from .datasets import Dataset
 from .errors import UsageError, WeightsError
 from .files import atomically
-from .metrics import Statistics, features_of
+from .metrics import Realism, Statistics, features_of
+from .priors import choose_device
 
 SHIFT = 2  # pixels that a training picture is moved by, at most
 SMOOTHING = 0.1  # of the labels
@@ -130,6 +132,63 @@ def read(path: Path) -> tuple[FeatureNetwork, Statistics]:
         hint = "`basis weights verify` checks them"
         raise WeightsError(f"cannot read weights from {path}: {reason}", hint) from error
     return network.eval().requires_grad_(False), statistics
+
+
+def cifar_realism(given: Path | None = None, device: str = "auto") -> Realism:
+    """Measures ``cifar-FID``, to CIFAR-10's train split, and ``cifar-IS``, with the shipped network or a ``given`` one.
+
+    The statistics of the train split are in the file, so no data set is needed.
+
+    Raises:
+        WeightsError: the file is missing, damaged or something else.
+    """
+    network, reference = read(weights.find(weights.FEATURES, given))
+    return Realism(network.to(choose_device(device)), reference, "cifar-")
+
+
+class Inception(nn.Module):
+    """The Inception network of the published FID and IS, as torch-fidelity has it."""
+
+    def __init__(self, extractor: nn.Module):
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(n, 1008)`` without bias and pooled features ``(n, 2048)`` of 8-bit pictures, given in [0, 1]."""
+        features, logits = self.extractor(x.mul(255).round().byte())
+        return logits, features
+
+
+def inception_realism(path: Path, reference: Dataset, device: str = "auto") -> Realism:
+    """Measures ``FID``, to the pictures of ``reference``, and ``IS``, with the Inception weights in ``path``.
+
+    That is ``pt_inception-2015-12-05-6726825d.pth`` of pytorch-fid, loaded without unpickling code. Published figures
+    for CIFAR-10 have its train split as the reference. Each call of this passes all of it through the network.
+
+    Raises:
+        UsageError: torch-fidelity is not installed, or ``reference`` is not RGB.
+        WeightsError: the file cannot be read, or holds something else.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its torchvision is for another torch
+        reason = textwrap.shorten(str(error), 160)
+        hint = "pip install 'basis-cli[inception]'"
+        raise UsageError(f"the Inception network needs torch-fidelity: {reason}", hint) from error
+    if reference.shape[0] != 3:
+        raise UsageError(f"FID needs RGB pictures, and {reference.name}'s are not")
+    checked = io.BytesIO()  # torch-fidelity itself would unpickle anything
+    try:
+        torch.save(torch.load(path, map_location="cpu", weights_only=True), checked)
+        checked.seek(0)
+        extractor = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], checked)
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = textwrap.shorten(str(error), 160)
+        hint = "it should be pt_inception-2015-12-05-6726825d.pth"
+        raise WeightsError(f"cannot read Inception weights from {path}: {reason}", hint) from error
+    network = Inception(extractor).to(choose_device(device))
+    _, features = features_of(network, torch.from_numpy(reference.images))
+    return Realism(network, Statistics.of(features))
 
 
 def train(
