@@ -52,6 +52,47 @@ def test_damaged_or_missing_data(digits, monkeypatch):
         datasets.load_dataset("mnits", "test", digits)
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """CIFAR-10's binary files with 4 records each; the k-th of a file has label k and value k in every red pixel."""
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    records = np.random.default_rng(0).integers(0, 255, (4, 3073), dtype=np.uint8)
+    records[:, :1025] = np.arange(4)[:, None]
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records.tofile(folder / f"{name}.bin")
+    return folder
+
+
+def test_reads_cifar_binaries(pictures):
+    for folder in (pictures, pictures.parent):
+        data = datasets.load_dataset("cifar10", "train", folder)
+        assert data.images.shape == (20, 3, 32, 32)
+        assert data.labels[:5].tolist() == [0, 1, 2, 3, 0]
+        assert (data.images[:, 0] == data.labels[:, None, None]).all()
+    assert len(datasets.load_dataset("cifar10", "test", pictures).images) == 4
+
+
+def test_damaged_cifar_binaries(pictures):
+    path = pictures / "data_batch_3.bin"
+    for damaged in (path.read_bytes()[:-5], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"data_batch_3.* not records of 3,073"):
+            datasets.load_dataset("cifar10", "train", pictures)
+    path.unlink()
+    with pytest.raises(InputError, match="not in"):
+        datasets.load_dataset("cifar10", "train", pictures)
+
+
+@pytest.mark.skipif(
+    not DATA or not (Path(DATA) / "cifar10").is_dir(), reason="BASIS_DATA names no folder with CIFAR-10"
+)
+def test_cifar_has_its_known_channel_means():
+    data = datasets.load_dataset("cifar10", "train")
+    assert data.images.mean(axis=(0, 2, 3)) / 255 == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert np.bincount(data.labels).tolist() == [5000] * 10
+
+
 def test_mixtures_are_distinct_reproducible_and_split_by_class():
     labels = np.arange(200) % 10
     agnostic = datasets.mixture_indices(labels, 3, 100, "class-agnostic", seed=1)
@@ -69,6 +110,18 @@ def test_psnr_by_hand():
     x = torch.zeros(1, 4, 4)
     assert float(metrics.psnr(x, x + 0.1)) == pytest.approx(20)
     assert float(metrics.psnr(x, x)) == pytest.approx(100)
+
+
+def test_ssim():
+    x = torch.rand(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert metrics.ssim(x, x) == pytest.approx(torch.ones(2, 3))
+    noisy = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    found = metrics.ssim(noisy[:, :1], x)
+    assert found.shape == (2, 3)
+    assert 0.5 < found[0, 0] < 0.99
+    assert found[0, 0] > 2 * found[0, 1:].max()  # other pictures
+    with pytest.raises(UsageError, match="6 pixels"):
+        metrics.ssim(x[..., :5], x[..., :5])
 
 
 def test_components_are_put_to_the_references_they_fit():
