@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from basis_toy.prior import soft_blobs
 
 from basis_cli import datasets, evaluation, metrics, tasks
+from basis_cli.datasets import Dataset
 from basis_cli.errors import InputError, UsageError
 from basis_cli.operators import Mixture
 
@@ -219,3 +221,59 @@ def test_gradients_of_a_priors_own_samples_are_its_precisions():
         trace = prior.at(row["sigma"]).precisions[0].trace() * row["sigma"] ** 2
         assert row["scaled_norm"] == pytest.approx(float(trace) ** 0.5, rel=0.02)
         assert 0 < row["standard_error"] < 0.02 * row["scaled_norm"]
+
+
+class Flat:
+    """A judge that counts: pictures are the more real the more of them there are."""
+
+    def __call__(self, pictures):
+        return {"count": float(len(pictures))}
+
+
+@pytest.mark.parametrize(
+    ("make", "limit"),
+    [
+        (evaluation.colorization, 0.1),
+        (partial(evaluation.inpainting, mask="left"), 0.1),
+        (partial(evaluation.upscaling, factor=2), 0.1),
+        (partial(evaluation.upscaling, factor=2, method="bicubic"), 0.1),
+        (partial(evaluation.decompression, quality=30), 15),
+    ],
+)
+def test_restorations_are_compared_with_doing_without(make, limit):
+    prior = soft_blobs((3, 8, 8))
+    blobs = prior.sample(12, torch.Generator().manual_seed(0)).clamp(0, 1)
+    data = Dataset("blobs", "test", (blobs * 255).round().numpy().astype(np.uint8), np.zeros(12, int))
+    quick = tasks.Sampling("project", levels=20, device="cpu", batch=5)
+    report = evaluation.evaluate_restoration(
+        data, prior, make(prior.shape), pictures=8, samples=4, sampling=quick, realism=Flat()
+    )
+    rows = report["quality"]
+    assert list(rows) == ["baseline", "one sample", "mean of 4", "truth"]
+    assert {row["count"] for row in rows.values()} == {8}
+    assert rows["mean of 4"]["psnr"] > rows["one sample"]["psnr"] - 0.2
+    assert rows["mean of 4"]["psnr"] > rows["baseline"]["psnr"] - 0.5
+    assert report["residual_8bit_rms"] < limit
+    assert report["evaluations"] == 80
+
+
+def test_a_prior_of_another_shape_cannot_restore():
+    data = Dataset("blobs", "test", np.zeros((3, 3, 8, 8), np.uint8), np.zeros(3, int))
+    with pytest.raises(UsageError, match="another shape|models"):
+        evaluation.evaluate_restoration(data, soft_blobs((1, 8, 8)), evaluation.colorization((1, 8, 8)))
+
+
+def test_separations_of_colour_are_judged():
+    prior = soft_blobs((3, 8, 8))
+    data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.arange(6) % 2)
+    quick = tasks.Sampling("project", levels=3, device="cpu")
+    report = evaluation.evaluate_separation(data, [prior, prior], pairs=4, sampling=quick, realism=Flat())
+    assert list(report["quality"]) == ["average", "separations", "truth"]
+    assert {row["count"] for row in report["quality"].values()} == {8}
+
+
+def test_samples_are_judged_beside_as_many_pictures():
+    data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.zeros(6, int))
+    quick = tasks.Sampling("project", levels=3, device="cpu")
+    report = evaluation.evaluate_samples(data, soft_blobs((3, 8, 8)), Flat(), count=5, sampling=quick)
+    assert report["quality"] == {"samples": {"count": 5}, "truth": {"count": 5}}

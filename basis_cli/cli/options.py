@@ -66,10 +66,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
 Batch = Annotated[
-    int | None, typer.Option(help="Pictures worked on at once.  [default: what is fast and fits into memory]")
+    int | None, typer.Option(help="Pictures worked on at once. (default: what is fast and fits into memory)")
 ]
 StepSize = Annotated[
-    float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5.  [default: 2e-5]")
+    float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5. (default: 2e-5)")
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
@@ -86,12 +86,12 @@ class SamplerOptions:
         typer.Option(
             "--sampler",
             help="ep: separates best; project: for all tasks; mmps: for honest uncertainty; conjugate: noisy "
-            "measurements; langevin: Algorithm 1 of the paper; ascent: Figure 3.  [default: separate ep, sample "
-            "langevin, others project]",
+            "measurements; langevin: Algorithm 1 of the paper; ascent: Figure 3 (default: separate ep, sample "
+            "langevin, others project)",
         ),
     ] = None
-    levels: Annotated[int | None, typer.Option(help="Noise levels.  [default: langevin 10, ep 25, others 50]")] = None
-    steps: Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it.  [default: 100]")] = (
+    levels: Annotated[int | None, typer.Option(help="Noise levels. (default: langevin 10, ep 25, others 50)")] = None
+    steps: Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it. (default: 100)")] = (
         None
     )
     step_size: StepSize = None

@@ -79,7 +79,7 @@ def separate(
     output: OutputOptions,
     k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
-    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,...  [default: 1/k each]")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,... (default: 1/k each)")] = None,
     reference: Annotated[
         list[Path] | None, typer.Option(help="A true component, once for each: PSNR and order are to these.")
     ] = None,
