@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import metrics, samplers
+from . import images, metrics, samplers
 from .api import Level, Prior
 from .datasets import Dataset, mixture_indices
 from .errors import InputError, UsageError
@@ -68,6 +69,7 @@ def evaluate_separation(
     select: str = "best",
     sampling: Sampling | None = None,
     realism: metrics.Realism | None = None,
+    sheet: Path | None = None,
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
@@ -76,7 +78,8 @@ def evaluate_separation(
     are judged as the sampler leaves them, without the last correction that :func:`basis_cli.tasks.separate` makes.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
-    :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one).
+    :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG file to write
+    the first mixtures to: each a column of mixture, components, truth.
 
     Returns:
         ``psnr`` and ``average`` (the baseline that answers with the mean picture) as :func:`summary` makes them,
@@ -101,6 +104,8 @@ def evaluate_separation(
     off = metrics.residual(operator(x), y)
     x = x.clamp(0, 1)
     x = metrics.reordered(x, metrics.component_order(x, [0] * k, references=truth, mixture=y))
+    if sheet:
+        _write_sheet(sheet, y, *x, *truth)
     psnr = metrics.psnr(x, truth).mean(0).numpy()
     average = metrics.psnr(y[None].expand_as(truth), truth).mean(0).numpy()
     return {
@@ -194,11 +199,13 @@ def evaluate_restoration(
     samples: int = 1,
     sampling: Sampling | None = None,
     realism: metrics.Realism | None = None,
+    sheet: Path | None = None,
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
     """Damage the first ``pictures`` of ``data``, restore them with ``prior``, and compare with doing it without one.
 
-    What is observed is rounded to 8 bits, as a file would be.
+    What is observed is rounded to 8 bits, as a file would be. ``sheet`` is a PNG file to write the first pictures to:
+    each a column of what was observed, the baseline, up to three samples, truth.
 
     Returns:
         ``quality``: :func:`quality` of the ``baseline``, of ``one sample``, of the mean of all samples if there are
@@ -223,6 +230,8 @@ def evaluate_restoration(
     answers = {"baseline": damage.baseline(y), "one sample": several[:, 0]}
     if samples > 1:
         answers[f"mean of {samples}"] = several.mean(1)
+    if sheet:
+        _write_sheet(sheet, y, answers["baseline"], *several[:, :3].unbind(1), truth)
     return {
         "task": damage.task,
         **damage.about,
@@ -235,6 +244,14 @@ def evaluate_restoration(
         "seconds": seconds,
         "settings": sampling.described([prior]) | {"samples": samples},
     }
+
+
+def _write_sheet(path: Path, *rows: Tensor, most: int = 16) -> None:
+    """The first pictures of each of ``rows`` ``(n, c, h, w)``, which may be gray or small, below each other."""
+    shape = tuple(rows[-1].shape[1:])
+    columns = min(most, len(rows[-1]))
+    shown = [images.filled(picture.numpy(), shape) for row in rows for picture in row[:columns]]
+    images.write_sheet(path, np.stack(shown), columns=columns)
 
 
 def evaluate_samples(

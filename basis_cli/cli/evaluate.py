@@ -47,6 +47,7 @@ InceptionOption = Annotated[
     Path | None,
     typer.Option(help="Weights of the Inception network (pytorch-fid's): measure FID and IS, not cifar-FID, cifar-IS."),
 ]
+SheetOption = Annotated[Path | None, typer.Option(help="Write the first pictures, uncurated, here (PNG).")]
 ProtocolOption = Annotated[Protocol, typer.Option(help="Any two pictures, or one of each half of the classes.")]
 
 
@@ -69,6 +70,7 @@ def separation(
     weights: Weights = None,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram of the PSNRs here (PNG; Figure 6).")] = None,
     inception: InceptionOption = None,
+    sheet: SheetOption = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -93,6 +95,7 @@ def separation(
             select=several.select.value,
             sampling=sampling,
             realism=_realism(test, inception, data_dir, sampler.device),
+            sheet=sheet,
             callback=callback,
         )
     result = {"prior": prior, "weights_sha256": hashes} | result
@@ -118,6 +121,7 @@ class RestorationOptions:
     samples: Annotated[int, typer.Option(min=1, help="Samples of each; their mean is measured too.")] = 1
     weights: Weights = None
     inception: InceptionOption = None
+    sheet: SheetOption = None
     as_json: AsJson = False
     quiet: Quiet = False
 
@@ -195,6 +199,7 @@ def _restoration(
             samples=options.samples,
             sampling=sampler.sampling("project"),
             realism=realism,
+            sheet=options.sheet,
             callback=callback,
         )
     result = {"prior": options.prior, "weights_sha256": hashes} | result

@@ -32,7 +32,8 @@ def test_a_pair_is_the_same_whatever_runs_beside_it(basis, digits):
 
 def test_prints_a_table_and_draws_a_histogram(basis, digits):
     run = ["evaluate", "separation", *QUICK, "--data-dir", digits(), "--pairs", 6, "--plot", "figures/psnr.png"]
-    result = basis(*run)
+    result = basis(*run, "--sheet", "sheet.png")
+    assert Image.open("sheet.png").size == (6 * 10 + 2, 5 * 10 + 2)
     assert result.exit_code == 0, result.output
     assert "BASIS NCSN (paper)" in result.stdout
     assert "29.3 dB" in result.stdout
@@ -67,7 +68,8 @@ def test_errors(basis, digits, arguments, code, says):
 def test_restorations_beside_their_baseline(basis, digits, command, options):
     run = ["evaluate", command, *options, "--prior", "toy-gaussian", "--data", "mnist", "--data-dir", digits()]
     run += ["--levels", 3, "--pictures", 6, "--samples", 2, "-q"]
-    report = json.loads(basis(*run, "--json").stdout)
+    report = json.loads(basis(*run, "--json", "--sheet", "sheet.png").stdout)
+    assert Image.open("sheet.png").size == (6 * 10 + 2, 5 * 10 + 2)  # observed, baseline, two samples, truth
     assert report["task"] == command
     assert list(report["quality"]) == ["baseline", "one sample", "mean of 2", "truth"]
     assert report["quality"]["one sample"].keys() == {"psnr", "psnr_standard_error", "ssim"}
