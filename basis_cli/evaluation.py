@@ -248,9 +248,9 @@ def evaluate_restoration(
 
 def _write_sheet(path: Path, *rows: Tensor, most: int = 16) -> None:
     """The first pictures of each of ``rows`` ``(n, c, h, w)``, which may be gray or small, below each other."""
-    shape = tuple(rows[-1].shape[1:])
+    c, h, w = rows[-1].shape[1:]
     columns = min(most, len(rows[-1]))
-    shown = [images.filled(picture.numpy(), shape) for row in rows for picture in row[:columns]]
+    shown = [images.filled(picture.numpy(), (c, h, w)) for row in rows for picture in row[:columns]]
     images.write_sheet(path, np.stack(shown), columns=columns)
 
 
