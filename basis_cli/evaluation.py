@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import metrics, samplers
+from . import images, metrics, samplers
 from .api import Level, Prior
 from .datasets import Dataset, mixture_indices
 from .errors import InputError, UsageError
-from .operators import Mixture
+from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
 from .priors import choose_device
-from .tasks import Sampling, image_seed, ranked_samples, sample_posterior
+from .tasks import Sampling, consistent, image_seed, ranked_samples, sample, sample_posterior, unknown
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -65,6 +68,8 @@ def evaluate_separation(
     samples: int = 1,
     select: str = "best",
     sampling: Sampling | None = None,
+    realism: metrics.Realism | None = None,
+    sheet: Path | None = None,
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
@@ -73,11 +78,14 @@ def evaluate_separation(
     are judged as the sampler leaves them, without the last correction that :func:`basis_cli.tasks.separate` makes.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
-    :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one).
+    :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG file to write
+    the first mixtures to: each a column of mixture, components, truth.
 
     Returns:
         ``psnr`` and ``average`` (the baseline that answers with the mean picture) as :func:`summary` makes them,
-        ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings.
+        ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings. With
+        ``realism`` also ``quality``: for the average, the separations and the test pictures themselves what
+        :func:`quality` measures, over all components (Table 3).
     """
     sampling = (sampling or Sampling()).by_default("ep")
     k = len(priors)
@@ -96,6 +104,8 @@ def evaluate_separation(
     off = metrics.residual(operator(x), y)
     x = x.clamp(0, 1)
     x = metrics.reordered(x, metrics.component_order(x, [0] * k, references=truth, mixture=y))
+    if sheet:
+        _write_sheet(sheet, y, *x, *truth)
     psnr = metrics.psnr(x, truth).mean(0).numpy()
     average = metrics.psnr(y[None].expand_as(truth), truth).mean(0).numpy()
     return {
@@ -113,6 +123,160 @@ def evaluate_separation(
         "distinct_answers": float(np.mean([max(one.answer) + 1 for one in ranked])),
         "settings": sampling.described(priors) | {"samples": samples, "select": select},
         "psnr_per_mixture": [round(float(value), 3) for value in psnr],
+    } | ({} if realism is None else {"quality": _compared(truth, realism, average=y[None].expand_as(x), separations=x)})
+
+
+def quality(x: Tensor, truth: Tensor, realism: metrics.Realism | None = None) -> dict[str, float]:
+    """PSNR and SSIM of pictures ``(n, c, h, w)`` in [0, 1] to the ``truth``, the means with the PSNR's standard error.
+
+    With ``realism`` also its figures, of the pictures alone.
+    """
+    psnr = metrics.psnr(x, truth)
+    found = {
+        "psnr": float(psnr.mean()),
+        "psnr_standard_error": float(psnr.std() / len(psnr) ** 0.5),
+        "ssim": float(metrics.ssim(x, truth).mean()),
+    }
+    return found | (realism(x) if realism else {})
+
+
+def _compared(truth: Tensor, realism: metrics.Realism | None, **answers: Tensor) -> dict[str, dict[str, float]]:
+    """:func:`quality` of several answers to the same ``truth``, all ``(..., c, h, w)``, and of the truth itself."""
+    pictures = truth.flatten(0, -4)
+    rows = {name: quality(x.flatten(0, -4), pictures, realism) for name, x in answers.items()}
+    return rows | {"truth": realism(pictures) if realism else {}}
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What pictures suffer in :func:`evaluate_restoration`, and what one would do without a prior."""
+
+    task: str
+    operator: Operator
+    baseline: Callable[[Tensor], Tensor]
+    """From ``y`` ``(n, ...)`` to pictures ``(n, c, h, w)``."""
+    about: dict[str, Any]
+
+
+def colorization(shape: tuple[int, int, int]) -> Damage:
+    """Pictures are made gray by the mean of their channels (Table 4); the baseline leaves them gray."""
+    return Damage("colorization", Gray([1 / shape[0]] * shape[0]), lambda y: y.expand(-1, shape[0], -1, -1), {})
+
+
+def inpainting(shape: tuple[int, int, int], mask: str = "right") -> Damage:
+    """A part is missing; the baseline fills it with the mean colour of the rest. For ``mask`` see :func:`unknown`."""
+    known = ~unknown(mask, shape[1:])
+
+    def filled(y: Tensor) -> Tensor:
+        mean = y.sum((2, 3), keepdim=True) / known.sum()
+        return torch.where(known, y, mean)
+
+    return Damage("inpainting", Mask(known), filled, {"mask": mask})
+
+
+def upscaling(shape: tuple[int, int, int], factor: int = 4, method: str = "box") -> Damage:
+    """Pictures are shrunk ``factor`` times; the baseline enlarges them by bicubic interpolation."""
+
+    def enlarged(y: Tensor) -> Tensor:
+        return F.interpolate(y, shape[1:], mode="bicubic", align_corners=False).clamp(0, 1)
+
+    operator = Downsample(factor, shape[1:], method)
+    return Damage("upscaling", operator, enlarged, {"factor": factor, "method": method})
+
+
+def decompression(shape: tuple[int, int, int], quality: int = 10) -> Damage:
+    """Pictures are stored as JPEG at ``quality``, 4:2:0; the baseline is the decoded file."""
+    tables = standard_tables(quality)[: 1 if shape[0] == 1 else 2]
+    return Damage("decompression", Jpeg(tables, shape[1:]), lambda y: y, {"quality": quality})
+
+
+def evaluate_restoration(
+    data: Dataset,
+    prior: Prior,
+    damage: Damage,
+    *,
+    pictures: int = 1000,
+    samples: int = 1,
+    sampling: Sampling | None = None,
+    realism: metrics.Realism | None = None,
+    sheet: Path | None = None,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> dict[str, Any]:
+    """Damage the first ``pictures`` of ``data``, restore them with ``prior``, and compare with doing it without one.
+
+    What is observed is rounded to 8 bits, as a file would be. ``sheet`` is a PNG file to write the first pictures to:
+    each a column of what was observed, the baseline, up to three samples, truth.
+
+    Returns:
+        ``quality``: :func:`quality` of the ``baseline``, of ``one sample``, of the mean of all samples if there are
+        several, and of the truth itself; ``residual_8bit_rms``; then how it was done.
+
+    Raises:
+        UsageError: the prior models pictures of another shape.
+    """
+    sampling = (sampling or Sampling()).by_default("project")
+    truth = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255)
+    if tuple(truth.shape[1:]) != tuple(prior.shape):
+        raise UsageError(f"the prior models {tuple(prior.shape)} pictures, but {data.name}'s are {data.shape}")
+    y = (damage.operator(truth[None]) * 255).round() / 255
+    seeds = [image_seed(sampling.seed, i, *([s] if s else [])) for i in range(len(y)) for s in range(samples)]
+    repeated = y.repeat_interleave(samples, dim=0)
+    began = time.perf_counter()
+    x, _, evaluations = sample_posterior([prior], damage.operator, repeated, seeds, sampling, callback)
+    seconds = time.perf_counter() - began
+    x = consistent(x, damage.operator, repeated)
+    off = metrics.residual(damage.operator(x), repeated)
+    several = x[0].unflatten(0, (len(y), samples))
+    answers = {"baseline": damage.baseline(y), "one sample": several[:, 0]}
+    if samples > 1:
+        answers[f"mean of {samples}"] = several.mean(1)
+    if sheet:
+        _write_sheet(sheet, y, answers["baseline"], *several[:, :3].unbind(1), truth)
+    return {
+        "task": damage.task,
+        **damage.about,
+        "data": data.name,
+        "split": data.split,
+        "pictures": len(y),
+        "quality": _compared(truth, realism, **answers),
+        "residual_8bit_rms": float(off.square().mean().sqrt()),
+        "evaluations": evaluations * samples,
+        "seconds": seconds,
+        "settings": sampling.described([prior]) | {"samples": samples},
+    }
+
+
+def _write_sheet(path: Path, *rows: Tensor, most: int = 16) -> None:
+    """The first pictures of each of ``rows`` ``(n, c, h, w)``, which may be gray or small, below each other."""
+    c, h, w = rows[-1].shape[1:]
+    columns = min(most, len(rows[-1]))
+    shown = [images.filled(picture.numpy(), (c, h, w)) for row in rows for picture in row[:columns]]
+    images.write_sheet(path, np.stack(shown), columns=columns)
+
+
+def evaluate_samples(
+    data: Dataset,
+    prior: Prior,
+    realism: metrics.Realism,
+    *,
+    count: int = 1000,
+    sampling: Sampling | None = None,
+    callback: Callable[..., None] = samplers.no_callback,
+) -> dict[str, Any]:
+    """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
+    sampling = (sampling or Sampling()).by_default("langevin")
+    began = time.perf_counter()
+    x = sample(prior, count, sampling=sampling, callback=callback)
+    return {
+        "data": data.name,
+        "split": data.split,
+        "pictures": count,
+        "quality": {
+            "samples": realism(x),
+            "truth": realism(torch.from_numpy(data.images[:count].astype(np.float32) / 255)),
+        },
+        "seconds": time.perf_counter() - began,
+        "settings": sampling.described([prior]),
     }
 
 

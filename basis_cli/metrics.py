@@ -1,19 +1,39 @@
-"""How good a result is: PSNR under the best assignment, reconstruction error."""
+"""How good a result is: PSNR under the best assignment, SSIM, reconstruction error; FID and IS of many pictures."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
+
+from .errors import UsageError
 
 
 def psnr(x: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB over the last three axes, in [0, 1]; 100 if they are equal."""
     mse = ((x - reference) ** 2).mean(dim=(-3, -2, -1))
     return -10 * mse.clamp_min(1e-10).log10()
+
+
+def ssim(x: Tensor, reference: Tensor) -> Tensor:
+    """Structural similarity over the last three axes, in [0, 1]: 1 if they are equal (Wang et al. 2004).
+
+    Raises:
+        UsageError: a side of less than 6 pixels, or torchmetrics is not installed.
+    """
+    shape = torch.broadcast_shapes(x.shape, reference.shape)
+    if min(shape[-2:]) < 6:
+        raise UsageError(f"SSIM needs 6 pixels a side, not {shape[-1]} x {shape[-2]}")
+    pictures = (each.expand(shape).reshape(-1, *shape[-3:]) for each in (x, reference))
+    measure = _torchmetrics("functional.image").structural_similarity_index_measure
+    return measure(*pictures, data_range=1.0, reduction="none").reshape(shape[:-3])
 
 
 def residual(operator_of_x: Tensor, y: Tensor) -> Tensor:
@@ -58,3 +78,104 @@ def reordered(x: Tensor, order: Tensor) -> Tensor:
 def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
     """Bits for each of a picture's ``dimensions`` values, 8 bits deep, from its log-density in nats over [0, 1]."""
     return math.log2(255) - log_prob / (dimensions * math.log(2))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that a Frechet distance needs to know of a set of ``count`` pictures; float64, on the CPU."""
+
+    mean: Tensor
+    """``(d,)``, of their features."""
+    covariance: Tensor
+    """``(d, d)``, of their features."""
+    count: int
+
+    @classmethod
+    def of(cls, features: Tensor) -> Statistics:
+        """Those of ``features`` ``(n, d)``, n at least 2."""
+        features = features.double().cpu()
+        return cls(features.mean(0), features.T.cov(), len(features))
+
+
+@torch.inference_mode()
+def features_of(network: nn.Module, pictures: Tensor, batch: int = 250) -> tuple[Tensor, Tensor]:
+    """Logits ``(n, classes)`` and features ``(n, d)`` of ``pictures`` ``(n, 3, h, w)``: float64, on the CPU.
+
+    Pictures are uint8, or floats in [0, 1] that are rounded to 8 bits, as files hold them. ``network`` gives both for
+    floats in [0, 1].
+    """
+    device = next(network.parameters(), pictures).device
+    found = []
+    for part in pictures.split(batch):
+        levels = part if part.dtype == torch.uint8 else part.clamp(0, 1).mul(255).round()
+        found.append([each.double().cpu() for each in network(levels.to(device).float() / 255)])
+    logits, features = map(torch.cat, zip(*found, strict=True))
+    return logits, features
+
+
+def frechet_distance(features: Tensor, reference: Statistics) -> float:
+    """Between the Gaussians of the moments of ``features`` ``(n, d)``, n at least 2, and of ``reference``.
+
+    With fewer pictures it is larger: compare figures of equally many only.
+    """
+    fid = _torchmetrics("image.fid").FrechetInceptionDistance(_Given(features.shape[1]))
+    n, mean = reference.count, reference.mean
+    fid.real_features_num_samples += n
+    fid.real_features_sum += n * mean
+    fid.real_features_cov_sum += (n - 1) * reference.covariance + n * mean.outer(mean)
+    fid.update(features.double().cpu(), real=False)
+    return float(fid.compute())
+
+
+def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
+    """``exp E KL(p(class | picture) || p(class))`` from ``logits`` ``(n, classes)``: mean and deviation over splits."""
+    module = _torchmetrics("image.inception")
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore", UserWarning)  # that it keeps the logits of all pictures
+        torch.manual_seed(0)  # it shuffles them
+        score = module.InceptionScore(nn.Identity(), splits=min(splits, len(logits)))
+        score.update(logits.double().cpu())
+        mean, deviation = score.compute()
+    return float(mean), float(deviation)
+
+
+class _Given(nn.Identity):
+    """Stands in for the network where its ``num_features`` features are already known."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+
+class Realism:
+    """How much pictures look like those of ``reference``, to ``network``: Frechet distance and Inception score.
+
+    ``network`` gives logits ``(n, classes)`` and features ``(n, d)`` of pictures ``(n, 3, h, w)`` in [0, 1]. The
+    figures' names begin with ``prefix``: ``cifar-`` for this project's own network, nothing for the Inception network.
+    :func:`basis_cli.features.cifar_realism` and :func:`basis_cli.features.inception_realism` make one.
+    """
+
+    def __init__(self, network: nn.Module, reference: Statistics, prefix: str = ""):
+        self.network, self.reference, self.prefix = network, reference, prefix
+
+    def __call__(self, pictures: Tensor) -> dict[str, float]:
+        """``FID``, ``IS`` and ``IS-std`` of ``pictures`` ``(n, 3, h, w)`` in [0, 1], rounded to 8 bits first.
+
+        ``IS-std`` is the deviation over ten parts of the pictures.
+
+        Raises:
+            UsageError: fewer than two pictures or no RGB, or torchmetrics is not installed.
+        """
+        if len(pictures) < 2 or pictures.shape[1] != 3:
+            raise UsageError(f"{self.prefix}FID needs two RGB pictures, not {tuple(pictures.shape)}")
+        logits, features = features_of(self.network, pictures)
+        score, deviation = inception_score(logits)
+        found = {"FID": frechet_distance(features, self.reference), "IS": score, "IS-std": deviation}
+        return {self.prefix + name: value for name, value in found.items()}
+
+
+def _torchmetrics(module: str) -> Any:
+    try:
+        return import_module(f"torchmetrics.{module}")
+    except ImportError:
+        raise UsageError("this measurement needs torchmetrics", "pip install 'basis-cli[eval]'") from None

@@ -201,9 +201,7 @@ def _renoised(
 
 
 def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
-    """The smallest pictures that explain ``y``, or gray ones where the operator does not know them."""
-    if isinstance(operator, LinearOperator):
-        return operator.pinv(y)
+    """The pictures nearest to gray ones that explain ``y``, or gray ones where the operator does not know them."""
     gray = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
     return operator.project(gray, y) if isinstance(operator, Constraint) else gray
 
@@ -312,7 +310,7 @@ def ep(
         x0 = joint_denoiser(priors, [si**0.5 for si in s2])(observed)
         return x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
 
-    return _renoised(estimate, operator.pinv(y), seeds, sigmas, callback)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback)
 
 
 def mmps(

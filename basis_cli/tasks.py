@@ -30,8 +30,8 @@ class Sampling:
     """How to sample; the same for every task. ``None`` leaves the sampler's own default."""
 
     sampler: str | None = None
-    """See docs/samplers.md. Default: ``ep`` to separate, ``langevin`` to sample a prior, for other tasks ``project``, or
-    ``conjugate`` with ``noise_std``."""
+    """See docs/samplers.md. Default: ``ep`` to separate, ``langevin`` to sample a prior, for other tasks ``project``
+    (``conjugate`` with ``noise_std``)."""
     levels: int | None = None
     """Noise levels on the sampler's kind of ladder. Default: for Langevin dynamics the prior's own, else the paper's
     ten; for ``ep`` 25, for the others 50."""
@@ -470,11 +470,7 @@ def colorize(
     Coloured pictures are made gray first; arrays may have one channel. ``options`` are those of :func:`restore`.
     """
     loaded = _loaded(prior, options.get("weights"), options.get("sampling"))
-    operator = Gray(channel_weights)
-    if loaded.shape[0] != len(channel_weights):
-        raise UsageError(
-            f"the prior models {loaded.shape[0]} channels, not {len(channel_weights)}", "a prior of colour"
-        )
+    operator = graying(channel_weights, loaded.shape)
     x = _as_batch(pictures, loaded.shape, fit, repeat=True)
     return restore(operator(x[None]), operator, prior=loaded, **options)
 
@@ -563,7 +559,20 @@ def unknown(mask: str | Path, size: tuple[int, int], fit: str | None = None) -> 
     if str(mask) in UNKNOWN:
         row, column = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
         return UNKNOWN[str(mask)](row, column)[None]
-    return torch.from_numpy(images.read(mask, (1, h, w), fit)) > 0.5
+    return torch.tensor(images.read(mask, (1, h, w), fit)) > 0.5
+
+
+def graying(weights: Sequence[float], shape: tuple[int, int, int]) -> Gray:
+    """The operator that makes pictures of a prior's ``shape`` gray.
+
+    Raises:
+        UsageError: the prior does not model as many channels as there are weights.
+    """
+    if shape[0] != len(weights):
+        raise UsageError(
+            f"the prior models {shape[0]} channels, not {len(weights)}", "choose a prior of colour pictures"
+        )
+    return Gray(weights)
 
 
 def coded(coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int, int, int]) -> Jpeg:

@@ -24,7 +24,7 @@ from .errors import InputError, NotFiniteError, UsageError
 from .files import atomically
 from .priors import choose_device
 
-Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
+Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def fit(
     settings: Settings,
     out: Path,
     *,
+    labels: np.ndarray | None = None,
     device: str = "auto",
     resume: bool = False,
     architecture: dict[str, Any] | None = None,
@@ -132,7 +133,8 @@ def fit(
 ) -> nn.Module:
     """Minimize ``loss(network, x, generator)`` over ``images`` ``(n, c, h, w)`` uint8 and return the averaged network.
 
-    ``x`` is float32 in [0, 1] on the device. The folder ``out`` receives ``metrics.jsonl`` (a line every 50 steps),
+    ``x`` is float32 in [0, 1] on the device. With ``labels`` ``(n,)`` the loss is also given those of ``x``, int64:
+    ``loss(network, x, generator, labels)``. The folder ``out`` receives ``metrics.jsonl`` (a line every 50 steps),
     ``state.pt`` (everything needed to resume, every ``save_every`` steps), ``samples-STEP.png`` (from ``sheet``) and at
     the end ``weights.safetensors`` (from ``export``). With several processes only the first writes.
 
@@ -179,6 +181,7 @@ def fit(
     optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(network, settings)]
     data = torch.tensor(images, device=device_)
+    classes = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device_)
     generator = torch.Generator(device_)
     began, running, since = time.monotonic() - elapsed, torch.zeros((), device=device_), 0
 
@@ -207,8 +210,10 @@ def fit(
         if settings.flip:
             mirrored = torch.rand(settings.batch, 1, 1, 1, generator=generator, device=device_) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
+        x = x.contiguous(memory_format=torch.channels_last)
+        given = (x, generator) if classes is None else (x, generator, classes[chosen])
         with torch.autocast(device_.type, torch.bfloat16, enabled=settings.bf16):
-            value = loss(model, x.contiguous(memory_format=torch.channels_last), generator)
+            value = loss(model, *given)
         accelerator.backward(value)
         for optimizer in optimizers:
             optimizer.step()

@@ -24,6 +24,9 @@ MANIFEST = "manifest.toml"
 _HERE = Path(__file__).parent
 SHIPPED = _HERE / "weights" if (_HERE / "weights").is_dir() else _HERE.parent / "weights"  # in a wheel; in a checkout
 
+FEATURES = WeightFile("cifar-features.safetensors")
+"""The network behind cifar-FID and cifar-IS; see :mod:`basis_cli.features`."""
+
 
 @dataclass(frozen=True)
 class Entry:

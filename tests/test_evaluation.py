@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from basis_toy.prior import soft_blobs
 
 from basis_cli import datasets, evaluation, metrics, tasks
+from basis_cli.datasets import Dataset
 from basis_cli.errors import InputError, UsageError
 from basis_cli.operators import Mixture
 
@@ -52,6 +54,47 @@ def test_damaged_or_missing_data(digits, monkeypatch):
         datasets.load_dataset("mnits", "test", digits)
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """CIFAR-10's binary files with 4 records each; the k-th of a file has label k and value k in every red pixel."""
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    records = np.random.default_rng(0).integers(0, 255, (4, 3073), dtype=np.uint8)
+    records[:, :1025] = np.arange(4)[:, None]
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records.tofile(folder / f"{name}.bin")
+    return folder
+
+
+def test_reads_cifar_binaries(pictures):
+    for folder in (pictures, pictures.parent):
+        data = datasets.load_dataset("cifar10", "train", folder)
+        assert data.images.shape == (20, 3, 32, 32)
+        assert data.labels[:5].tolist() == [0, 1, 2, 3, 0]
+        assert (data.images[:, 0] == data.labels[:, None, None]).all()
+    assert len(datasets.load_dataset("cifar10", "test", pictures).images) == 4
+
+
+def test_damaged_cifar_binaries(pictures):
+    path = pictures / "data_batch_3.bin"
+    for damaged in (path.read_bytes()[:-5], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"data_batch_3.* not records of 3,073"):
+            datasets.load_dataset("cifar10", "train", pictures)
+    path.unlink()
+    with pytest.raises(InputError, match="not in"):
+        datasets.load_dataset("cifar10", "train", pictures)
+
+
+@pytest.mark.skipif(
+    not DATA or not (Path(DATA) / "cifar10").is_dir(), reason="BASIS_DATA names no folder with CIFAR-10"
+)
+def test_cifar_has_its_known_channel_means():
+    data = datasets.load_dataset("cifar10", "train")
+    assert data.images.mean(axis=(0, 2, 3)) / 255 == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert np.bincount(data.labels).tolist() == [5000] * 10
+
+
 def test_mixtures_are_distinct_reproducible_and_split_by_class():
     labels = np.arange(200) % 10
     agnostic = datasets.mixture_indices(labels, 3, 100, "class-agnostic", seed=1)
@@ -69,6 +112,18 @@ def test_psnr_by_hand():
     x = torch.zeros(1, 4, 4)
     assert float(metrics.psnr(x, x + 0.1)) == pytest.approx(20)
     assert float(metrics.psnr(x, x)) == pytest.approx(100)
+
+
+def test_ssim():
+    x = torch.rand(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert metrics.ssim(x, x) == pytest.approx(torch.ones(2, 3))
+    noisy = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    found = metrics.ssim(noisy[:, :1], x)
+    assert found.shape == (2, 3)
+    assert 0.5 < found[0, 0] < 0.99
+    assert found[0, 0] > 2 * found[0, 1:].max()  # other pictures
+    with pytest.raises(UsageError, match="6 pixels"):
+        metrics.ssim(x[..., :5], x[..., :5])
 
 
 def test_components_are_put_to_the_references_they_fit():
@@ -166,3 +221,59 @@ def test_gradients_of_a_priors_own_samples_are_its_precisions():
         trace = prior.at(row["sigma"]).precisions[0].trace() * row["sigma"] ** 2
         assert row["scaled_norm"] == pytest.approx(float(trace) ** 0.5, rel=0.02)
         assert 0 < row["standard_error"] < 0.02 * row["scaled_norm"]
+
+
+class Flat:
+    """A judge that counts: pictures are the more real the more of them there are."""
+
+    def __call__(self, pictures):
+        return {"count": float(len(pictures))}
+
+
+@pytest.mark.parametrize(
+    ("make", "limit"),
+    [
+        (evaluation.colorization, 0.1),
+        (partial(evaluation.inpainting, mask="left"), 0.1),
+        (partial(evaluation.upscaling, factor=2), 0.1),
+        (partial(evaluation.upscaling, factor=2, method="bicubic"), 0.1),
+        (partial(evaluation.decompression, quality=30), 15),
+    ],
+)
+def test_restorations_are_compared_with_doing_without(make, limit):
+    prior = soft_blobs((3, 8, 8))
+    blobs = prior.sample(12, torch.Generator().manual_seed(0)).clamp(0, 1)
+    data = Dataset("blobs", "test", (blobs * 255).round().numpy().astype(np.uint8), np.zeros(12, int))
+    quick = tasks.Sampling("project", levels=20, device="cpu", batch=5)
+    report = evaluation.evaluate_restoration(
+        data, prior, make(prior.shape), pictures=8, samples=4, sampling=quick, realism=Flat()
+    )
+    rows = report["quality"]
+    assert list(rows) == ["baseline", "one sample", "mean of 4", "truth"]
+    assert {row["count"] for row in rows.values()} == {8}
+    assert rows["mean of 4"]["psnr"] > rows["one sample"]["psnr"] - 0.2
+    assert rows["mean of 4"]["psnr"] > rows["baseline"]["psnr"] - 0.5
+    assert report["residual_8bit_rms"] < limit
+    assert report["evaluations"] == 80
+
+
+def test_a_prior_of_another_shape_cannot_restore():
+    data = Dataset("blobs", "test", np.zeros((3, 3, 8, 8), np.uint8), np.zeros(3, int))
+    with pytest.raises(UsageError, match="another shape|models"):
+        evaluation.evaluate_restoration(data, soft_blobs((1, 8, 8)), evaluation.colorization((1, 8, 8)))
+
+
+def test_separations_of_colour_are_judged():
+    prior = soft_blobs((3, 8, 8))
+    data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.arange(6) % 2)
+    quick = tasks.Sampling("project", levels=3, device="cpu")
+    report = evaluation.evaluate_separation(data, [prior, prior], pairs=4, sampling=quick, realism=Flat())
+    assert list(report["quality"]) == ["average", "separations", "truth"]
+    assert {row["count"] for row in report["quality"].values()} == {8}
+
+
+def test_samples_are_judged_beside_as_many_pictures():
+    data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.zeros(6, int))
+    quick = tasks.Sampling("project", levels=3, device="cpu")
+    report = evaluation.evaluate_samples(data, soft_blobs((3, 8, 8)), Flat(), count=5, sampling=quick)
+    assert report["quality"] == {"samples": {"count": 5}, "truth": {"count": 5}}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +32,8 @@ from .output import figure, sampling_progress, stdout
 if TYPE_CHECKING:
     from ..api import Prior
     from ..datasets import Dataset
+    from ..evaluation import Damage
+    from ..metrics import Realism
 
 app = typer.Typer(no_args_is_help=True, help="Measure a prior and a sampler as the paper does.")
 
@@ -38,6 +43,11 @@ class Protocol(str, Enum):
     class_split = "class-split"
 
 
+InceptionOption = Annotated[
+    Path | None,
+    typer.Option(help="Weights of the Inception network (pytorch-fid's): measure FID and IS, not cifar-FID, cifar-IS."),
+]
+SheetOption = Annotated[Path | None, typer.Option(help="Write the first pictures, uncurated, here (PNG).")]
 ProtocolOption = Annotated[Protocol, typer.Option(help="Any two pictures, or one of each half of the classes.")]
 
 
@@ -59,6 +69,8 @@ def separation(
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
     weights: Weights = None,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram of the PSNRs here (PNG; Figure 6).")] = None,
+    inception: InceptionOption = None,
+    sheet: SheetOption = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -82,6 +94,8 @@ def separation(
             samples=several.samples,
             select=several.select.value,
             sampling=sampling,
+            realism=_realism(test, inception, data_dir, sampler.device),
+            sheet=sheet,
             callback=callback,
         )
     result = {"prior": prior, "weights_sha256": hashes} | result
@@ -92,6 +106,169 @@ def separation(
         print(json.dumps(result | {"published": published}))
     else:
         stdout.print(_table(result, published))
+        if "quality" in result:
+            stdout.print(_quality_table(result, f"all {result['k'] * result['mixtures']} components"))
+
+
+@dataclass(frozen=True)
+class RestorationOptions:
+    """What to restore, and what to say of it."""
+
+    prior: PriorName = "ncsn-cifar"
+    data: Data = "cifar10"
+    data_dir: DataDir = None
+    pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each; their mean is measured too.")] = 1
+    weights: Weights = None
+    inception: InceptionOption = None
+    sheet: SheetOption = None
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+
+@app.command()
+@with_options
+def colorization(options: RestorationOptions, sampler: SamplerOptions) -> None:
+    """Make test pictures gray, colour them, and compare them with the gray ones (Table 4)."""
+    from .. import evaluation
+
+    _restoration(evaluation.colorization, options, sampler)
+
+
+@app.command()
+@with_options
+def inpainting(
+    options: RestorationOptions,
+    sampler: SamplerOptions,
+    mask: Annotated[
+        str, typer.Option(help="A picture, white = unknown; or right, left, top, bottom, center.")
+    ] = "right",
+) -> None:
+    """Hide a part of test pictures, fill it in, and compare with filling in the mean colour."""
+    from .. import evaluation
+
+    _restoration(partial(evaluation.inpainting, mask=mask), options, sampler)
+
+
+@app.command()
+@with_options
+def upscaling(
+    options: RestorationOptions,
+    sampler: SamplerOptions,
+    factor: Annotated[int, typer.Option(min=2, help="How many times smaller.")] = 4,
+    bicubic: Annotated[bool, typer.Option("--bicubic", help="Shrink with a bicubic filter, not by averaging.")] = False,
+) -> None:
+    """Shrink test pictures, enlarge them, and compare with bicubic interpolation."""
+    from .. import evaluation
+
+    damage = partial(evaluation.upscaling, factor=factor, method="bicubic" if bicubic else "box")
+    _restoration(damage, options, sampler)
+
+
+@app.command()
+@with_options
+def decompression(
+    options: RestorationOptions,
+    sampler: SamplerOptions,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="libjpeg's quality.")] = 10,
+) -> None:
+    """Compress test pictures as JPEG, undo it, and compare with the decoded files."""
+    from .. import evaluation
+
+    _restoration(partial(evaluation.decompression, quality=quality), options, sampler)
+
+
+def _restoration(
+    damage: Callable[[tuple[int, int, int]], Damage], options: RestorationOptions, sampler: SamplerOptions
+) -> None:
+    """What these four commands have in common."""
+    from ..datasets import load_dataset
+    from ..evaluation import evaluate_restoration
+    from .run import load_priors
+
+    (prior,), hashes = load_priors([options.prior], 1, options.weights, sampler.device)
+    test = load_dataset(options.data, "test", options.data_dir)
+    _same_shape(options.prior, prior, test)
+    realism = _realism(test, options.inception, options.data_dir, sampler.device)
+    with sampling_progress(1, options.quiet) as callback:
+        result = evaluate_restoration(
+            test,
+            prior,
+            damage(prior.shape),
+            pictures=options.pictures,
+            samples=options.samples,
+            sampling=sampler.sampling("project"),
+            realism=realism,
+            sheet=options.sheet,
+            callback=callback,
+        )
+    result = {"prior": options.prior, "weights_sha256": hashes} | result
+    if options.as_json:
+        print(json.dumps(result))
+    else:
+        stdout.print(_quality_table(result, f"{result['task']} of {result['pictures']} {options.data} test pictures"))
+
+
+@app.command()
+@with_options
+def samples(
+    sampler: SamplerOptions,
+    prior: PriorName = "ncsn-cifar",
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=2, help="How many.")] = 1000,
+    weights: Weights = None,
+    inception: InceptionOption = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how much samples of a prior itself look like test pictures."""
+    from ..datasets import load_dataset
+    from ..errors import UsageError
+    from ..evaluation import evaluate_samples
+    from .run import load_priors
+
+    (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
+    test = load_dataset(data, "test", data_dir)
+    _same_shape(prior, loaded, test)
+    realism = _realism(test, inception, data_dir, sampler.device)
+    if realism is None:
+        raise UsageError(f"{data}'s pictures are gray: no network is at hand to judge them", "--data cifar10")
+    sampling = sampler.sampling("langevin")
+    with sampling_progress(1, quiet) as callback:
+        result = evaluate_samples(test, loaded, realism, count=count, sampling=sampling, callback=callback)
+    result = {"prior": prior, "weights_sha256": hashes} | result
+    if as_json:
+        print(json.dumps(result))
+    else:
+        stdout.print(_quality_table(result, f"{count} samples of {prior}"))
+
+
+def _realism(test: Dataset, inception: Path | None, data_dir: Path | None, device: str) -> Realism | None:
+    """What judges pictures by their features; nothing for gray ones."""
+    from ..datasets import load_dataset
+    from ..features import cifar_realism, inception_realism
+
+    if test.shape[0] != 3:
+        return None
+    if inception:
+        return inception_realism(inception, load_dataset(test.name, "train", data_dir), device)
+    return cifar_realism(device=device)
+
+
+def _quality_table(result: dict[str, Any], title: str) -> Table:
+    rows = result["quality"]
+    names = [name for name in rows[next(iter(rows))] if not name.endswith(("_error", "-std"))]
+    columns = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+    table = Table("", *(columns.get(name, name) for name in names), title=title, title_justify="left")
+    for row, found in rows.items():
+        cells = [f"{found[name]:.{3 if name == 'ssim' else 2}f}" if name in found else "" for name in names]
+        if "psnr" in found:
+            cells[names.index("psnr")] += f" ± {found['psnr_standard_error']:.2f}"
+        table.add_row(row, *cells)
+    off = f"; residual {result['residual_8bit_rms']:.2f} of 255 levels" if "residual_8bit_rms" in result else ""
+    table.caption = f"{result['settings']['sampler']}, {result['seconds']:.0f} s{off}"
+    return table
 
 
 @app.command()
@@ -137,7 +314,7 @@ def gradients(
     data_dir: DataDir = None,
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 200,
     weights: Weights = None,
-    levels: Annotated[int | None, typer.Option(min=1, help="Noise levels from 1 to 0.01.  [default: its own]")] = None,
+    levels: Annotated[int | None, typer.Option(min=1, help="Noise levels from 1 to 0.01. (default: its own)")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     plot: Annotated[Path | None, typer.Option(help="Draw them here (PNG; Figure 2).")] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from functools import wraps
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` for Typer: every parameter that is a dataclass becomes one option for each of its fields."""
     own = inspect.signature(command, eval_str=True).parameters.values()
-    groups: dict[str, tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]] = {
-        p.name: (p.annotation, inspect.signature(p.annotation, eval_str=True).parameters)  # type: ignore[arg-type]
-        for p in own
-        if is_dataclass(p.annotation)
-    }
+    kinds: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+    groups = {name: (kind, inspect.signature(kind, eval_str=True).parameters) for name, kind in kinds.items()}
     plain = [p for p in own if p.name not in groups]
     fields = [field for _, parameters in groups.values() for field in parameters.values()]
 
@@ -69,10 +66,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
 Batch = Annotated[
-    int | None, typer.Option(help="Pictures worked on at once.  [default: what is fast and fits into memory]")
+    int | None, typer.Option(help="Pictures worked on at once. (default: what is fast and fits into memory)")
 ]
 StepSize = Annotated[
-    float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5.  [default: 2e-5]")
+    float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5. (default: 2e-5)")
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
@@ -89,12 +86,12 @@ class SamplerOptions:
         typer.Option(
             "--sampler",
             help="ep: separates best; project: for all tasks; mmps: for honest uncertainty; conjugate: noisy "
-            "measurements; langevin: Algorithm 1 of the paper; ascent: Figure 3.  [default: separate ep, sample "
-            "langevin, others project]",
+            "measurements; langevin: Algorithm 1 of the paper; ascent: Figure 3 (default: separate ep, sample "
+            "langevin, others project)",
         ),
     ] = None
-    levels: Annotated[int | None, typer.Option(help="Noise levels.  [default: langevin 10, ep 25, others 50]")] = None
-    steps: Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it.  [default: 100]")] = (
+    levels: Annotated[int | None, typer.Option(help="Noise levels. (default: langevin 10, ep 25, others 50)")] = None
+    steps: Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it. (default: 100)")] = (
         None
     )
     step_size: StepSize = None

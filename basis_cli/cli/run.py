@@ -79,7 +79,7 @@ def separate(
     output: OutputOptions,
     k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
-    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,...  [default: 1/k each]")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,... (default: 1/k each)")] = None,
     reference: Annotated[
         list[Path] | None, typer.Option(help="A true component, once for each: PSNR and order are to these.")
     ] = None,
@@ -127,8 +127,10 @@ def colorize(
 
     run = _Run.single("colorize", inputs, sampler, several, output, prior, weights)
     shape, how = run.truth(reference, fit.value if fit else None)
-    task = partial(tasks.colorize, prior=run.priors[0])
-    run.carry_out(run.read(shape, how), partial(task, channel_weights=images.LUMA.tolist()) if luma else task)
+    channels = images.LUMA.tolist() if luma else [1 / 3] * 3
+    tasks.graying(channels, shape)
+    task = partial(tasks.colorize, prior=run.priors[0], channel_weights=channels)
+    run.carry_out(run.read(shape, how), task)
 
 
 @with_options
@@ -269,6 +271,8 @@ class _Run:
     def _check(self) -> None:
         from ..samplers import TOO_SURE
 
+        if self.several.samples < 1:
+            raise UsageError(f"samples must be at least 1, not {self.several.samples}")
         if self.output.uncertainty and self.several.samples < 2:
             raise UsageError("--uncertainty compares samples", "--samples 10")
         if self.output.uncertainty and self.sampling.sampler in TOO_SURE:
@@ -328,7 +332,7 @@ class _Run:
         samples = self.several.samples
         device = choose_device(self.sampling.device)
         at_once = self.sampling.batch or batch_size(self.priors, len(pictures) * samples, device)
-        size = max(1, at_once // max(1, samples))
+        size = max(1, at_once // samples)
         chunks = [pictures[first : first + size] for first in range(0, len(pictures), size)]
         began, before = time.perf_counter(), len(self.records)
         with sampling_progress(len(chunks), self.output.quiet) as progress:

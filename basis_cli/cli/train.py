@@ -266,6 +266,63 @@ def glow(
     print(path)
 
 
+@app.command()
+def features(
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    out: Out = Path("runs/features"),
+    steps: Steps = 1_100,
+    batch: Batch = 500,
+    learning_rate: LearningRate = 1e-3,
+    optimizer: OptimizerName = Optimizer.muon,
+    decay: DecayName = Decay.cosine,
+    widths: Annotated[str, typer.Option(help="Channels of the stages; the last is the number of features.")] = (
+        "64,224,256"
+    ),
+    bf16: Bf16 = True,
+    compile: Compile = False,
+    save_every: SaveEvery = 100,
+    sheet_every: Annotated[int, typer.Option("--test-every", min=1, help="Steps between held-out measurements.")] = 200,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Train the classifier whose features cifar-FID and cifar-IS compare (needs a data set with labels, in colour)."""
+    from ..features import train as train_features
+    from ..training import Settings
+    from .output import training_progress
+
+    settings = Settings(
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        optimizer=optimizer.value,
+        decay=decay.value,
+        warmup=50,
+        seed=seed,
+        bf16=bf16,
+        compile=compile,
+        flip=True,
+        save_every=save_every,
+        sheet_every=sheet_every,
+    )
+    stages = _integers(widths)
+    train_set, test_set, notes = _splits(data, data_dir)
+    with training_progress(steps) as callback:
+        path = train_features(
+            train_set,
+            test_set,
+            out,
+            settings,
+            widths=stages,
+            device=device,
+            resume=resume,
+            notes=notes,
+            callback=callback,
+        )
+    print(path)
+
+
 def finetune_glow(
     prior: Annotated[str, typer.Option("--prior", help="The noiseless Glow to start from.")] = "glow-mnist",
     start_from: Annotated[Path | None, typer.Option(help="Its weights, if they are a file of your own.")] = None,

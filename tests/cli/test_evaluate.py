@@ -32,7 +32,8 @@ def test_a_pair_is_the_same_whatever_runs_beside_it(basis, digits):
 
 def test_prints_a_table_and_draws_a_histogram(basis, digits):
     run = ["evaluate", "separation", *QUICK, "--data-dir", digits(), "--pairs", 6, "--plot", "figures/psnr.png"]
-    result = basis(*run)
+    result = basis(*run, "--sheet", "sheet.png")
+    assert Image.open("sheet.png").size == (6 * 10 + 2, 5 * 10 + 2)
     assert result.exit_code == 0, result.output
     assert "BASIS NCSN (paper)" in result.stdout
     assert "29.3 dB" in result.stdout
@@ -53,3 +54,31 @@ def test_errors(basis, digits, arguments, code, says):
     result = basis("evaluate", "separation", *QUICK, *where, *arguments)
     assert result.exit_code == code, result.output
     assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("colorization", []),
+        ("inpainting", ["--mask", "bottom"]),
+        ("upscaling", ["--factor", 2]),
+        ("decompression", ["--quality", 50]),
+    ],
+)
+def test_restorations_beside_their_baseline(basis, digits, command, options):
+    run = ["evaluate", command, *options, "--prior", "toy-gaussian", "--data", "mnist", "--data-dir", digits()]
+    run += ["--levels", 3, "--pictures", 6, "--samples", 2, "-q"]
+    report = json.loads(basis(*run, "--json", "--sheet", "sheet.png").stdout)
+    assert Image.open("sheet.png").size == (6 * 10 + 2, 5 * 10 + 2)  # observed, baseline, two samples, truth
+    assert report["task"] == command
+    assert list(report["quality"]) == ["baseline", "one sample", "mean of 2", "truth"]
+    assert report["quality"]["one sample"].keys() == {"psnr", "psnr_standard_error", "ssim"}
+    table = basis(*run).stdout
+    assert f"{report['quality']['baseline']['psnr']:.2f}" in table
+    assert "mean of 2" in table
+
+
+def test_gray_samples_have_no_judge(basis, digits):
+    result = basis("evaluate", "samples", "--prior", "toy-gaussian", "--data", "mnist", "--data-dir", digits())
+    assert result.exit_code == 2
+    assert "gray" in result.stderr

@@ -27,6 +27,7 @@ print(result.stdout)
         ["separate", "--help"],
         ["train", "ncsn", "--help"],
         ["train", "glow", "--help"],
+        ["train", "features", "--help"],
         ["finetune-glow", "--help"],
         ["evaluate", "gradients", "--help"],
         ["priors", "list"],

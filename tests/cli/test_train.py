@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from basis_ncsn.prior import read
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from basis_cli.cli.train import command_line
@@ -37,6 +39,44 @@ def test_trains_and_resumes(basis, digits):
     damaged = basis(*longer)
     assert damaged.exit_code == 1
     assert "cannot resume" in damaged.stderr
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """CIFAR-10's binary files with 8 random pictures each."""
+    records = np.random.default_rng(0).integers(0, 256, (8, 3073), dtype=np.uint8)
+    records[:, 0] = np.arange(8)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records.tofile(tmp_path / f"{name}.bin")
+    return tmp_path
+
+
+def test_trains_features_and_resumes(basis, colours):
+    run = ["train", "features", "--data-dir", colours, "--widths", "8,32", "--batch", 4, "--device", "cpu"]
+    run += ["--decay", "constant", "--test-every", 100]
+    result = basis(*run, "--steps", 4, "-o", "unbroken")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == ["unbroken/weights.safetensors"]
+    metrics = json.loads(Path("unbroken/metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= metrics["accuracy"] <= 1
+    assert basis(*run, "--steps", 2, "-o", "run").exit_code == 0
+    assert basis(*run, "--steps", 2, "-o", "run").exit_code == 2
+    assert basis(*run, "--steps", 4, "-o", "run", "--resume").exit_code == 0
+    one, other = (load_file(f"{name}/weights.safetensors") for name in ("unbroken", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with safe_open("run/weights.safetensors", "pt") as file:
+        about = file.metadata()
+    assert about["format"] == "basis-features"
+    assert about["data"] == "cifar10, train split, 40 pictures"
+
+
+def test_features_need_colour_pictures(basis, digits, colours):
+    gray = basis("train", "features", "--data", "mnist", "--data-dir", digits(32), "-o", "run")
+    assert gray.exit_code == 2
+    assert "RGB" in gray.stderr
+    odd = basis("train", "features", "--data-dir", colours, "--widths", "12", "-o", "run")
+    assert odd.exit_code == 2
+    assert "multiples of 8" in odd.stderr
 
 
 def test_starts_from_given_weights(basis, digits):

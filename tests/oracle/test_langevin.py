@@ -10,10 +10,10 @@ import math
 
 import pytest
 import torch
-from basis_toy.prior import GaussianMixture, exact_posterior
+from basis_toy.prior import GaussianMixture, exact_posterior, soft_blobs
 
 from basis_cli import samplers
-from basis_cli.operators import Mixture, Unobserved
+from basis_cli.operators import Downsample, Gray, Mask, Mixture, Unobserved
 
 SIGMAS = (0.6, 0.35, 0.2)
 CHAINS = 2000
@@ -63,6 +63,26 @@ def test_samples_agree_with_the_posterior(case, compare, request):
     names, alpha, y = CASES[case]
     priors = [request.getfixturevalue(name) for name in names]
     operator = Mixture(alpha) if alpha else Unobserved(priors[0].shape)
+    posterior = target(priors, operator, y, SIGMAS[-1])
+    eta = 0.4 / stiffness(posterior)
+    samples = samplers.langevin(
+        priors, operator, y.expand(CHAINS, *y.shape), seeds=range(CHAINS), sigmas=SIGMAS, steps=150, step_size=eta
+    )
+    compare(samples, unadjusted(posterior, eta)).check()
+
+
+OTHERS = {
+    "gray": ((3, 1, 2), Gray([0.5, 0.3, 0.2]), torch.tensor([0.6, 0.45]).view(1, 1, 2)),
+    "mask": ((1, 2, 2), Mask(torch.tensor([[1, 0], [1, 0]])), picture(0.8, 0.0, 0.6, 0.0)),
+    "box": ((1, 2, 4), Downsample(2, (2, 4)), torch.tensor([0.6, 0.45]).view(1, 1, 2)),
+    "bicubic": ((1, 2, 4), Downsample(2, (2, 4), "bicubic"), torch.tensor([0.6, 0.45]).view(1, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_samples_of_every_operator_agree_with_the_posterior(case, compare):
+    shape, operator, y = OTHERS[case]
+    priors = [soft_blobs(shape, std=0.3, length=1.5)]
     posterior = target(priors, operator, y, SIGMAS[-1])
     eta = 0.4 / stiffness(posterior)
     samples = samplers.langevin(

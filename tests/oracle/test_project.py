@@ -22,7 +22,8 @@ def law_of_project(prior, alpha, y, sigmas):
     a = torch.kron(torch.tensor(alpha).double()[None], torch.eye(d).double())  # A as a matrix
     pinv = torch.linalg.pinv(a)
     observed = y.double().flatten()
-    mean, covariance = pinv @ observed, torch.zeros(len(pinv), len(pinv)).double()
+    gray = torch.full((len(pinv),), 0.5).double()
+    mean, covariance = gray + pinv @ (observed - a @ gray), torch.zeros(len(pinv), len(pinv)).double()
     for sigma in sigmas:
         shrink = prior.covariances[0] @ torch.linalg.inv(prior.covariances[0] + sigma**2 * torch.eye(d))
         gain = torch.kron(torch.eye(len(alpha)).double(), shrink)

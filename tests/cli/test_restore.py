@@ -1,0 +1,177 @@
+"""``basis colorize``, ``inpaint``, ``upscale``, ``decompress`` from the outside, with a colour prior of soft blobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOUR = """
+    from basis_cli.api import PriorSpec, hookimpl
+
+    @hookimpl
+    def basis_priors():
+        return [PriorSpec("blobs", "Soft coloured blobs", (3, 8, 8), load="colour:load")]
+
+    def load(spec, weights, device):
+        from basis_toy.prior import soft_blobs
+        return soft_blobs(spec.shape)
+"""
+QUICK = ["--prior", "blobs", "--levels", "4", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def colour(plugin):
+    plugin("colour", COLOUR)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """``photo("a.png", (8, 8))`` writes a small colour picture and returns its path."""
+
+    def write(name="photo.png", size=(8, 8), seed=0, **options):
+        pixels = np.random.default_rng(seed).integers(60, 200, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return write
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), np.float64) / 255
+
+
+def record(stem, out="out"):
+    return json.loads(Path(out, f"{stem}.json").read_text())
+
+
+def test_colorize_keeps_the_gray_it_was_given(basis, photo, picture):
+    result = basis("colorize", picture("gray.png"), photo(), *QUICK)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == ["out/gray.x1.png", "out/photo.x1.png"]
+    assert np.abs(pixels("out/gray.x1.png").mean(-1) - pixels("gray.png").mean(-1)).max() < 1 / 255
+    assert np.abs(pixels("out/photo.x1.png").mean(-1) - pixels("photo.png").mean(-1)).max() < 1 / 255
+    assert record("gray")["task"] == "colorize"
+    assert record("gray")["settings"]["sampler"] == "project"
+    assert record("gray")["answers"][0]["residual_8bit_rms"] < 0.1
+
+
+def test_colorize_with_luma(basis, photo):
+    assert basis("colorize", photo(), *QUICK, "--luma").exit_code == 0
+    luma = [0.299, 0.587, 0.114]
+    assert np.abs(pixels("out/photo.x1.png") @ luma - pixels("photo.png") @ luma).max() < 1 / 255
+
+
+@pytest.mark.parametrize(("mask", "kept"), [("right", np.s_[:, :4]), ("top", np.s_[4:]), ("mask.png", np.s_[:, :2])])
+def test_inpaint_keeps_what_is_known(basis, photo, mask, kept):
+    drawn = np.zeros((8, 8), np.uint8)
+    drawn[:, 2:] = 255
+    Image.fromarray(drawn).save("mask.png")
+    result = basis("inpaint", photo(), "--mask", mask, *QUICK)
+    assert result.exit_code == 0, result.output
+    answer, given = pixels("out/photo.x1.png"), pixels("photo.png")
+    assert np.array_equal(answer[kept], given[kept])
+    assert not np.allclose(answer, given)
+    basis("inpaint", "photo.png", "--mask", mask, "--invert-mask", *QUICK, "-o", "other")
+    assert not np.allclose(pixels("other/photo.x1.png")[kept], given[kept])
+
+
+@pytest.mark.parametrize("method", [[], ["--bicubic"]])
+def test_upscale_gives_the_input_when_shrunk_again(basis, photo, method):
+    result = basis("upscale", photo(size=(4, 4)), "--factor", 2, *method, *QUICK)
+    assert result.exit_code == 0, result.output
+    large = Image.open("out/photo.x1.png")
+    assert large.size == (8, 8)
+    again = large.resize((4, 4), Image.Resampling.BICUBIC if method else Image.Resampling.BOX)
+    assert np.abs(np.asarray(again, float) - 255 * pixels("photo.png")).max() < (4 if method else 1.01)  # rounding
+
+
+def test_decompress_reads_the_files_own_tables(basis, photo):
+    photo("coarse.jpg", quality=10)
+    photo("fine.jpg", seed=1, quality=90, subsampling=0)
+    result = basis("decompress", "coarse.jpg", "fine.jpg", *QUICK)
+    assert result.exit_code == 0, result.output
+    for name in ("coarse", "fine"):
+        assert record(name)["answers"][0]["residual_8bit_rms"] < 8  # soft blobs explain no JPEG file of noise
+    changed = [np.abs(pixels(f"out/{name}.x1.png") - pixels(f"{name}.jpg")).mean() for name in ("coarse", "fine")]
+    assert changed[0] > 2 * changed[1]
+
+
+def test_several_samples_a_sheet_frames_and_the_truth(basis, photo):
+    options = ["--samples", 3, "--sheet", "--frames", "--uncertainty", "--reference", photo("truth.png")]
+    result = basis("colorize", photo("gray.png"), *QUICK, *options)
+    assert result.exit_code == 0, result.output
+    written = record("gray")
+    assert len(written["answers"]) == len(written["log_likelihood_nats"]) == 3
+    assert all(len(answer["psnr_db"]) == 1 for answer in written["answers"])
+    assert Image.open(written["sheet"]).size == (5 * 10 + 2, 12)  # input, three answers, truth
+    strip, animation = written["frames"]
+    assert Image.open(strip).size == (4 * 10 + 2, 12)  # a column for each level
+    assert Image.open(animation).n_frames == 4
+    assert Image.open(written["uncertainty"]["files"][0]).size == (8, 8)
+
+
+def test_frames_of_a_separation_are_in_the_order_of_its_components(basis, picture):
+    options = ["--prior", "toy-mixture", "--sampler", "project", "--levels", 6, "--quiet", "--frames", "--sheet"]
+    basis("separate", picture(), *options)
+    strip = pixels("out/mix.frames.png")
+    for i in (1, 2):
+        last = strip[2 + 10 * (i - 1) :, -10:-2][:8]
+        answers = [np.abs(last - pixels(f"out/mix.x{j}.png")).mean() for j in (1, 2)]
+        assert answers[i - 1] == min(answers)
+    assert Image.open("out/mix.sheet.png").size == (22, 22)
+
+
+def test_langevin_frames_have_one_state_a_level(basis, photo):
+    basis("inpaint", photo(), "--mask", "left", *QUICK, "--sampler", "langevin", "--steps", 3, "--frames")
+    assert Image.open("out/photo.frames.png").size == (4 * 10 + 2, 12)
+
+
+def test_same_seed_same_picture_alone_or_among_others(basis, photo):
+    names = [photo(f"p{i}.png", seed=i) for i in range(4)]
+    basis("colorize", *names, *QUICK, "-o", "together", "--batch", 3)
+    basis("colorize", names[2], *QUICK, "-o", "alone")
+    assert Path("together/p2.x1.png").read_bytes() == Path("alone/p2.x1.png").read_bytes()
+
+
+def test_a_noisy_input_is_not_taken_at_its_word(basis, photo):
+    assert basis("upscale", photo(size=(4, 4)), "--factor", 2, *QUICK, "--noise-std", 0.3).exit_code == 0
+    assert record("photo")["settings"]["sampler"] == "conjugate"
+    assert record("photo")["answers"][0]["residual_8bit_rms"] > 5
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (["colorize", "photo.png", "--prior", "toy-gaussian"], 2, "1 channels, not 3"),
+        (["colorize", "wide.png"], 1, "--fit"),
+        (["colorize", "none.png"], 1, "none.png"),
+        (["colorize", "photo.png", "--samples", "0"], 2, "at least 1"),
+        (["colorize", "photo.png", "--sampler", "ep"], 2, "mixtures only"),
+        (["inpaint", "photo.png", "--mask", "none.png"], 1, "none.png"),
+        (["inpaint", "photo.png", "--mask", "white.png"], 2, "leaves nothing"),
+        (["inpaint", "photo.png", "--mask", "wide.png"], 1, "--fit"),
+        (["upscale", "photo.png", "--factor", "3"], 2, "cannot be shrunk 3 times"),
+        (["upscale", "photo.png", "--factor", "2"], 1, "8 x 8"),
+        (["decompress", "photo.png"], 1, "not JPEG"),
+        (["decompress", "gray.jpg"], 1, "gray"),
+        (["decompress", "wide.jpg"], 1, "30 x 20"),
+        (["decompress", "turned.jpg"], 1, "rotated"),
+        (["colorize", "photo.png", "photo2.png", "--reference", "photo.png"], 2, "one input"),
+    ],
+)
+def test_wrong_arguments_give_one_clear_line(basis, photo, picture, command, code, says):
+    photo(), photo("photo2.png"), photo("wide.png", (20, 30)), photo("wide.jpg", (20, 30)), picture("gray.jpg")
+    Image.new("L", (8, 8), 255).save("white.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo("turned.jpg", exif=exif)
+    prior = [] if "--prior" in command else ["--prior", "blobs"]
+    result = basis(*command, *prior, "--quiet")
+    assert result.exit_code == code, result.output
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not Path("out").exists() or not list(Path("out").iterdir())
