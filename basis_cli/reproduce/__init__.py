@@ -20,6 +20,7 @@ from ..files import atomically
 if TYPE_CHECKING:
     from ..api import Prior
     from ..datasets import Dataset
+    from ..metrics import Realism
     from ..tasks import Sampling
 
 
@@ -98,15 +99,32 @@ class Setup:
         Raises:
             WeightsError: none is there.
         """
-        found, missing = {}, {}
+        found, missing = self.optional(*names)
+        if not found:
+            self.prior(names[0])
+        return found, missing
+
+    def optional(self, *names: str) -> tuple[dict[str, Prior], list[str]]:
+        """As :meth:`priors`, but there may be none."""
+        found, missing = {}, []
         for name in names:
             try:
                 found[name] = self.prior(name)
-            except WeightsError as error:
-                missing[name] = error
-        if not found:
-            raise next(iter(missing.values()))
-        return found, [f"{name}: there are no weights for it (--weights {name}=FILE)" for name in missing]
+            except WeightsError:
+                missing.append(f"{name}: there are no weights for it (--weights {name}=FILE)")
+        return found, missing
+
+    def realism(self) -> Realism:
+        """What judges CIFAR-10's pictures: Inception, if ``weights`` has ``inception``, else this project's network.
+
+        Raises:
+            WeightsError: the weights are not there.
+        """
+        from ..features import cifar_realism, inception_realism
+
+        if "inception" in self.weights:
+            return inception_realism(self.weights["inception"], self.data("cifar10", "train"), self.device)
+        return cifar_realism(device=self.device)
 
     def data(self, name: str, split: str = "test") -> Dataset:
         """A data set, from the folder that ``BASIS_DATA`` names."""
@@ -149,14 +167,14 @@ _ALL = (
         "BASIS, Table 3",
         "inception score and FID of CIFAR-10 separations",
         "separation:table3",
-        pairs=(100, 25_000),
+        pairs=(10, 25_000),
     ),
     _experiment(
         "table4",
         "BASIS, Table 4",
         "inception score and FID of colorized CIFAR-10 pictures",
         "separation:table4",
-        pictures=(100, 50_000),
+        pictures=(20, 50_000),
     ),
     _experiment(
         "figure2",
