@@ -16,7 +16,7 @@ from basis_cli.reproduce.document import document, shown, write_document
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = {
     "table1": {"pictures": 3, "pairs": 2},
-    "table2": {"pairs": 2, "langevin_pairs": 2, "several_pairs": 2},
+    "table2": {"baseline_pairs": 2, "pairs": 2, "langevin_pairs": 2, "several_pairs": 2},
     "table3": {"pairs": 2},
     "table4": {"pictures": 2},
     "figure2": {"pictures": 3},
@@ -205,5 +205,6 @@ def test_the_committed_document_is_that_of_the_committed_results(tmp_path):
         (folder / path.name).write_text(path.read_text())
     assert write_document(folder).read_text() == (DOCS / "reproduction.md").read_text()
     for path in folder.glob("*.json"):
-        assert path.stem in EXPERIMENTS
+        experiment = EXPERIMENTS[path.stem]
+        assert json.loads(path.read_text())["sizes"] in (experiment.quick, experiment.full)  # the command gives them
     assert {"table2", "figure3", "ncsn-toy-gmm"} <= {path.stem for path in folder.glob("*.json")}

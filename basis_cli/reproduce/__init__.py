@@ -158,6 +158,7 @@ _ALL = (
         "BASIS, Table 2",
         "PSNR of MNIST separations, beside the baselines",
         "separation:table2",
+        baseline_pairs=(6_000, 6_000),
         pairs=(100, 6_000),
         langevin_pairs=(8, 6_000),
         several_pairs=(8, 6_000),
@@ -212,7 +213,7 @@ _ALL = (
         "BASIS, Figure 9",
         "the components at every noise level",
         "separation:figure9",
-        mixtures=(4, 100),
+        mixtures=(6, 100),
         steps=(100, 100),
     ),
     _experiment(

@@ -100,12 +100,12 @@ def _psnr_row(
         data, [prior] * 2, protocol=protocol, pairs=count, samples=samples, select=select, sampling=sampling
     )
     psnr = found["psnr"]
-    settings = f"{count} mixtures, {found['evaluations']:,.0f} evaluations"
+    settings = f"{count:,} mixtures, {found['evaluations']:,.0f} evaluations"
     published = PAPER_PSNR[protocol].get(what)
     return Row(f"{PROTOCOLS[protocol]}: {what}", published, psnr["mean"], psnr["standard_error"], settings)
 
 
-def table2(setup: Setup, *, pairs: int, langevin_pairs: int, several_pairs: int) -> Report:
+def table2(setup: Setup, *, baseline_pairs: int, pairs: int, langevin_pairs: int, several_pairs: int) -> Report:
     """Mean PSNR over pairs of digits, for both protocols."""
     data, prior = setup.data("mnist"), setup.prior("ncsn-mnist")
     glow, left_out = setup.optional("glow-mnist")
@@ -116,8 +116,8 @@ def table2(setup: Setup, *, pairs: int, langevin_pairs: int, several_pairs: int)
         row = partial(_psnr_row, setup, data, protocol)
         nmf = "nmf-split" if protocol == "class-split" else "nmf"
         rows += [
-            row("average", prior, pairs, setup.sampling("average")),
-            row("NMF", prior, pairs, setup.sampling(nmf)),
+            row("average", prior, baseline_pairs, setup.sampling("average")),
+            row("NMF", prior, baseline_pairs, setup.sampling(nmf)),
         ]
         rows += [
             Row(f"{called}: {name}", published[name], None, None, "quoted")
