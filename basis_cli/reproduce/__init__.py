@@ -360,7 +360,7 @@ def reproduce(
     report.draw(figure)
     out.mkdir(parents=True, exist_ok=True)
     with atomically(out / f"{name}.png") as partial:
-        figure.savefig(partial, dpi=110, format="png")
+        figure.savefig(partial, dpi=110, format="png", bbox_inches="tight")
     with atomically(out / f"{name}.json") as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n")
     return record
