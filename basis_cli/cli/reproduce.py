@@ -82,7 +82,15 @@ def _table(record: dict[str, Any]) -> Table:
     table = Table("", "published", "ours", "settings", title=f"{record['source']}: {record['summary']}")
     for row in record["rows"]:
         table.add_row(
-            *map(escape, (row["what"], shown(row["published"]), shown(row["ours"], row["error"]))), row["settings"]
+            *map(
+                escape,
+                (
+                    row["what"],
+                    str(shown(row["published"]) if row["published"] is None else row["published"]),
+                    shown(row["ours"], row["error"]),
+                ),
+            ),
+            row["settings"],
         )
     notes = [
         f"cut: {', '.join(record['cut'])} (--full: all)" if record["cut"] else "",

@@ -349,9 +349,7 @@ def reproduce(
         "dtype": setup.dtype,
         "seconds": round(time.perf_counter() - began, 1),
         "sizes": chosen,
-        "cut": [
-            f"{_words(key)} {chosen[key]} of {whole}" for key, whole in experiment.full.items() if chosen[key] != whole
-        ],
+        "cut": [_cut(key, chosen[key], whole) for key, whole in experiment.full.items() if chosen[key] != whole],
         "left_out": list(report.left_out),
         "rows": [asdict(row) for row in report.rows],
         "why": report.why,
@@ -366,5 +364,7 @@ def reproduce(
     return record
 
 
-def _words(key: str) -> str:
-    return key.replace("_", " ")
+def _cut(key: str, chosen: Any, whole: Any) -> str:
+    """``pairs 100 of 6,000``, ``network small, not paper``."""
+    words = key.replace("_", " ")
+    return f"{words} {chosen:,} of {whole:,}" if isinstance(whole, int) else f"{words} {chosen}, not {whole}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ from . import EXPERIMENTS, Experiment
 
 HEAD = """# The papers' numbers, and ours
 
-Made from the results in `{folder}/` by `basis reproduce document -o docs/{folder}`. BASIS is *Source Separation with
-Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by Estimating
-Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo. Each section is one command; with
-`--full` it takes the paper's own counts. ± is a standard error. Where it says *Cut*, the numbers are of a shorter run.
+Made from the results in `{folder}/` by `basis reproduce document -o docs/{folder}`. BASIS is *Source Separation
+with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by Estimating
+Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo. Each section is one command, which
+also draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger
+runs of MNIST separation are in [evaluation.md](evaluation.md). The seconds are of one core that others used as well.
 """
 
 
@@ -34,33 +38,45 @@ def shown(value: float | str | None, error: float | None = None) -> str:
 
 def section(record: dict[str, Any]) -> str:
     """One experiment as Markdown."""
-    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in record["sizes"].items())
     command = f"basis reproduce {record['experiment']}"
     if not record["cut"]:
         command += " --full"
     if record["dtype"] != "auto":
         command += f" --dtype {record['dtype']}"
-    lines = [
-        f"## {record['source']}: {record['summary']}",
-        "",
-        f"    {command}",
-        "",
-        f"{settings}; seed {record['seed']}, {record['seconds']:.0f} s.",
-        "",
-    ]
+    notes = [f"Seed {record['seed']}, {record['seconds']:.0f} s."]
     if record["cut"]:
-        lines += [f"*Cut:* {', '.join(record['cut'])}.", ""]
-    lines += [f"*Left out:* {line}.\n" for line in record["left_out"]]
-    lines += ["| | published | ours | settings |", "| --- | --- | --- | --- |"]
-    for row in record["rows"]:
-        cells = (row["what"], shown(row["published"]), shown(row["ours"], row["error"]), row["settings"])
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*lines, "", record["why"], ""])
+        notes.append(f"Cut: {', '.join(record['cut'])}.")
+    if record["left_out"]:
+        notes.append(f"Left out: {'; '.join(record['left_out'])}.")
+    heading = f"## {record['source']}: {record['summary']}"
+    parts = [heading, f"    {command}", _wrapped(" ".join(notes)), _table(record["rows"]), _wrapped(record["why"])]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def missing(experiment: Experiment) -> str:
-    """The section of an experiment without a result."""
-    return f"## {experiment.source}: {experiment.summary}\n\nNot run yet: `basis reproduce {experiment.name}`.\n"
+    """The section of an experiment without a result: the published numbers."""
+    from .separation import QUOTED
+
+    rows = QUOTED.get(experiment.name, [])
+    heading = f"## {experiment.source}: {experiment.summary}"
+    why = "Not run: the priors that it needs have no weights here."
+    parts = [heading, f"    basis reproduce {experiment.name}", why, _table([asdict(row) for row in rows])]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    lines = ["| | published | ours | settings |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        published = "-" if row["published"] is None else str(row["published"])
+        cells = (row["what"], published, shown(row["ours"], row["error"]), row["settings"])
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def document(folder: Path) -> str:

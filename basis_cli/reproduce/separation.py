@@ -57,6 +57,15 @@ def _algorithm1(setup: Setup, **options: Any) -> tasks.Sampling:
     return setup.sampling("langevin", **{"step_size": STEP_SIZE, **options})
 
 
+def _lsun() -> list[Row]:
+    found = {"bedroom": (2.4, 4.2, 4.4), "church": (2.7, 4.4, 4.4)}
+    return [
+        Row(f"LSUN {scene}, {what}", value, None, None, "quoted")
+        for scene, values in found.items()
+        for what, value in zip(PAPER_BITS_PER_DIM["mnist"], values, strict=True)
+    ]
+
+
 def table1(setup: Setup, *, pictures: int, pairs: int) -> Report:
     """Bits/dim under Glow: test pictures without noise, test pictures and separations at the lowest level."""
     found, left_out = setup.priors("glow-mnist", "glow-cifar")
@@ -73,10 +82,7 @@ def table1(setup: Setup, *, pictures: int, pairs: int) -> Report:
             stats = measured[what] if measured else None
             mean, error = (stats["mean"], stats["standard_error"]) if stats else (None, None)
             rows.append(Row(f"{data}, {what}", published, mean, error, name if stats else ""))
-    for scene, values in {"bedroom": (2.4, 4.2, 4.4), "church": (2.7, 4.4, 4.4)}.items():
-        rows += [
-            Row(f"LSUN {scene}, {what}", value) for what, value in zip(PAPER_BITS_PER_DIM["mnist"], values, strict=True)
-        ]
+    rows += _lsun()
     why = (
         "Table 1 calls its numbers log-likelihoods; they are negative ones in bits/dim: lower is better. LSUN is "
         "quoted. Our Glows are smaller than the published ones."
@@ -439,3 +445,23 @@ def figure10(setup: Setup, *, mixtures: int, samples: int) -> Report:
         "likelihood makes it possible with a score network (docs/samplers.md)."
     )
     return Report(rows, draw, why, left_out, (7.0, 0.8 + 0.9 * min(mixtures, 6)))
+
+
+QUOTED: dict[str, list[Row]] = {
+    "table1": [
+        *(Row(f"{data}, {what}", v) for data, found in PAPER_BITS_PER_DIM.items() for what, v in found.items()),
+        *_lsun(),
+    ],
+    "table3": [
+        Row(f"{name}, {protocol}: {what}", value)
+        for protocol in ("class-split", "class-agnostic")
+        for what, found in PAPER_REALISM[protocol].items()
+        for name, value in zip(("IS", "FID"), found, strict=True)
+    ],
+    "table4": [
+        Row(f"{name}, {what}", value)
+        for what, found in PAPER_REALISM["colorization"].items()
+        for name, value in zip(("IS", "FID"), found, strict=True)
+    ],
+}
+"""For docs/reproduction.md: what the tables say that cannot be run without more priors."""

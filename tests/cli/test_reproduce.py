@@ -22,7 +22,7 @@ def test_runs_an_experiment_and_makes_the_document(basis, monkeypatch):
     result = basis("reproduce", "ncsn-toy-gmm", "-o", "found", "-q")
     assert result.exit_code == 0, result.output
     assert "published" in result.stdout
-    assert "cut: samples 20 of 1280" in " ".join(result.stdout.split())
+    assert "cut: samples 20 of 1,280" in " ".join(result.stdout.split())
     assert {path.name for path in Path("found").iterdir()} == {"ncsn-toy-gmm.json", "ncsn-toy-gmm.png"}
     assert json.loads(Path("found/ncsn-toy-gmm.json").read_text())["sizes"] == sizes
     page = basis("reproduce", "document", "-o", "found")
