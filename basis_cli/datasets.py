@@ -159,7 +159,7 @@ def _lsun(category: str, how: Squares, folder: Path, split: str) -> tuple[np.nda
 
             def encoded(key: bytes) -> bytes:
                 with database.begin() as transaction:
-                    return transaction.get(key)
+                    return transaction.get(key, b"")
 
             with database.begin() as transaction:
                 keys = list(transaction.cursor().iternext(values=False))
