@@ -22,13 +22,16 @@ FITS = ("crop", "resize", "pad")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def read(source: Path | str, shape: tuple[int, int, int] | None = None, fit: str | None = None) -> np.ndarray:
+def read(
+    source: Path | str, shape: tuple[int, int, int] | None = None, fit: str | None = None, larger: bool = False
+) -> np.ndarray:
     """The picture in a file, or on standard input if ``source`` is ``"-"``, as ``(c, h, w)`` float32 in [0, 1].
 
     Upright as its EXIF orientation says. Without ``shape`` it keeps its own size and has one channel if it is stored
     as gray, else three. With ``shape`` ``(c, h, w)`` it is made gray or repeated to ``c`` channels, and another size
     is an error unless ``fit`` says what to do: ``crop`` the centre, ``resize`` to cover and crop the rest, or ``pad``
-    with black. Gray and PNG keep 16 bits a sample; other deep colour is read at 8 bits.
+    with black. If ``larger``, a picture that is smaller on neither side keeps its size. Gray and PNG keep 16 bits a
+    sample; other deep colour is read at 8 bits.
 
     Warns:
         InputWarning: something was dropped: colour, transparency (shown over black), or frames after the first.
@@ -53,7 +56,9 @@ def read(source: Path | str, shape: tuple[int, int, int] | None = None, fit: str
     if channels == 1 and len(picture) == 3 and (picture != picture[:1]).any():
         warnings.warn(f"{name} is in colour: only its brightness is used", InputWarning, stacklevel=2)
     picture = _in_channels(picture, channels, name)
-    return np.ascontiguousarray(_fitted(picture, height, width, fit, name))
+    if not (larger and picture.shape[1] >= height and picture.shape[2] >= width):
+        picture = _fitted(picture, height, width, fit, name)
+    return np.ascontiguousarray(picture)
 
 
 def square(source: Path | bytes, size: int, crop: int | None = None, channels: int = 3) -> np.ndarray:
@@ -235,7 +240,8 @@ def _fitted(picture: np.ndarray, height: int, width: int, fit: str | None, name:
         return picture
     size = f"{name} is {w} x {h} pixels"
     if fit is None:
-        raise InputError(f"{size}, the prior models {width} x {height}", "--fit crop, resize or pad")
+        tiles = "--tile, or " if h >= height and w >= width else ""
+        raise InputError(f"{size}, the prior models {width} x {height}", f"{tiles}--fit crop, resize or pad")
     if fit == "resize":
         resized = [
             ImageOps.fit(Image.fromarray(channel), (width, height), Image.Resampling.LANCZOS)  # in floats: mode F

@@ -596,7 +596,8 @@ def coded(coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int
     """
     tables, (h, w), _ = coding
     if (h, w) != tuple(shape[1:]):
-        hint = "another size cannot be fitted: its 8 x 8 blocks would be lost"
+        tiles = "--tile; " if h >= shape[1] and w >= shape[2] else ""
+        hint = f"{tiles}another size cannot be fitted: its 8 x 8 blocks would be lost"
         raise InputError(f"a JPEG file of {w} x {h} pixels, but the prior models {shape[2]} x {shape[1]}", hint)
     if (len(tables) == 1) != (shape[0] == 1):
         kind = "gray" if len(tables) == 1 else "in colour"
