@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import BasisError as BasisError
     from .priors import load_prior as load_prior
+    from .resume import SavedState as SavedState
     from .tasks import Result as Result
     from .tasks import Sampling as Sampling
     from .tasks import colorize as colorize
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
     from .tasks import sample as sample
     from .tasks import separate as separate
     from .tasks import upscale as upscale
+    from .tiles import TiledPrior as TiledPrior
 
 __version__ = "0.1.0"
 
-_HOMES = {"BasisError": "errors", "load_prior": "priors"} | dict.fromkeys(
+_HOMES = {
+    "BasisError": "errors",
+    "load_prior": "priors",
+    "SavedState": "resume",
+    "TiledPrior": "tiles",
+} | dict.fromkeys(
     ("Result", "Sampling", "colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks"
 )
 __all__ = ["__version__", *_HOMES]

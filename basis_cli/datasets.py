@@ -5,13 +5,18 @@ from __future__ import annotations
 import gzip
 import os
 import struct
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .errors import InputError, UsageError
+from . import images
+from .errors import InputError, InputWarning, UsageError
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,29 @@ class Dataset:
     def shape(self) -> tuple[int, int, int]:
         """``(channels, height, width)``."""
         return self.images.shape[1:]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Squares:
+    """How pictures of any size and kind become a data set's, see :func:`basis_cli.images.square`.
+
+    Raises:
+        UsageError: a number below 1, or a ``crop`` smaller than ``size``.
+    """
+
+    size: int = 64
+    """Side in pixels. Smaller pictures are left out."""
+    crop: int | None = None
+    """Side of the square that is cut from the middle before shrinking; ``None``: as large as the picture allows."""
+    gray: bool = False
+    limit: int | None = None
+    """At most so many pictures of a split, evenly spread over it."""
+
+    def __post_init__(self) -> None:
+        if min(self.size, 1 if self.limit is None else self.limit) < 1:
+            raise UsageError("--size and --limit must be at least 1")
+        if self.crop is not None and self.crop < self.size:
+            raise UsageError(f"a square of {self.crop} pixels cannot be shrunk to {self.size}", "a larger --crop")
 
 
 def _idx(folder: Path, stem: str) -> np.ndarray:
@@ -68,35 +96,125 @@ def _cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return together[:, 1:].reshape(-1, 3, 32, 32), together[:, 0]
 
 
-_READERS: dict[str, tuple[Callable[[Path, str], tuple[np.ndarray, np.ndarray]], str]] = {
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    """The picture files of a split, sorted: those in its own folder, else every 20th is for testing."""
+    tests = [folder / name for name in ("test", "val") if (folder / name).is_dir()]
+    separate = bool(tests) and (folder / "train").is_dir()
+    if separate:
+        folder = folder / "train" if split == "train" else tests[0]
+    paths = (Path(where, name) for where, _, names in os.walk(folder) for name in names)
+    files = sorted(path for path in paths if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+    if separate:
+        return files
+    return [path for i, path in enumerate(files) if (i % 20 == 0) == (split == "test")]
+
+
+def _squared(what: str, keys: Sequence[Any], source: Callable[[Any], Path | bytes], how: Squares) -> np.ndarray:
+    """The pictures called ``keys`` that can be used, ``(n, c, size, size)``.
+
+    Raises:
+        InputError: there is none.
+    """
+    if how.limit and how.limit < len(keys):
+        keys = [keys[i * len(keys) // how.limit] for i in range(how.limit)]
+    channels = 1 if how.gray else 3
+
+    def made(key: Any) -> np.ndarray | None:
+        try:
+            return images.square(source(key), how.size, how.crop, channels)
+        except InputError:
+            return None
+
+    pictures = np.empty((len(keys), channels, how.size, how.size), np.uint8)
+    count = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for picture in pool.map(made, keys):
+            if picture is not None:
+                pictures[count] = picture
+                count += 1
+    unusable = f"damaged, or smaller than {how.crop or how.size} pixels"
+    if not count:
+        reason = f"{len(keys)} files are {unusable}" if keys else "there are no picture files"
+        raise InputError(f"{what} holds nothing to learn from: {reason}", f"known: {', '.join(ENDINGS)}")
+    if count < len(keys):
+        message = f"{what}: {len(keys) - count} of {len(keys)} pictures are left out: {unusable}"
+        warnings.warn(message, InputWarning, stacklevel=2)
+    return pictures[:count]
+
+
+def _lsun(category: str, how: Squares, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """LSUN's own LMDB files, which hold encoded pictures; the validation split is for testing."""
+    path = folder / f"{category}_{'train' if split == 'train' else 'val'}_lmdb"
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        import lmdb
+    except ImportError:
+        raise UsageError("LSUN's files need lmdb", "pip install 'basis-cli[lsun]'") from None
+    try:
+        with lmdb.open(str(path), readonly=True, lock=False, readahead=False) as database:
+
+            def encoded(key: bytes) -> bytes:
+                with database.begin() as transaction:
+                    return transaction.get(key, b"")
+
+            with database.begin() as transaction:
+                keys = list(transaction.cursor().iternext(values=False))
+            pictures = _squared(path.name, keys, encoded, how)
+    except lmdb.Error as error:
+        raise InputError(f"{path}: {error}", "is the download complete?") from error
+    return pictures, np.zeros(len(pictures), np.uint8)
+
+
+Reader = Callable[[Path, str], tuple[np.ndarray, np.ndarray]]
+_READERS: dict[str, tuple[Reader, str]] = {
     "mnist": (_mnist, "the four files train-images-idx3-ubyte.gz, ..., t10k-labels-idx1-ubyte.gz"),
     "cifar10": (_cifar10, "cifar-10-batches-bin/ of the binary version: data_batch_1.bin, ..., test_batch.bin"),
 }
 
 
-def load_dataset(name: str, split: str, data_dir: Path | None = None) -> Dataset:
-    """Read ``name``'s standard files from ``data_dir``, else from the folder that ``BASIS_DATA`` names.
+def load_dataset(name: str, split: str, data_dir: Path | None = None, squares: Squares | None = None) -> Dataset:
+    """Read the split (``train`` or ``test``) of a data set.
 
-    The files may lie in the folder itself or in a sub-folder called after the data set.
+    ``mnist``, ``cifar10`` and ``lsun:CATEGORY`` are read from their standard files in ``data_dir``, else in the folder
+    that ``BASIS_DATA`` names; they may lie in the folder itself or in a sub-folder called after the data set. Any other
+    name is that of a folder of pictures: its sub-folders ``train`` and ``test`` (or ``val``) if it has both, else every
+    20th picture in sorted order is for testing. Pictures of LSUN and of folders become ``squares``, all of one class.
+
+    Warns:
+        InputWarning: some pictures could not be used.
 
     Raises:
-        UsageError: unknown data set, or no folder given.
-        InputError: files missing or damaged.
+        UsageError: unknown data set, no folder given, or a package is missing.
+        InputError: files missing or damaged, or no picture that can be used.
     """
-    if name not in _READERS:
-        raise UsageError(f"no data set is called {name!r}", f"known: {', '.join(_READERS)}")
+    squares = squares or Squares()
+    kind, _, category = name.partition(":")
+    if name not in _READERS and kind != "lsun":
+        if not os.path.isdir(name):
+            known = f"known: {', '.join(_READERS)}, lsun:CATEGORY, or a folder of pictures"
+            raise UsageError(f"no data set is called {name!r}", known)
+        pictures = _squared(f"{name} ({split})", _files(Path(name), split), Path, squares)
+        return Dataset(Path(name).resolve().name, split, pictures, np.zeros(len(pictures), np.uint8))
     root = data_dir or (Path(os.environ["BASIS_DATA"]) if os.environ.get("BASIS_DATA") else None)
     if root is None:
         raise UsageError(f"where is {name}?", "give --data-dir or set BASIS_DATA")
-    read, files = _READERS[name]
-    for folder in (root / name, root):
+    read: Reader
+    if kind == "lsun":
+        read, files = partial(_lsun, category, squares), f"{category}_train_lmdb and {category}_val_lmdb"
+    else:
+        read, files = _READERS[name]
+    for folder in (root / kind, root):
         try:
-            images, labels = read(folder, split)
+            pictures, labels = read(folder, split)
         except FileNotFoundError:
             continue
-        if len(images) != len(labels):
-            raise InputError(f"{folder}: {len(images)} pictures but {len(labels)} labels")
-        return Dataset(name, split, images, labels)
+        if len(pictures) != len(labels):
+            raise InputError(f"{folder}: {len(pictures)} pictures but {len(labels)} labels")
+        return Dataset(name, split, pictures, labels)
     raise InputError(f"{name}'s files are not in {root}", f"put there {files}")
 
 

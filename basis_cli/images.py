@@ -22,13 +22,16 @@ FITS = ("crop", "resize", "pad")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def read(source: Path | str, shape: tuple[int, int, int] | None = None, fit: str | None = None) -> np.ndarray:
+def read(
+    source: Path | str, shape: tuple[int, int, int] | None = None, fit: str | None = None, larger: bool = False
+) -> np.ndarray:
     """The picture in a file, or on standard input if ``source`` is ``"-"``, as ``(c, h, w)`` float32 in [0, 1].
 
     Upright as its EXIF orientation says. Without ``shape`` it keeps its own size and has one channel if it is stored
     as gray, else three. With ``shape`` ``(c, h, w)`` it is made gray or repeated to ``c`` channels, and another size
     is an error unless ``fit`` says what to do: ``crop`` the centre, ``resize`` to cover and crop the rest, or ``pad``
-    with black. Gray and PNG keep 16 bits a sample; other deep colour is read at 8 bits.
+    with black. If ``larger``, a picture that is smaller on neither side keeps its size. Gray and PNG keep 16 bits a
+    sample; other deep colour is read at 8 bits.
 
     Warns:
         InputWarning: something was dropped: colour, transparency (shown over black), or frames after the first.
@@ -42,27 +45,42 @@ def read(source: Path | str, shape: tuple[int, int, int] | None = None, fit: str
     name = "standard input" if str(source) == "-" else str(source)
     with _opened(source, name) as file:
         samples, several = _decoded(file, name)
-    picture = np.moveaxis(_in_unit_range(samples, name), -1, 0)
     if several:
         warnings.warn(f"{name} holds several frames: only the first is used", InputWarning, stacklevel=2)
-    if len(picture) in (2, 4):
-        picture, opacity = picture[:-1], picture[-1:]
-        if (opacity < 1).any():
-            picture = picture * opacity
-            warnings.warn(f"{name} is transparent in places: black shows through", InputWarning, stacklevel=2)
+    picture, opaque = _over_black(_in_unit_range(samples, name))
+    if not opaque:
+        warnings.warn(f"{name} is transparent in places: black shows through", InputWarning, stacklevel=2)
     if shape is None:
         return np.ascontiguousarray(picture)
     channels, height, width = shape
-    if channels == 1 and len(picture) == 3:
-        if (picture != picture[:1]).any():
-            picture = np.tensordot(LUMA, picture, 1)[None]
-            warnings.warn(f"{name} is in colour: only its brightness is used", InputWarning, stacklevel=2)
-        picture = picture[:1]
-    elif channels == 3 and len(picture) == 1:
-        picture = picture.repeat(3, axis=0)
-    elif channels != len(picture):
-        raise InputError(f"{name} has {len(picture)} channels, the prior models {channels}", "choose another prior")
-    return np.ascontiguousarray(_fitted(picture, height, width, fit, name))
+    if channels == 1 and len(picture) == 3 and (picture != picture[:1]).any():
+        warnings.warn(f"{name} is in colour: only its brightness is used", InputWarning, stacklevel=2)
+    picture = _in_channels(picture, channels, name)
+    if not (larger and picture.shape[1] >= height and picture.shape[2] >= width):
+        picture = _fitted(picture, height, width, fit, name)
+    return np.ascontiguousarray(picture)
+
+
+def square(source: Path | bytes, size: int, crop: int | None = None, channels: int = 3) -> np.ndarray:
+    """The middle of a picture, a file or its bytes, as ``(channels, size, size)`` uint8: what priors are trained on.
+
+    It is the largest square in the middle, or the one of ``crop`` pixels, shrunk with antialiasing. What :func:`read`
+    warns of is done without a word.
+
+    Raises:
+        InputError: missing, unreadable, no picture, damaged, too large, or smaller than ``size`` or ``crop``.
+    """
+    name = "a picture" if isinstance(source, bytes) else str(source)
+    with _opened(source, name) as file:
+        samples, _ = _decoded(file, name, None if crop else 2 * size)
+    picture = _in_channels(_over_black(_in_unit_range(samples, name))[0], channels, name)
+    h, w = picture.shape[1:]
+    side = crop or size
+    if min(h, w) < side:
+        raise InputError(f"{name} is {w} x {h} pixels, smaller than {side} x {side}")
+    if crop:
+        picture = _fitted(picture, crop, crop, "crop", name)
+    return (_fitted(picture, size, size, "resize", name) * 255 + 0.5).astype(np.uint8)
 
 
 def jpeg_coding(source: Path | str) -> tuple[tuple[tuple[int, ...], ...], tuple[int, int], tuple[int, int]]:
@@ -94,10 +112,12 @@ def jpeg_coding(source: Path | str) -> tuple[tuple[tuple[int, ...], ...], tuple[
         return chosen, (image.height, image.width), sampling
 
 
-def _opened(source: Path | str, name: str) -> BinaryIO:
+def _opened(source: Path | str | bytes, name: str) -> BinaryIO:
     """A seekable file with something in it."""
-    if str(source) == "-":
-        file: BinaryIO = io.BytesIO(sys.stdin.buffer.read())
+    if isinstance(source, bytes):
+        file: BinaryIO = io.BytesIO(source)
+    elif str(source) == "-":
+        file = io.BytesIO(sys.stdin.buffer.read())
     else:
         if os.path.isdir(source):  # unlike Path.is_dir it never raises
             raise InputError(f"{name} is a folder, not a picture", "name the pictures in it")
@@ -116,12 +136,12 @@ def _opened(source: Path | str, name: str) -> BinaryIO:
     return file
 
 
-def _decoded(file: BinaryIO, name: str) -> tuple[np.ndarray, bool]:
+def _decoded(file: BinaryIO, name: str, enough: int | None = None) -> tuple[np.ndarray, bool]:
     """What :func:`_samples` returns, with every failure of Pillow mapped to ``InputError``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's limit is above ours
-            return _samples(file)
+            return _samples(file, enough)
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} has more than {MAX_MEGAPIXELS} megapixels", "crop or shrink it first") from error
     except UnidentifiedImageError as error:
@@ -140,9 +160,14 @@ def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
     return image
 
 
-def _samples(file: BinaryIO) -> tuple[np.ndarray, bool]:
-    """``(h, w, c)`` as stored, in any range, and whether more frames follow; of 2 or 4 channels the last is opacity."""
+def _samples(file: BinaryIO, enough: int | None = None) -> tuple[np.ndarray, bool]:
+    """``(h, w, c)`` as stored, in any range, and whether more frames follow; of 2 or 4 channels the last is opacity.
+
+    A JPEG file with more than ``enough`` pixels on each side may be decoded at a half, a quarter or an eighth.
+    """
     image = _open_image(file)
+    if enough:
+        image.draft(None, (enough, enough))  # type: ignore[arg-type]
     several = getattr(image, "is_animated", False)
     stored = image.tile[0][3] if image.format == "PNG" else ""
     if stored == "LA;16B":
@@ -188,6 +213,26 @@ def _in_unit_range(samples: np.ndarray, name: str) -> np.ndarray:
     return samples.astype(np.float32) / top
 
 
+def _over_black(samples: np.ndarray) -> tuple[np.ndarray, bool]:
+    """``(h, w, c)`` with or without opacity as ``(1 or 3, h, w)`` without, and whether all of it was opaque."""
+    picture = np.moveaxis(samples, -1, 0)
+    if len(picture) in (1, 3):
+        return picture, True
+    picture, opacity = picture[:-1], picture[-1:]
+    return picture * opacity, not (opacity < 1).any()
+
+
+def _in_channels(picture: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """``(1 or 3, h, w)`` as ``(channels, h, w)``: gray repeated, colour made gray."""
+    if channels == 1 and len(picture) == 3:
+        return np.tensordot(LUMA, picture, 1)[None] if (picture != picture[:1]).any() else picture[:1]
+    if channels == 3 and len(picture) == 1:
+        return picture.repeat(3, axis=0)
+    if channels != len(picture):
+        raise InputError(f"{name} has {len(picture)} channels, the prior models {channels}", "choose another prior")
+    return picture
+
+
 def _fitted(picture: np.ndarray, height: int, width: int, fit: str | None, name: str) -> np.ndarray:
     """``(c, h, w)`` as ``(c, height, width)``."""
     h, w = picture.shape[1:]
@@ -195,7 +240,8 @@ def _fitted(picture: np.ndarray, height: int, width: int, fit: str | None, name:
         return picture
     size = f"{name} is {w} x {h} pixels"
     if fit is None:
-        raise InputError(f"{size}, the prior models {width} x {height}", "--fit crop, resize or pad")
+        tiles = "--tile, or " if h >= height and w >= width else ""
+        raise InputError(f"{size}, the prior models {width} x {height}", f"{tiles}--fit crop, resize or pad")
     if fit == "resize":
         resized = [
             ImageOps.fit(Image.fromarray(channel), (width, height), Image.Resampling.LANCZOS)  # in floats: mode F

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,18 @@ def no_callback(**state: Any) -> None:
 
     ``x`` may be changed in place by the next step: copy what you keep.
     """
+
+
+Descent = Callable[[Sequence[float], Tensor, PerImageNoise], Iterable[tuple[int, float]]]
+
+
+def descend(sigmas: Sequence[float], x: Tensor, noise: PerImageNoise) -> Iterable[tuple[int, float]]:
+    """``(level, sigma)`` for each noise level: what a sampler's loop goes through.
+
+    ``x`` and ``noise``, both changed in place, are all that a sampler carries from one level to the next. So another
+    function in this one's place can keep them, and go on from what was kept (:mod:`basis_cli.resume`).
+    """
+    return enumerate(sigmas)
 
 
 def joint_score(priors: Sequence[Prior], sigma: float | Sequence[float]) -> Callable[[Tensor], Tensor]:
@@ -108,6 +120,7 @@ def langevin(
     noise_std: float = 0.0,
     temperature: float = 1.0,
     callback: Callable[..., None] = no_callback,
+    descent: Descent = descend,
 ) -> Tensor:
     """Draw the components from ``p(x | y)`` by noise-annealed Langevin dynamics (BASIS, Algorithm 1).
 
@@ -129,6 +142,7 @@ def langevin(
         noise_std: standard deviation of white noise in ``y``; its variance is added to ``gamma^2``.
         temperature: scales the variance of the noise; 0 is gradient ascent (:data:`ascent`).
         callback: called after each step, see :func:`no_callback`.
+        descent: goes through the levels, see :func:`descend`.
 
     Returns:
         ``(k, n, c, h, w)`` samples at the last noise level, not clipped.
@@ -143,7 +157,7 @@ def langevin(
         drift = score(x) + linearized(operator, x).adjoint(y - operator(x)) / variance
         x.add_(drift.mul_(eta)).add_(noise.normal(x.shape).mul_((2 * eta * temperature) ** 0.5))
 
-    for level, sigma in enumerate(sigmas):
+    for level, sigma in descent(sigmas, x, noise):
         eta = step_size * (sigma / sigmas[-1]) ** 2
         variance = (sigma * operator.scale) ** 2 + noise_std**2
         step = partial(update, joint_score(priors, sigma), eta, variance)
@@ -175,6 +189,7 @@ def _renoised(
     seeds: Sequence[int],
     sigmas: Sequence[float],
     callback: Callable[..., None],
+    descent: Descent,
     ancestral: bool = False,
 ) -> Tensor:
     """``x0 <- estimate(x, sigma); x <- x0 + sigma_next z`` down the ladder: the frame of every sampler below.
@@ -188,14 +203,14 @@ def _renoised(
     """
     noise = PerImageNoise(seeds, start.device)
     x = start + sigmas[0] * noise.normal(start.shape)
-    for level, sigma in enumerate(sigmas):
+    for level, sigma in descent(sigmas, x, noise):
         x0 = estimate(x, sigma)
         callback(step=level, total=len(sigmas), level=level, levels=len(sigmas), sigma=sigma, x=x0)
         if level + 1 < len(sigmas):
             after = sigmas[level + 1]
             keep = (after / sigma) ** 2 if ancestral and level > 0 else 0.0  # the first estimate forgets the start
             fresh = after * (1 - keep) ** 0.5
-            x = x0 + fresh * noise.normal(x0.shape) + keep * (x - x0)
+            x.copy_(x0 + fresh * noise.normal(x0.shape) + keep * (x - x0))
     check_finite(x0, sigmas[-1])
     return x0
 
@@ -214,6 +229,7 @@ def project(
     seeds: Sequence[int],
     sigmas: Sequence[float] = karras(50),
     callback: Callable[..., None] = no_callback,
+    descent: Descent = descend,
 ) -> Tensor:
     """Denoise, project onto ``A x = y``, renoise in full; one network evaluation a level::
 
@@ -228,7 +244,7 @@ def project(
     def estimate(x: Tensor, sigma: float) -> Tensor:
         return operator.project(joint_denoiser(priors, sigma)(x), y)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent)
 
 
 def conjugate(
@@ -241,6 +257,7 @@ def conjugate(
     noise_std: float = 0.0,
     prior_std: float | Sequence[float] = 0.3,
     callback: Callable[..., None] = no_callback,
+    descent: Descent = descend,
 ) -> Tensor:
     """Denoise, correct as a Gaussian posterior would, renoise in full; one network evaluation a level::
 
@@ -265,7 +282,7 @@ def conjugate(
             return denoised + weighted(left, operator.adjoint(residual / total))
         return denoised + _gain(operator, denoised, partial(weighted, left), residual, noise_std, steps=10)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent)
 
 
 def ep(
@@ -278,6 +295,7 @@ def ep(
     noise_std: float = 0.0,
     prior_std: float = 0.22,
     callback: Callable[..., None] = no_callback,
+    descent: Descent = descend,
 ) -> Tensor:
     """One round of expectation propagation a level, then :func:`conjugate`'s correction; two evaluations a level::
 
@@ -310,7 +328,7 @@ def ep(
         x0 = joint_denoiser(priors, [si**0.5 for si in s2])(observed)
         return x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent)
 
 
 def mmps(
@@ -323,6 +341,7 @@ def mmps(
     noise_std: float = 0.0,
     cg_steps: int = 3,
     callback: Callable[..., None] = no_callback,
+    descent: Descent = descend,
 ) -> Tensor:
     """Moment matching posterior sampling (Rozet et al. 2024): the prior itself says how sure each pixel is::
 
@@ -353,7 +372,7 @@ def mmps(
             residual = y.clone() - operator(mean)
             return mean + _gain(operator, mean, covariance, residual, noise_std, cg_steps)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, ancestral=True)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, ancestral=True)
 
 
 def _gain(

@@ -20,6 +20,7 @@ from .api import Level, Prior
 from .errors import BasisError, InputError, UsageError
 from .operators import Constraint, Downsample, Gray, Jpeg, Mask, Mixture, Operator, Unobserved
 from .priors import choose_device, compile_networks, load_prior, precision
+from .resume import SavedState
 
 Picture = str | Path | np.ndarray | Tensor
 """A file, or intensities in [0, 1] ``(c, h, w)``; ``(n, c, h, w)`` holds several."""
@@ -146,15 +147,13 @@ def separation(
 
 
 class _Counted:
-    """A prior that counts the pictures it evaluates. A derivative through it counts as two evaluations more.
+    """A prior that adds the pictures it evaluates to ``pictures``. A derivative through it counts as two more.
 
-    The count is on ``device``: a replayed CUDA graph runs no Python.
+    The count is on the device: a replayed CUDA graph runs no Python.
     """
 
-    def __init__(self, prior: Prior, device: torch.device):
-        self.prior, self.shape, self.sigmas = prior, prior.shape, prior.sigmas
-        with torch.inference_mode(False):  # samplers that differentiate the score count as well
-            self.pictures = torch.zeros((), dtype=torch.int64, device=device)
+    def __init__(self, prior: Prior, pictures: Tensor):
+        self.prior, self.shape, self.sigmas, self.pictures = prior, prior.shape, prior.sigmas, pictures
 
     def at(self, sigma: float) -> Level:
         return _CountedLevel(self, self.prior.at(sigma))
@@ -213,12 +212,14 @@ def sample_posterior(
     sampling: Sampling,
     callback: Callable[..., None] = samplers.no_callback,
     likelihood: bool = False,
+    saved: SavedState | None = None,
 ) -> tuple[Tensor, Tensor | None, float]:
     """Run the sampler on ``y`` ``(n, ...)`` in batches.
 
     The callback gets what the sampler gives it, and ``batch``, ``batches``, ``first`` (the index of its first picture),
     ``operator``, ``y`` of the batch at work.
     A batch that does not fit into memory is begun again with half as many pictures; what was done is kept.
+    With ``saved`` the run's state is kept in a file, and a run that was killed goes on from it.
 
     Returns:
         Samples ``(k, n, c, h, w)``, their log-likelihoods ``(n,)`` if asked for, and network evaluations for each
@@ -226,37 +227,47 @@ def sample_posterior(
 
     Raises:
         BasisError: not even one picture fits, or ``torch.compile`` failed.
-        UsageError, UnknownPriorError, NotFiniteError.
+        UsageError: among others, a sampler that cannot go on from a saved state, or the state of another run.
+        InputError, UnknownPriorError, NotFiniteError.
     """
     device = choose_device(sampling.device)
     options = sampling.options(priors)
     draw = plugins.sampler(str(sampling.sampler))
+    if saved and "descent" not in inspect.signature(draw).parameters:
+        raise UsageError(f"the sampler {sampling.sampler!r} cannot be resumed", "leave out --resume")
     if sampling.compile:
         compile_networks(priors)
 
     def run(chosen: slice, **where: int) -> tuple[Tensor, Tensor | None, float]:
         part = y[chosen].to(device)
-        distinct = {id(prior): _Counted(prior, device) for prior in priors}
+        with torch.inference_mode(False):  # samplers that differentiate the score count as well
+            evaluated = torch.zeros((), dtype=torch.int64, device=device)
+        distinct = {id(prior): _Counted(prior, evaluated) for prior in priors}
         counted = [distinct[id(prior)] for prior in priors]
+        resumable = {"descent": partial(saved.descent, evaluated)} if saved else {}
         x = draw(
             counted,
             operator,
             part,
             seeds=seeds[chosen],
             callback=partial(callback, operator=operator, y=part, **where),
+            **resumable,
             **options,
         )
         samplers.check_finite(x, 0.0)
         scores = selection.log_likelihood(counted, x.clamp(0, 1)).cpu() if likelihood else None
-        pictures = sum(int(prior.pictures) for prior in distinct.values())
-        return x.cpu(), scores, pictures / (operator.k * len(part))
+        return x.cpu(), scores, int(evaluated) / (operator.k * len(part))
 
     parts: list[Tensor] = []
     likelihoods: list[Tensor] = []
     evaluations = 0.0
-    done = 0
     with torch.inference_mode(), precision(device, sampling.dtype):
         size = sampling.batch or memory.batch_size(priors, len(y), device)
+        if saved:
+            settings = sampling.described(priors) | {"seeds": list(seeds), "likelihood": likelihood}
+            size = saved.begin(settings, operator, y, priors[0].shape) or size
+            parts, likelihoods = saved.parts, saved.likelihoods
+        done = sum(part.shape[1] for part in parts)
         while done < len(y):
             size = min(size, len(y) - done)
             batches = len(parts) + -(-(len(y) - done) // size)
@@ -299,13 +310,14 @@ def ranked_samples(
     seeds: Sequence[Sequence[int]],
     sampling: Sampling,
     callback: Callable[..., None] = samplers.no_callback,
+    saved: SavedState | None = None,
 ) -> tuple[list[selection.Ranked], float]:
     """Samples for each of ``y`` ``(n, ...)``, one for each of its seeds, most probable first, and evaluations
     for each component of it. A single sample is not scored."""
     samples = len(seeds[0])
     repeated = y.repeat_interleave(samples, dim=0)
     flat = [seed for own in seeds for seed in own]
-    x, scores, evaluations = sample_posterior(priors, operator, repeated, flat, sampling, callback, samples > 1)
+    x, scores, evaluations = sample_posterior(priors, operator, repeated, flat, sampling, callback, samples > 1, saved)
     shape = (len(y), samples)
     scores = torch.zeros(shape) if scores is None else scores.view(shape)
     ranked = map(
@@ -350,6 +362,7 @@ def separate(
     weights: Path | None = None,
     sampling: Sampling | None = None,
     callback: Callable[..., None] = samplers.no_callback,
+    saved: SavedState | None = None,
 ) -> Result:
     """Separate each mixture ``m = sum_i alpha_i x_i`` into ``k`` components drawn from ``p(x | m)``.
 
@@ -362,6 +375,7 @@ def separate(
         references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
         fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
         sampling: sampler, seed, device and so on; a picture depends on its seed, not on what runs beside it.
+        saved: where to keep the state of a long run; given again, a killed run goes on.
 
     Raises:
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
@@ -377,7 +391,7 @@ def separate(
     if references is not None:
         truth = torch.stack([_as_batch(reference, priors[0].shape, fit) for reference in references])
     sampling = (sampling or Sampling()).by_default("ep")
-    return _answers(priors, operator, y, samples, select, truth, sampling, callback)
+    return _answers(priors, operator, y, samples, select, truth, sampling, callback, saved)
 
 
 def _answers(
@@ -389,6 +403,7 @@ def _answers(
     truth: Tensor | None,
     sampling: Sampling,
     callback: Callable[..., None],
+    saved: SavedState | None,
 ) -> Result:
     """Sample, choose, make consistent and put in order: what every task does once its operator and ``y`` are known."""
     if samples < 1:
@@ -399,7 +414,7 @@ def _answers(
         raise UsageError(f"references for {truth.shape[1]} pictures, but there are {len(y)}")
     began = time.perf_counter()
     seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
-    ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
+    ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback, saved)
     x = torch.stack([one.select(select) for one in ranked], dim=1)  # (k, n, m, c, h, w)
     m = x.shape[2]
     x, repeated = x.flatten(1, 2), y.repeat_interleave(m, dim=0)
@@ -436,13 +451,14 @@ def restore(
     weights: Path | None = None,
     sampling: Sampling | None = None,
     callback: Callable[..., None] = samplers.no_callback,
+    saved: SavedState | None = None,
 ) -> Result:
     """Draw the pictures that ``operator`` made ``y`` of from ``p(x | y)``: what the tasks below have in common.
 
     Args:
         y: what was observed, ``(n, ...)``, as ``operator`` makes it of ``(1, n, c, h, w)`` pictures in [0, 1].
         operator: one of :mod:`basis_cli.operators` for one picture, or your own.
-        prior, samples, select, weights, sampling: as for :func:`separate`.
+        prior, samples, select, weights, sampling, saved: as for :func:`separate`.
         references: the true pictures, one for each of ``y``, if known.
 
     Returns:
@@ -454,7 +470,7 @@ def restore(
     sampling = (sampling or Sampling()).by_default("conjugate" if sampling and sampling.noise_std else "project")
     loaded = _loaded(prior, weights, sampling)
     truth = None if references is None else _as_batch(references, loaded.shape, None)[None]
-    return _answers([loaded], operator, y, samples, select, truth, sampling, callback)
+    return _answers([loaded], operator, y, samples, select, truth, sampling, callback, saved)
 
 
 def colorize(
@@ -583,7 +599,8 @@ def coded(coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int
     """
     tables, (h, w), _ = coding
     if (h, w) != tuple(shape[1:]):
-        hint = "another size cannot be fitted: its 8 x 8 blocks would be lost"
+        tiles = "--tile; " if h >= shape[1] and w >= shape[2] else ""
+        hint = f"{tiles}another size cannot be fitted: its 8 x 8 blocks would be lost"
         raise InputError(f"a JPEG file of {w} x {h} pixels, but the prior models {shape[2]} x {shape[1]}", hint)
     if (len(tables) == 1) != (shape[0] == 1):
         kind = "gray" if len(tables) == 1 else "in colour"

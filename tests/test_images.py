@@ -324,7 +324,18 @@ def test_wrong_size_names_the_way_out(tmp_path):
     with pytest.raises(InputError) as error:
         images.read(path, (1, 28, 28))
     assert error.value.message == f"{path} is 40 x 30 pixels, the prior models 28 x 28"
+    assert error.value.hint == "--tile, or --fit crop, resize or pad"
+    with pytest.raises(InputError) as error:
+        images.read(path, (1, 28, 64))
     assert error.value.hint == "--fit crop, resize or pad"
+
+
+def test_larger_pictures_may_keep_their_size(tmp_path):
+    path = save(tmp_path, Image.new("L", (40, 30)))
+    assert images.read(path, (1, 28, 40), "resize", larger=True).shape == (1, 30, 40)
+    assert images.read(path, (1, 31, 40), "pad", larger=True).shape == (1, 31, 40)
+    with pytest.raises(InputError, match="40 x 30"):
+        images.read(path, (1, 31, 40), larger=True)
 
 
 @pytest.mark.parametrize("fit", [None, "crop", "resize", "pad"])

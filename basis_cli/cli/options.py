@@ -139,6 +139,23 @@ class SampleOptions:
 
 
 @dataclass(frozen=True)
+class TileOptions:
+    """Pictures larger than the prior's."""
+
+    tile: Annotated[
+        bool,
+        typer.Option(
+            "--tile",
+            help="Work on pictures larger than the prior's in overlapping tiles, blended at every step; smaller ones "
+            "need --fit.",
+        ),
+    ] = False
+    overlap: Annotated[
+        int | None, typer.Option(help="--tile: pixels that neighbouring tiles share. (default: half a tile)")
+    ] = None
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """What is written where."""
 
@@ -146,6 +163,14 @@ class OutputOptions:
     overwrite: Overwrite = False
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out inputs whose results are there already.")
+    ] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Save the state after every noise level (STEM.state.safetensors, removed at the end); the same "
+            "command again goes on where a killed one stopped, to the same pictures.",
+        ),
     ] = False
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write each pixel's standard deviation over the samples.")

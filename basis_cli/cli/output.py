@@ -50,6 +50,7 @@ def _bar(quiet: bool) -> Progress:
         console=stderr,
         disable=quiet,
         transient=True,
+        speed_estimate_period=3600,  # a step on a large picture may take longer than rich's 30 s
     )
 
 
@@ -58,11 +59,12 @@ def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callabl
     """A bar over all steps of ``batches`` batches, with noise level and residual; yields the sampler's callback."""
     with warnings_as_lines(), _bar(quiet) as progress:
         task = progress.add_task("starting")
-        finished, last_look = 0, 0.0
+        before, previous, last_look = 0, -1, 0.0
 
         def callback(*, step: int, total: int, sigma: float, x: Any, batch: int, batches: int, **state: Any) -> None:
-            nonlocal finished, last_look
-            finished += 1
+            nonlocal before, previous, last_look
+            before += total if step <= previous else 0  # a batch is over; one that is resumed begins at a later step
+            previous = step
             last_step = step + 1 == total
             if quiet or (time.monotonic() - last_look < 0.2 and not last_step):
                 return  # looking at x makes a GPU wait, so look rarely
@@ -72,7 +74,7 @@ def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callabl
             off = residual(state["operator"](x), state["y"]).mean().item() if state["y"].numel() else 0.0
             progress.update(
                 task,
-                completed=finished,
+                completed=before + step + 1,
                 total=total * max(outer * batches, 1),
                 description=f"noise {sigma:.3f}  residual {off:.1f}/255",
             )

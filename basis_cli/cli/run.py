@@ -28,13 +28,17 @@ from .options import (
     Quiet,
     SampleOptions,
     SamplerOptions,
+    TileOptions,
     Weights,
     with_options,
 )
 from .output import fail, sampling_progress, stderr, warnings_as_lines
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..api import Prior
+    from ..resume import SavedState
     from ..tasks import Result, Sampling
 
 Truth = Annotated[Path | None, typer.Option("--reference", help="The true picture, for one input: PSNR is to it.")]
@@ -76,6 +80,7 @@ def separate(
     inputs: Inputs,
     sampler: SamplerOptions,
     several: SampleOptions,
+    tiles: TileOptions,
     output: OutputOptions,
     k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
@@ -91,17 +96,16 @@ def separate(
     Writes STEM.x1.png ... STEM.xk.png and STEM.json, the components ordered by PSNR: to the references if given, else
     to the mixture. --uncertainty adds STEM.x1.std.png ..., where white is a standard deviation of a quarter or more.
     """
-    from .. import images, tasks
+    from .. import tasks
 
-    run = _Run("separate", inputs, sampler.sampling("ep", several.noise_std), several, output, prior)
+    run = _Run("separate", inputs, sampler.sampling("ep", several.noise_std), several, tiles, output, prior)
     run.priors, run.hashes = load_priors(prior, k, weights, sampler.device)
     coefficients = numbers(alpha, "--alpha")
     tasks.separation(run.priors, k, coefficients, several.samples, reference or None)
     how = fit.value if fit else None
     shape = run.priors[0].shape
-    run.references = [images.read(path, shape, how) for path in reference or []]
-    pictures = run.read(shape, how)
-    run.carry_out(pictures, partial(tasks.separate, k=k, prior=run.priors, alpha=coefficients))
+    run.read_references(reference or [], shape, how)
+    run.carry_out(run.read(shape, how), partial(tasks.separate, k=k, alpha=coefficients))
 
 
 @with_options
@@ -109,6 +113,7 @@ def colorize(
     inputs: Inputs,
     sampler: SamplerOptions,
     several: SampleOptions,
+    tiles: TileOptions,
     output: OutputOptions,
     prior: PriorName = "ncsn-cifar",
     luma: Annotated[
@@ -125,12 +130,11 @@ def colorize(
     """
     from .. import images, tasks
 
-    run = _Run.single("colorize", inputs, sampler, several, output, prior, weights)
+    run = _Run.single("colorize", inputs, sampler, several, tiles, output, prior, weights)
     shape, how = run.truth(reference, fit.value if fit else None)
     channels = images.LUMA.tolist() if luma else [1 / 3] * 3
     tasks.graying(channels, shape)
-    task = partial(tasks.colorize, prior=run.priors[0], channel_weights=channels)
-    run.carry_out(run.read(shape, how), task)
+    run.carry_out(run.read(shape, how), partial(tasks.colorize, channel_weights=channels))
 
 
 @with_options
@@ -138,6 +142,7 @@ def inpaint(
     inputs: Inputs,
     sampler: SamplerOptions,
     several: SampleOptions,
+    tiles: TileOptions,
     output: OutputOptions,
     mask: Annotated[
         str,
@@ -155,11 +160,17 @@ def inpaint(
     """
     from .. import tasks
 
-    run = _Run.single("inpaint", inputs, sampler, several, output, prior, weights)
+    run = _Run.single("inpaint", inputs, sampler, several, tiles, output, prior, weights)
     shape, how = run.truth(reference, fit.value if fit else None)
-    unknown = tasks.unknown(mask, shape[1:], how)
-    task = partial(tasks.inpaint, mask=~unknown if invert_mask else unknown, prior=run.priors[0])
-    run.carry_out(run.read(shape, how), task)
+    pictures = run.read(shape, how)
+    sizes: set[tuple[int, int]] = {picture.pixels.shape[1:] for picture in pictures}
+    unknown = {size: tasks.unknown(mask, size, how) for size in sizes}
+
+    def task(batch: Tensor, **options: Any) -> Result:
+        h, w = batch.shape[2:]
+        return tasks.inpaint(batch, ~unknown[h, w] if invert_mask else unknown[h, w], **options)
+
+    run.carry_out(pictures, task)
 
 
 @with_options
@@ -167,6 +178,7 @@ def upscale(
     inputs: Inputs,
     sampler: SamplerOptions,
     several: SampleOptions,
+    tiles: TileOptions,
     output: OutputOptions,
     factor: Annotated[int, typer.Option(min=2, help="How many times larger: 2, 4, 8, 16.")],
     bicubic: Annotated[
@@ -184,11 +196,12 @@ def upscale(
     from .. import operators, tasks
 
     method = "bicubic" if bicubic else "box"
-    run = _Run.single("upscale", inputs, sampler, several, output, prior, weights)
+    run = _Run.single("upscale", inputs, sampler, several, tiles, output, prior, weights)
     (c, h, w), how = run.truth(reference, fit.value if fit else None)
-    operators.Downsample(factor, (h, w), method)
-    pictures = run.read((c, h // factor, w // factor), how)
-    run.carry_out(pictures, partial(tasks.upscale, factor=factor, method=method, prior=run.priors[0]))
+    if not tiles.tile:
+        operators.Downsample(factor, (h, w), method)
+    pictures = run.read((c, -(-h // factor), -(-w // factor)), how)
+    run.carry_out(pictures, partial(tasks.upscale, factor=factor, method=method), factor)
 
 
 @with_options
@@ -196,6 +209,7 @@ def decompress(
     inputs: Inputs,
     sampler: SamplerOptions,
     several: SampleOptions,
+    tiles: TileOptions,
     output: OutputOptions,
     prior: PriorName = "ncsn-cifar",
     reference: Truth = None,
@@ -207,7 +221,7 @@ def decompress(
     """
     from .. import images, tasks
 
-    run = _Run.single("decompress", inputs, sampler, several, output, prior, weights)
+    run = _Run.single("decompress", inputs, sampler, several, tiles, output, prior, weights)
     shape, _ = run.truth(reference, None)
     groups: dict[Any, list[_Picture]] = {}
     for picture in run.read(shape, None):
@@ -215,9 +229,10 @@ def decompress(
             groups.setdefault(images.jpeg_coding(picture.name), []).append(picture)
         except InputError as error:
             run.failed(error)
-    jpegs = [(tasks.coded(coding, shape), pictures) for coding, pictures in groups.items()]
-    for jpeg, pictures in jpegs:
-        run.compute(pictures, partial(tasks.decompress, jpeg=jpeg, prior=run.priors[0]))
+    jobs = [(run.priors_of(coding[1]), coding, pictures) for coding, pictures in groups.items()]
+    jpegs = [tasks.coded(coding, priors[0].shape) for priors, coding, _ in jobs]
+    for (priors, _, pictures), jpeg in zip(jobs, jpegs, strict=True):
+        run.compute(priors, pictures, partial(tasks.decompress, jpeg=jpeg))
     run.finish()
 
 
@@ -236,10 +251,12 @@ class _Run:
         inputs: list[str],
         sampling: Sampling,
         several: SampleOptions,
+        tiles: TileOptions,
         output: OutputOptions,
         prior: str | list[str],
     ):
         self.task, self.sampling, self.several, self.output, self.prior = task, sampling, several, output, prior
+        self.tiles = tiles
         self.priors: list[Prior] = []
         self.hashes: dict[str, str] = {}
         self.references: list[np.ndarray] = []
@@ -248,8 +265,22 @@ class _Run:
         self.records: list[dict[str, Any]] = []
         stems = _stems(inputs)
         records = [output.out / f"{stem}.json" for stem in stems]
-        self.to_do = [(inputs[i], stems[i]) for i in _to_do(records, output.overwrite, output.skip_existing)]
+        self.begun = self._begun_by_killed_runs(stems)
+        to_do = set(_to_do(records, output.overwrite, output.skip_existing or output.resume))
+        to_do |= {stems.index(stem) for chunk in self.begun for stem in chunk}
+        self.to_do = [(inputs[i], stems[i]) for i in sorted(to_do)]
         self._check()
+
+    def _begun_by_killed_runs(self, stems: list[str]) -> list[list[str]]:
+        """The inputs that killed runs had at work, each run's together, as their saved states say."""
+        from ..resume import identity
+
+        paths = [path for path in map(self._state, stems) if self.output.resume and path.exists()]
+        begun = [identity(path)["inputs"] for path in paths]
+        return [[stem for stem in chunk if stem in stems] for chunk in begun]
+
+    def _state(self, stem: str) -> Path:
+        return self.output.out / f"{stem}.state.safetensors"
 
     @classmethod
     def single(
@@ -258,13 +289,14 @@ class _Run:
         inputs: list[str],
         sampler: SamplerOptions,
         several: SampleOptions,
+        tiles: TileOptions,
         output: OutputOptions,
         prior: str,
         weights: Path | None,
     ) -> _Run:
         """For tasks whose answer is one picture."""
         sampling = sampler.sampling("conjugate" if several.noise_std else "project", several.noise_std)
-        run = cls(task, inputs, sampling, several, output, prior)
+        run = cls(task, inputs, sampling, several, tiles, output, prior)
         run.priors, run.hashes = load_priors([prior], 1, weights, sampler.device)
         return run
 
@@ -273,6 +305,10 @@ class _Run:
 
         if self.several.samples < 1:
             raise UsageError(f"samples must be at least 1, not {self.several.samples}")
+        if self.tiles.overlap is not None and not self.tiles.tile:
+            raise UsageError("--overlap is of tiles", "add --tile")
+        if self.output.resume and self.output.frames:
+            raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.several.samples < 2:
             raise UsageError("--uncertainty compares samples", "--samples 10")
         if self.output.uncertainty and self.sampling.sampler in TOO_SURE:
@@ -282,11 +318,15 @@ class _Run:
 
     def truth(self, reference: Path | None, fit: str | None) -> tuple[tuple[int, int, int], str | None]:
         """Read the reference, if given; the shape of what the prior models, and how pictures are made to fit it."""
+        c, h, w = self.priors[0].shape
+        self.read_references([reference] if reference else [], (c, h, w), fit)
+        return (c, h, w), fit
+
+    def read_references(self, paths: list[Path], shape: tuple[int, int, int], fit: str | None) -> None:
+        """Read the true pictures."""
         from .. import images
 
-        c, h, w = self.priors[0].shape
-        self.references = [images.read(reference, (c, h, w), fit)] if reference else []
-        return (c, h, w), fit
+        self.references = [images.read(path, shape, fit, self.tiles.tile) for path in paths]
 
     def read(self, shape: tuple[int, int, int], fit: str | None) -> list[_Picture]:
         """All inputs that can be read; each that cannot is reported, and the others go on."""
@@ -299,7 +339,7 @@ class _Run:
         with warnings_as_lines():
             for name, stem in self.to_do:
                 try:
-                    pictures.append(_Picture(name, stem, images.read(name, shape, fit)))
+                    pictures.append(_Picture(name, stem, images.read(name, shape, fit, self.tiles.tile)))
                 except InputError as error:
                     self.failed(error)
         return pictures
@@ -309,12 +349,25 @@ class _Run:
         fail(error)
         self.failures += pictures
 
-    def carry_out(self, pictures: Sequence[_Picture], task: Callable[..., Result]) -> None:
-        """Compute, write and print everything."""
-        self.compute(pictures, task)
+    def carry_out(self, pictures: Sequence[_Picture], task: Callable[..., Result], factor: int = 1) -> None:
+        """Compute, write and print everything; the answers are ``factor`` times as large as the pictures."""
+        sizes: dict[tuple[int, int], list[_Picture]] = {}
+        for picture in pictures:
+            sizes.setdefault(picture.pixels.shape[1:], []).append(picture)
+        for (h, w), group in sizes.items():
+            self.compute(self.priors_of((factor * h, factor * w)), group, task)
         self.finish()
 
-    def compute(self, pictures: Sequence[_Picture], task: Callable[..., Result]) -> None:
+    def priors_of(self, size: tuple[int, int]) -> list[Prior]:
+        """The priors for pictures of ``(h, w)``: with --tile, of larger pictures in tiles."""
+        from ..tiles import TiledPrior
+
+        if not self.tiles.tile or size == tuple(self.priors[0].shape[1:]):
+            return self.priors
+        tiled = {id(prior): TiledPrior(prior, size, self.tiles.overlap) for prior in self.priors}
+        return [tiled[id(prior)] for prior in self.priors]
+
+    def compute(self, priors: list[Prior], pictures: Sequence[_Picture], task: Callable[..., Result]) -> None:
         """Compute a batch at a time and write each before the next begins, so nothing done is lost."""
         import torch
 
@@ -331,30 +384,56 @@ class _Run:
         images.out_folder(self.output.out)
         samples = self.several.samples
         device = choose_device(self.sampling.device)
-        at_once = self.sampling.batch or batch_size(self.priors, len(pictures) * samples, device)
-        size = max(1, at_once // samples)
-        chunks = [pictures[first : first + size] for first in range(0, len(pictures), size)]
+        at_once = self.sampling.batch or batch_size(priors, len(pictures) * samples, device)
+        chunks = self._chunks(pictures, max(1, at_once // samples))
         began, before = time.perf_counter(), len(self.records)
         with sampling_progress(len(chunks), self.output.quiet) as progress:
             for chunk in chunks:
                 frames = Frames(progress) if self.output.frames else None
+                saved = self._saved_state(priors, chunk)
                 try:
                     result = task(
                         torch.stack([torch.from_numpy(p.pixels) for p in chunk]),
+                        prior=priors if self.task == "separate" else priors[0],
                         samples=samples,
                         select=self.several.select.value,
                         references=self._references(),
                         sampling=self.sampling,
                         callback=frames or progress,
+                        saved=saved,
                     )
                 except NotFiniteError as error:
                     self.failed(error, len(chunk))
-                    continue
-                for i, picture in enumerate(chunk):
-                    self._write(picture, result, i, len(chunk), frames)
+                else:
+                    for i, picture in enumerate(chunk):
+                        self._write(picture, result, i, len(chunk), frames, _about_tiles(priors[0]))
+                if saved:
+                    saved.remove()
         if not self.output.quiet:
             done = len(self.records) - before
             stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s", highlight=False)
+
+    def _chunks(self, pictures: Sequence[_Picture], size: int) -> list[list[_Picture]]:
+        """The pictures, ``size`` at a time; first those that killed runs had at work together."""
+        begun = [[picture for picture in pictures if picture.stem in stems] for stems in self.begun]
+        rest = [picture for picture in pictures if not any(picture.stem in stems for stems in self.begun)]
+        chunks = begun + [rest[first : first + size] for first in range(0, len(rest), size)]
+        return [chunk for chunk in chunks if chunk]
+
+    def _saved_state(self, priors: list[Prior], chunk: list[_Picture]) -> SavedState | None:
+        """Where the state of a run on ``chunk`` is kept, with what tells it from other runs."""
+        from ..resume import SavedState
+
+        if not self.output.resume:
+            return None
+        about: dict[str, Any] = {
+            "basis": __version__,
+            "task": self.task,
+            "prior": self.prior,
+            "weights_sha256": self.hashes,
+        }
+        about |= {"inputs": [picture.stem for picture in chunk], "tiles": _about_tiles(priors[0])}
+        return SavedState(self._state(chunk[0].stem), about)
 
     def _references(self) -> Any:
         if not self.references:
@@ -372,7 +451,9 @@ class _Run:
         if self.failures:
             raise typer.Exit(1)
 
-    def _write(self, picture: _Picture, result: Result, index: int, count: int, frames: Any) -> None:
+    def _write(
+        self, picture: _Picture, result: Result, index: int, count: int, frames: Any, tiles: dict[str, Any] | None
+    ) -> None:
         """Write the answers for one picture and, last, their record."""
         from .. import images
 
@@ -387,6 +468,8 @@ class _Run:
             "evaluations": result.evaluations,
             "seconds": round(result.seconds / count, 3),
         }
+        if tiles:
+            record["tiles"] = tiles
         if self.output.uncertainty:
             record |= _write_std(out / stem, result, index)
         if self.output.sheet:
@@ -403,6 +486,15 @@ class _Run:
         self.records.append(record)
 
 
+def _about_tiles(prior: Prior) -> dict[str, Any] | None:
+    """What a record says of the tiles that pictures were worked on in, if they were."""
+    from ..tiles import TiledPrior
+
+    if not isinstance(prior, TiledPrior):
+        return None
+    return {"count": len(prior.corners), "size": prior.tile, "overlap": prior.overlaps}
+
+
 def _stems(inputs: list[str]) -> list[str]:
     """What each input's results are called; two inputs must not write the same files."""
     stems = ["stdin" if name == "-" else Path(name).stem for name in inputs]
@@ -415,7 +507,7 @@ def _stems(inputs: list[str]) -> list[str]:
 def _to_do(records: list[Path], overwrite: bool, skip_existing: bool) -> list[int]:
     """Which inputs to work on, given the record that each will write last."""
     if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing exclude each other")
+        raise UsageError("--overwrite excludes --skip-existing and --resume")
     there = [record.exists() for record in records]
     if any(there) and not (overwrite or skip_existing):
         raise UsageError(f"{records[there.index(True)]} exists", "--overwrite, --skip-existing, or another --out")

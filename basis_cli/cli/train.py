@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from .options import with_options
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
@@ -46,7 +48,8 @@ class Optimizer(str, Enum):
     adam = "adam"
 
 
-Data = Annotated[str, typer.Option(help="Data set: mnist or cifar10.")]
+Data = Annotated[str, typer.Option(help="mnist, cifar10, lsun:CATEGORY, or a folder of pictures.")]
+LabelledData = Annotated[str, typer.Option("--data", help="Data set: mnist or cifar10.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for weights, state, metrics, samples.")]
 Steps = Annotated[int, typer.Option(min=1, help="Batches to train on.")]
@@ -65,16 +68,31 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --ou
 StartFrom = Annotated[Path | None, typer.Option(help="Weights to begin with instead of random ones.")]
 
 
+@dataclass(frozen=True)
+class SquareOptions:
+    """How pictures of a folder or of LSUN are made alike; see :class:`basis_cli.datasets.Squares`."""
+
+    size: Annotated[
+        int, typer.Option(help="Folders and LSUN: the shorter side is shrunk to it, the middle cut out.")
+    ] = 64
+    crop: Annotated[
+        int | None, typer.Option(help="Folders and LSUN: cut so many pixels from the middle first (CelebA: 140).")
+    ] = None
+    gray: Annotated[bool, typer.Option("--gray", help="Folders and LSUN: gray pictures.")] = False
+    limit: Annotated[int | None, typer.Option(help="Folders and LSUN: use at most so many pictures.")] = None
+
+
 def command_line(arguments: list[str]) -> str:
     """The command as a model card states it: without the folders of one machine, and without --resume."""
     kept, skip = ["basis"], False
     for argument in arguments:
         if skip:
             skip = False
-        elif kept[-1] == "--start-from":
+        elif kept[-1] in ("--start-from", "--data"):
             kept.append(Path(argument).name)
-        elif argument.startswith("--start-from="):
-            kept.append(f"--start-from={Path(argument).name}")
+        elif argument.startswith(("--start-from=", "--data=")):
+            option, _, path = argument.partition("=")
+            kept.append(f"{option}={Path(path).name}")
         elif argument in ("-o", "--out", "--data-dir"):
             skip = True
         elif argument != "--resume" and not argument.startswith(("--out=", "--data-dir=", "-o")):
@@ -103,12 +121,17 @@ def _sigmas(text: str) -> tuple[float, ...]:
     return sigmas
 
 
-def _splits(name: str, folder: Path | None) -> tuple[Dataset, Dataset, dict[str, str]]:
+def _splits(
+    name: str, folder: Path | None, squares: SquareOptions | None = None
+) -> tuple[Dataset, Dataset, dict[str, str]]:
     """Train and test split, and what a file of weights says of its making."""
-    from ..datasets import load_dataset
+    from ..datasets import Squares, load_dataset
+    from .output import warnings_as_lines
 
-    train_set, test_set = (load_dataset(name, split, folder) for split in ("train", "test"))
-    source = f"{name}, train split, {len(train_set.images)} pictures"
+    how = Squares(**asdict(squares)) if squares else None
+    with warnings_as_lines():
+        train_set, test_set = (load_dataset(name, split, folder, how) for split in ("train", "test"))
+    source = f"{train_set.name}, train split, {len(train_set.images)} pictures"
     return train_set, test_set, {"data": source, "command": command_line(sys.argv[1:])}
 
 
@@ -118,7 +141,9 @@ def train() -> None:
 
 
 @app.command()
+@with_options
 def ncsn(
+    squares: SquareOptions,
     data: Data = "mnist",
     data_dir: DataDir = None,
     out: Out = Path("runs/ncsn"),
@@ -185,7 +210,7 @@ def ncsn(
         save_every=save_every,
         sheet_every=sheet_every,
     )
-    train_set, test_set, notes = _splits(data, data_dir)
+    train_set, test_set, notes = _splits(data, data_dir, squares)
     with training_progress(steps) as callback:
         path = train_ncsn(
             train_set,
@@ -205,7 +230,9 @@ def ncsn(
 
 
 @app.command()
+@with_options
 def glow(
+    squares: SquareOptions,
     data: Data = "mnist",
     data_dir: DataDir = None,
     out: Out = Path("runs/glow"),
@@ -249,7 +276,7 @@ def glow(
         save_every=save_every,
         sheet_every=sheet_every,
     )
-    train_set, test_set, notes = _splits(data, data_dir)
+    train_set, test_set, notes = _splits(data, data_dir, squares)
     with training_progress(steps) as callback:
         path = train_glow(
             train_set,
@@ -268,7 +295,7 @@ def glow(
 
 @app.command()
 def features(
-    data: Data = "cifar10",
+    data: LabelledData = "cifar10",
     data_dir: DataDir = None,
     out: Out = Path("runs/features"),
     steps: Steps = 1_100,
@@ -308,6 +335,8 @@ def features(
     )
     stages = _integers(widths)
     train_set, test_set, notes = _splits(data, data_dir)
+    if not train_set.labels.any():
+        raise UsageError(f"{data} says nothing of classes", "--data cifar10")
     with training_progress(steps) as callback:
         path = train_features(
             train_set,
@@ -323,7 +352,9 @@ def features(
     print(path)
 
 
+@with_options
 def finetune_glow(
+    squares: SquareOptions,
     prior: Annotated[str, typer.Option("--prior", help="The noiseless Glow to start from.")] = "glow-mnist",
     start_from: Annotated[Path | None, typer.Option(help="Its weights, if they are a file of your own.")] = None,
     sigmas: Annotated[str, typer.Option(help="How many noise levels from 0.01 to 1, or a list a,b,...")] = "10",
@@ -376,7 +407,7 @@ def finetune_glow(
         save_every=save_every,
         sheet_every=sheet_every,
     )
-    train_set, test_set, notes = _splits(data, data_dir)
+    train_set, test_set, notes = _splits(data, data_dir, squares)
     with training_progress(steps * len(ladder)) as callback:
         path = finetune(
             train_set,

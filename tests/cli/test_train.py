@@ -41,6 +41,28 @@ def test_trains_and_resumes(basis, digits):
     assert "cannot resume" in damaged.stderr
 
 
+def test_trains_on_a_folder_of_pictures(basis, picture, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        picture(f"photos/{i}.png", i, size=(20, 30))
+    picture("photos/small.png", size=(9, 40))
+    run = ["train", "ncsn", "--data", tmp_path / "photos", "--size", 16, *TINY, "-o", "run"]
+    result = basis(*run)
+    assert result.exit_code == 0, result.output
+    assert "1 of 5 pictures are left out" in result.stderr
+    with safe_open("run/weights.safetensors", "pt") as file:
+        about = file.metadata()
+    assert about["data"] == "photos, train split, 4 pictures"
+    assert json.loads(about["shape"]) == [3, 16, 16]
+    gray = basis(*run[:-1], "gray", "--gray", "--limit", 2, "--crop", 20)
+    assert gray.exit_code == 0, gray.output
+    with safe_open("gray/weights.safetensors", "pt") as file:
+        about = file.metadata()
+    assert (about["data"], json.loads(about["shape"])) == ("photos, train split, 2 pictures", [1, 16, 16])
+    unlabelled = basis("train", "features", "--data", tmp_path / "photos", "-o", "features")
+    assert unlabelled.exit_code in (1, 2)
+
+
 @pytest.fixture
 def colours(tmp_path):
     """CIFAR-10's binary files with 8 random pictures each."""

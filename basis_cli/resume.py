@@ -1,0 +1,119 @@
+"""Long runs that may be killed: their state in a file after every noise level, and how they go on from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from .errors import InputError, UsageError
+from .files import atomically
+from .noise import PerImageNoise
+from .operators import Operator
+
+
+class SavedState:
+    """The state of one call of :func:`basis_cli.tasks.sample_posterior` in a file, to give to that call again.
+
+    It holds the batches that are done, the components of the batch at work after its last full noise level, how far its
+    noise has been used, and what tells this run from others. It is written when a level ends and read back exactly, so
+    a run that goes on makes the very pictures of an unbroken one.
+
+    Args:
+        about: what must be the same for a run to go on, besides what ``sample_posterior`` knows: names, hashes; JSON.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]):
+        self.path, self.identity = path, about
+        self.parts: list[Tensor] = []
+        """Samples ``(k, n, c, h, w)`` of the batches that are done."""
+        self.likelihoods: list[Tensor] = []
+        self._observed: dict[str, Tensor] = {}
+        self._chain: tuple[Tensor, int, int, int] | None = None
+
+    def begin(self, settings: dict[str, Any], operator: Operator, y: Tensor, shape: Sequence[int]) -> int | None:
+        """Read the file if there is one; how many pictures its run had at work.
+
+        Raises:
+            InputError: the file cannot be read.
+            UsageError: another run left it there.
+        """
+        self.identity = json.loads(json.dumps(self.identity | settings))
+        probe = PerImageNoise([0]).uniform((operator.k, 1, *shape))
+        self._observed = {"picture": y, "operator": operator(probe)}
+        if not self.path.exists():
+            return None
+        tensors, about = _read(self.path)
+        before = identity(self.path)
+        changed = [name for name in sorted(before | self.identity) if before.get(name) != self.identity.get(name)]
+        changed += [name for name, value in self._observed.items() if not _equal(tensors[name], value)]
+        if changed:
+            hint = "resume with the command that began it, or remove the file"
+            raise UsageError(f"{self.path} is from another run: it differs in {', '.join(changed)}", hint)
+        done = range(int(about["batches"]))
+        self.parts = [tensors[f"part.{i}"] for i in done]
+        self.likelihoods = [tensors[f"likelihood.{i}"] for i in done if f"likelihood.{i}" in tensors]
+        self._chain = tensors["x"], int(about["level"]), int(about["words"]), int(about["pictures"])
+        return tensors["x"].shape[1]
+
+    def descent(
+        self, pictures: Tensor, sigmas: Sequence[float], x: Tensor, noise: PerImageNoise
+    ) -> Iterator[tuple[int, float]]:
+        """As :func:`basis_cli.samplers.descend`, from where the file says, writing it when a level ends.
+
+        ``pictures`` counts network evaluations.
+        """
+        first = 0
+        if self._chain:
+            saved, first, noise.offset, count = self._chain
+            x.copy_(saved)
+            pictures.fill_(count)
+            self._chain = None
+        for level in range(first, len(sigmas)):
+            yield level, sigmas[level]
+            if level + 1 < len(sigmas):
+                self._write(x, {"level": level + 1, "words": noise.offset, "pictures": int(pictures)})
+
+    def _write(self, x: Tensor, numbers: dict[str, int]) -> None:
+        tensors = self._observed | {"x": x}
+        tensors |= {f"part.{i}": part for i, part in enumerate(self.parts)}
+        tensors |= {f"likelihood.{i}": values for i, values in enumerate(self.likelihoods)}
+        about = {"format": "basis-state", "identity": json.dumps(self.identity)}
+        about |= {name: str(number) for name, number in (numbers | {"batches": len(self.parts)}).items()}
+        with atomically(self.path) as partial:
+            partial.write_bytes(serialize({name: t.cpu().contiguous() for name, t in tensors.items()}, about))
+
+    def remove(self) -> None:
+        """Remove the file, if there is one: the run is over."""
+        self.path.unlink(missing_ok=True)
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """What tells the run whose state is in ``path`` from others.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return json.loads(_read(path)[1]["identity"])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != "basis-state":
+                raise InputError(f"{path} is not the state of a run", "remove it, or choose another --out")
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118, no dict
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot resume from {path}: {error}", "remove it to begin anew") from error
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Up to rounding, which differs between machines."""
+    return a.shape == b.shape and torch.allclose(a, b, atol=1e-5)

@@ -1,0 +1,86 @@
+"""Pictures larger than a prior's: overlapping tiles, blended at every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .api import Level, Prior
+from .errors import UsageError
+
+PIXELS = 2**17
+"""Pixels through the network at once, whatever the size of the picture."""
+
+
+class TiledPrior:
+    """A prior of pictures ``size`` ``(h, w)`` that knows of them what ``prior`` knows of each tile.
+
+    Its score is the average of the tiles' scores, weighted by raised cosines where they overlap (MultiDiffusion,
+    Bar-Tal et al. 2023). A sampler sees one large picture and one noise, so nothing is stitched together afterwards.
+
+    Args:
+        overlap: pixels that neighbouring tiles share at least; by default half a tile. The last tiles are flush with
+            the edge.
+        at_once: tiles evaluated together, by default as many as have :data:`PIXELS`; what comes out is the same.
+
+    Raises:
+        UsageError: the picture is smaller than a tile, or the overlap is not smaller than that.
+    """
+
+    def __init__(self, prior: Prior, size: tuple[int, int], overlap: int | None = None, at_once: int | None = None):
+        channels, *self.tile = prior.shape
+        if any(side < tile for side, tile in zip(size, self.tile, strict=True)):
+            raise UsageError(f"{size[1]} x {size[0]} pixels are less than a tile of {self.tile[1]} x {self.tile[0]}")
+        if overlap is not None and not 0 <= overlap < min(self.tile):
+            raise UsageError(f"tiles of {self.tile[1]} x {self.tile[0]} cannot overlap by {overlap} pixels")
+        self.prior, self.shape, self.sigmas = prior, (channels, *size), prior.sigmas
+        self.overlaps = [tile // 2 if overlap is None else overlap for tile in self.tile]
+        rows, columns = map(starts, size, self.tile, self.overlaps)
+        self.corners = [(row, column) for row in rows for column in columns]
+        self.at_once = at_once or max(1, PIXELS // math.prod(self.tile))
+        if hasattr(prior, "compile"):
+            self.compile = prior.compile
+
+    def at(self, sigma: float) -> TiledLevel:
+        return TiledLevel(self, self.prior.at(sigma))
+
+
+class TiledLevel:
+    """A :class:`TiledPrior` at one noise level."""
+
+    def __init__(self, tiled: TiledPrior, level: Level):
+        self.tiled, self.level = tiled, level
+
+    def score(self, x: Tensor) -> Tensor:
+        h, w = self.tiled.tile
+        down, across = map(raised_cosine, self.tiled.tile, self.tiled.overlaps, [x.device] * 2)
+        window = down[:, None] * across
+        total, weight = torch.zeros_like(x), torch.zeros_like(x[0, 0])
+        corners, size = self.tiled.corners, max(1, self.tiled.at_once // len(x))
+        for part in (corners[first : first + size] for first in range(0, len(corners), size)):
+            scores = self._together(torch.cat([x[..., top : top + h, left : left + w] for top, left in part]))
+            for (top, left), score in zip(part, scores.chunk(len(part)), strict=True):
+                total[..., top : top + h, left : left + w] += window * score
+                weight[top : top + h, left : left + w] += window
+        return total / weight
+
+    def _together(self, tiles: Tensor) -> Tensor:
+        """Their scores. When they are to be differentiated they are computed again, instead of kept for all tiles."""
+        if not torch.is_grad_enabled():
+            return self.level.score(tiles)
+        return checkpoint(self.level.score, tiles, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def starts(side: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin along one side: every ``tile - overlap`` pixels, the last one flush with the edge."""
+    return [*range(0, side - tile, tile - overlap), side - tile]
+
+
+def raised_cosine(tile: int, overlap: int, device: torch.device) -> Tensor:
+    """Weights ``(tile,)`` that rise over ``overlap`` pixels and fall again; with half a tile neighbours sum to one."""
+    inside = torch.arange(0.5, tile, device=device)
+    rise = torch.minimum(inside, tile - inside) / max(overlap, 0.5)
+    return torch.sin(math.pi / 2 * rise.clamp(max=1)).square()
