@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 GROUP = "basis"
 BUILT_IN = ("toy", "ncsn", "glow")  # loaded first, so that a clash never changes what a built-in name means
 SAMPLERS = ("langevin", "ascent", "project", "conjugate", "ep", "mmps")
-BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in SAMPLERS}
+BASELINES = {"average": "average", "nmf": "nmf", "nmf-split": "nmf_split"}
+BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in SAMPLERS} | {
+    name: f"basis_cli.baselines:{function}" for name, function in BASELINES.items()
+}
 
 
 @dataclass

@@ -69,15 +69,18 @@ class Sampling:
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
         ladder = samplers.LADDERS.get(self.sampler, samplers.geometric)
+        takes = inspect.signature(plugins.sampler(self.sampler)).parameters
         given: dict[str, Any] = {}
         if self.levels is not None:
             given["sigmas"] = ladder(self.levels)
+        elif "sigmas" not in takes:  # a baseline: it knows no noise
+            pass
         elif ladder is samplers.geometric and (own := next((p.sigmas for p in priors if p.sigmas is not None), None)):
             given["sigmas"] = own
         for name in ("steps", "step_size", "noise_std"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
-        for name in set(given) - set(inspect.signature(plugins.sampler(self.sampler)).parameters):
+        for name in set(given) - set(takes):
             raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
         return given
 

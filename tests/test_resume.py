@@ -47,7 +47,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("level", [1, 3])
-@pytest.mark.parametrize("sampler", BUILT_IN_SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name, home in BUILT_IN_SAMPLERS.items() if "samplers:" in home])
 def test_a_resumed_run_is_the_unbroken_run(tmp_path, sampler, level):
     steps = {"steps": 3} if sampler in ("langevin", "ascent") else {}
     options = {"sampling": {"sampler": sampler} | steps}

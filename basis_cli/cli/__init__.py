@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from .. import __version__, plugins
 from ..errors import BasisError
-from . import bench, evaluate, info, run, train, weights
+from . import bench, evaluate, info, reproduce, run, train, weights
 from .output import fail
 
 INTERRUPTED = 130
@@ -55,6 +55,7 @@ for command in (run.separate, run.colorize, run.inpaint, run.upscale, run.decomp
     app.command()(command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
+app.command()(reproduce.reproduce)
 app.add_typer(train.app, name="train")
 app.command("finetune-glow")(train.finetune_glow)
 app.add_typer(info.priors_app, name="priors")

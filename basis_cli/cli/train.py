@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,17 @@ app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures
 class Backbone(str, Enum):
     unet = "unet"
     refinenet = "refinenet"
+    resnet = "resnet"
+
+
+class Objective(str, Enum):
+    dsm = "dsm"
+    ssm = "ssm"
+
+
+class Schedule(str, Enum):
+    geometric = "geometric"
+    linear = "linear"
 
 
 class Decay(str, Enum):
@@ -141,11 +152,24 @@ def ncsn(
     learning_rate: LearningRate = 1e-3,
     optimizer: OptimizerName = Optimizer.muon,
     decay: DecayName = Decay.cosine,
-    backbone: Annotated[Backbone, typer.Option(help="unet: small and fast; refinenet: the paper's.")] = Backbone.unet,
+    loss: Annotated[
+        Objective, typer.Option(help="dsm: denoising score matching; ssm: sliced score matching, several times slower.")
+    ] = Objective.dsm,
+    schedule: Annotated[
+        Schedule | None, typer.Option(help="Fixed noise levels from 1 to 0.01.  [default: geometric; unet: any level]")
+    ] = None,
+    levels: Annotated[
+        int | None, typer.Option(min=1, help="How many fixed noise levels; 1: only 0.01.  [default: 10]")
+    ] = None,
+    backbone: Annotated[
+        Backbone, typer.Option(help="unet: small and fast; refinenet: the paper's; resnet: its toy network.")
+    ] = Backbone.unet,
     widths: Annotated[str, typer.Option(help="unet: channels at each resolution, highest first.")] = "64,128",
     blocks: Annotated[int, typer.Option(min=1, help="unet: residual blocks at each resolution.")] = 3,
     patch: Annotated[int, typer.Option(min=1, help="unet: side of the pixel blocks it works on.")] = 2,
-    filters: Annotated[int, typer.Option(min=8, help="refinenet: base channels (64 MNIST, 128 CIFAR-10).")] = 64,
+    filters: Annotated[
+        int, typer.Option(min=8, help="refinenet, resnet: base channels (64 MNIST, 128 CIFAR-10).")
+    ] = 64,
     flip: Flip = False,
     bf16: Bf16 = True,
     compile: Compile = False,
@@ -156,17 +180,23 @@ def ncsn(
     resume: Resume = False,
     start_from: StartFrom = None,
 ) -> None:
-    """Train a noise-conditional score network by denoising score matching."""
+    """Train a noise-conditional score network by denoising or sliced score matching."""
+    from basis_ncsn.network import ladder
     from basis_ncsn.training import train as train_ncsn
 
     from ..training import Settings
     from .output import training_progress
 
-    config = (
-        {"widths": _integers(widths), "blocks": blocks, "patch": patch}
-        if backbone is Backbone.unet
-        else {"filters": filters}
-    )
+    config: dict[str, Any] = {"filters": filters}
+    if backbone is Backbone.unet:
+        config = {"widths": _integers(widths), "blocks": blocks, "patch": patch}
+    if schedule or levels:
+        spacing, count = schedule.value if schedule else "geometric", levels or 10
+        begin = 0.01 if count == 1 else 1.0
+        if backbone is Backbone.unet:
+            config["sigmas"] = ladder(spacing, count, begin)
+        else:
+            config |= {"schedule": spacing, "levels": count, "sigma_begin": begin}
     settings = Settings(
         steps=steps,
         batch=batch,
@@ -189,6 +219,7 @@ def ncsn(
             settings,
             backbone=backbone.value,
             config=config,
+            objective=loss.value,
             device=device,
             resume=resume,
             start_from=start_from,

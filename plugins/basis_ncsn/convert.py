@@ -44,7 +44,7 @@ def _network(state: dict[str, Tensor]) -> tuple[RefineNet, dict[str, int]]:
             raise ValueError(f"{misfits[0]} is {'unexpected' if misfits[0] in state else 'missing'}")
         filters, channels = state["begin_conv.bias"].numel(), state["end_conv.bias"].numel()
         levels = state["normalizer.embed.weight"].numel() // max(1, 3 * filters)
-        config = {"channels": channels, "filters": filters, "levels": levels}
+        config: dict[str, Any] = {"channels": channels, "filters": filters, "levels": levels}
         network = RefineNet(**config)
     for name, tensor in network.state_dict().items():
         if state[name].shape != tensor.shape:

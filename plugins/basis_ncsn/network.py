@@ -7,12 +7,27 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SCHEDULES = {"geometric": np.geomspace, "linear": np.linspace}
+"""Ladders of noise levels: a constant ratio (Song & Ermon 2019), or a constant difference."""
+
+
+def ladder(schedule: str, levels: int, begin: float = 1.0, end: float = 0.01) -> tuple[float, ...]:
+    """``levels`` noise levels from ``begin`` down to ``end``; a single one is ``begin``.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"the schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+    return tuple(SCHEDULES[schedule](begin, end, levels).tolist())
 
 
 class Block(nn.Module):
@@ -61,7 +76,7 @@ class UNet(nn.Module):
     ``F`` is a U-Net on ``patch x patch`` pixel blocks, ``len(widths)`` resolutions, ``blocks`` residual blocks at each
     on the way down and again on the way up, and self-attention at the lowest one. Its input and output are scaled so
     that both have unit variance at every noise level; ``mean`` and ``std`` are the data's, per pixel.
-    Any sigma > 0 is accepted; accuracy is what training covered.
+    Any sigma > 0 is accepted; accuracy is what training covered: all levels, or ``sigmas`` if given, high to low.
 
     Raises:
         ValueError: a width that is not a multiple of 8, or the last one of 32 (the size of an attention head).
@@ -75,8 +90,10 @@ class UNet(nn.Module):
         patch: int = 2,
         mean: float = 0.5,
         std: float = 0.25,
+        sigmas: Sequence[float] | None = None,
     ):
         super().__init__()
+        self.sigmas = tuple(sigmas) if sigmas else None
         if not widths or any(width < 8 or width % 8 for width in widths) or widths[-1] % 32:
             raise ValueError(f"widths must be multiples of 8 and the last of 32, not {tuple(widths)}")
         self.patch, self.mean, self.std = patch, mean, std
@@ -271,15 +288,37 @@ class RefineBlock(nn.Module):
         return self.output_convs(self.crp(h, level), level)
 
 
-class RefineNet(nn.Module):
-    """The network of the NCSN paper (Song & Ermon 2019), trained at ``levels`` fixed noise levels.
+class FixedLevels(nn.Module):
+    """A score network with one set of normalization parameters for each of its noise levels.
 
-    A dilated RefineNet with 64 ``filters`` for MNIST and 128 for CIFAR-10. Modules are named, and parameters shaped, as
-    in the authors' ``CondRefineNetDilated``, so that their checkpoints load. The levels are a geometric sequence:
-    ``sigmas`` as floats, ``levels`` as a tensor, both high to low. Pictures of any size fit.
+    The levels are ``sigmas`` as floats and ``levels`` as a tensor, both high to low; ``forward(x, level)`` is the score
+    at those with indices ``level`` ``(n,)`` int64.
     """
 
     levels: Tensor
+
+    def __init__(self, sigmas: Sequence[float]):
+        super().__init__()
+        self.sigmas: tuple[float, ...] = tuple(sigmas)
+        self.register_buffer("levels", torch.tensor(self.sigmas), persistent=False)
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``grad log p_sigma(x)`` for any ``sigma`` ``(n,)`` or ``(1,)``: the nearest trained level's (in log sigma)
+        times ``level / sigma``.
+
+        At a trained level the factor is 1. Between levels it is an approximation: a score's size goes as 1 / sigma,
+        which Song & Ermon (2020, section 3.3) rely on to share one network among all levels.
+        """
+        level = (self.levels.log() - sigma.log()[:, None]).abs().argmin(dim=1)
+        return self(x, level) * (self.levels[level] / sigma)[:, None, None, None]
+
+
+class RefineNet(FixedLevels):
+    """The network of the NCSN paper (Song & Ermon 2019), trained at ``levels`` fixed noise levels.
+
+    A dilated RefineNet with 64 ``filters`` for MNIST and 128 for CIFAR-10. Modules are named, and parameters shaped, as
+    in the authors' ``CondRefineNetDilated``, so that their checkpoints load. Pictures of any size fit.
+    """
 
     def __init__(
         self,
@@ -288,10 +327,9 @@ class RefineNet(nn.Module):
         levels: int = 10,
         sigma_begin: float = 1.0,
         sigma_end: float = 0.01,
+        schedule: str = "geometric",
     ):
-        super().__init__()
-        self.sigmas: tuple[float, ...] = tuple(np.geomspace(sigma_begin, sigma_end, levels).tolist())
-        self.register_buffer("levels", torch.tensor(self.sigmas), persistent=False)
+        super().__init__(ladder(schedule, levels, sigma_begin, sigma_end))
         narrow, wide = filters, 2 * filters
         self.begin_conv = conv3x3(channels, narrow)
         self.res1 = Stage(narrow, narrow, levels, enter=False)
@@ -306,7 +344,7 @@ class RefineNet(nn.Module):
         self.end_conv = conv3x3(narrow, channels)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """``grad log p(x)`` at the noise levels with indices ``level`` ``(n,)`` int64: ``x`` ``(n, c, h, w)``."""
+        """``grad log p(x)`` at the noise levels with indices ``level`` ``(n,)``: ``x`` ``(n, c, h, w)``."""
         h1 = self.res1(self.begin_conv(2 * x - 1), level)
         h2 = self.res2(h1, level)
         h3 = self.res3(h2, level)
@@ -317,15 +355,59 @@ class RefineNet(nn.Module):
         h = self.refine4([h1, h], level)
         return self.end_conv(F.elu(self.normalizer(h, level)))
 
-    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """``grad log p_sigma(x)`` for any ``sigma`` ``(n,)`` or ``(1,)``: the nearest trained level's (in log sigma)
-        times ``level / sigma``.
 
-        At a trained level the factor is 1. Between levels it is an approximation: a score's size goes as 1 / sigma,
-        which Song & Ermon (2020, section 3.3) rely on to share one network among all levels.
-        """
-        level = (self.levels.log() - sigma.log()[:, None]).abs().argmin(dim=1)
-        return self(x, level) * (self.levels[level] / sigma)[:, None, None, None]
+class ResNet(FixedLevels):
+    """An encoder and a decoder of five residual blocks each, without connections between them.
+
+    The toy network of the NCSN paper as Matosevic et al. (2019, section 3.2) describe it, with the conditional
+    normalization and the dilations of its main one: ``filters`` times 1, 2, 2, 4, 4 channels, half the size after the
+    second and the fourth block, and dilations 1, 1, 2, 2, 4. The decoder mirrors it with transposed convolutions. Sides
+    must be multiples of 4.
+    """
+
+    stride = 4
+
+    def __init__(
+        self,
+        channels: int = 1,
+        filters: int = 32,
+        levels: int = 10,
+        sigma_begin: float = 1.0,
+        sigma_end: float = 0.01,
+        schedule: str = "geometric",
+    ):
+        super().__init__(ladder(schedule, levels, sigma_begin, sigma_end))
+        widths = [filters * factor for factor in (1, 2, 2, 4, 4)]
+        self.begin_conv = conv3x3(channels, widths[0])
+        self.blocks, self.resample = nn.ModuleList(), nn.ModuleList()
+        for i, (before, width, dilation) in enumerate(zip([widths[0], *widths], widths, (1, 1, 2, 2, 4), strict=False)):
+            self.blocks.append(ShortcutBlock(before, width, levels, dilation))
+            self.resample.append(nn.Conv2d(width, width, 3, 2, 1) if i in (1, 3) else nn.Identity())
+        downward = widths[::-1]
+        for i, (before, width, dilation) in enumerate(
+            zip([downward[0], *downward], downward, (4, 2, 2, 1, 1), strict=False)
+        ):
+            self.blocks.append(ShortcutBlock(before, width, levels, dilation))
+            enlarge = nn.ConvTranspose2d(width, width, 3, 2, 1, output_padding=1)
+            self.resample.append(enlarge if i in (1, 3) else nn.Identity())
+        self.normalizer = InstanceNormPlus(widths[0], levels)
+        self.end_conv = conv3x3(widths[0], channels)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """As :class:`RefineNet`."""
+        h = self.begin_conv(2 * x - 1)
+        for block, resample in zip(self.blocks, self.resample, strict=True):
+            h = resample(block(h, level))
+        return self.end_conv(F.elu(self.normalizer(h, level)))
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "refinenet": RefineNet}
+class ShortcutBlock(ResidualBlock):
+    """A residual block at one size, its shortcut a 1 x 1 convolution where the number of channels changes."""
+
+    def __init__(self, in_channels: int, channels: int, levels: int, dilation: int):
+        super().__init__(in_channels, channels, levels, dilation)
+        if in_channels != channels:
+            self.shortcut = nn.Conv2d(in_channels, channels, 1)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "refinenet": RefineNet, "resnet": ResNet}

@@ -1,4 +1,4 @@
-"""``basis train ncsn``: denoising score matching (Vincent 2011) over all noise levels at once."""
+"""``basis train ncsn``: denoising (Vincent 2011) or sliced score matching over all noise levels at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from basis_cli import images, samplers, training
 from basis_cli.datasets import Dataset
@@ -19,19 +20,29 @@ from basis_cli.operators import Unobserved
 from .network import NETWORKS, UNet
 from .prior import ScorePrior, read, save
 
+OBJECTIVES = ("dsm", "ssm")
 SIGMAS = (0.008, 1.4)  # a margin around the paper's 0.01 ... 1
 
 
-def denoising_loss(network: nn.Module, x: Tensor, generator: torch.Generator, std: float) -> Tensor:
-    """``E lambda(s) ||D(x + s z, s) - x||^2`` per pixel over noise levels ``s`` in :data:`SIGMAS` (stratified).
+def random_levels(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A noise level in :data:`SIGMAS` for each picture, ``(n,)``, stratified over the batch.
 
     The density of ``log s`` rises linearly from nothing: the high levels, where a separation is decided, are also the
-    hardest to learn. ``lambda = (s^2 + std^2) / (s std)^2`` makes every level weigh the same at the start (Karras et
-    al. 2022).
+    hardest to learn.
     """
     low, high = map(math.log, SIGMAS)
     strata = torch.arange(len(x), device=x.device) + torch.rand(len(x), generator=generator, device=x.device)
-    sigma = torch.exp(low + (high - low) * (strata / len(x)).sqrt())
+    return torch.exp(low + (high - low) * (strata / len(x)).sqrt())
+
+
+def denoising_loss(
+    network: nn.Module, x: Tensor, generator: torch.Generator, std: float, sigmas: Tensor | None = None
+) -> Tensor:
+    """``E lambda(s) ||D(x + s z, s) - x||^2`` per pixel over ``sigmas``, by default :func:`random_levels`.
+
+    ``lambda = (s^2 + std^2) / (s std)^2`` makes every level weigh the same at the start (Karras et al. 2022).
+    """
+    sigma = random_levels(x, generator) if sigmas is None else sigmas[_indices(sigmas, x, generator)]
     s = sigma[:, None, None, None]
     noisy = x + s * torch.randn(x.shape, generator=generator, device=x.device)
     weight = (s**2 + std**2) / (s * std) ** 2
@@ -40,10 +51,75 @@ def denoising_loss(network: nn.Module, x: Tensor, generator: torch.Generator, st
 
 def score_matching_loss(network: nn.Module, x: Tensor, generator: torch.Generator, sigmas: Tensor) -> Tensor:
     """``E sigma^2 / 2 ||score(x + sigma z) + z / sigma||^2`` a picture over fixed levels: Song & Ermon's equation 6."""
-    level = torch.randint(len(sigmas), (len(x),), generator=generator, device=x.device)
+    level = _indices(sigmas, x, generator)
     z = torch.randn(x.shape, generator=generator, device=x.device)
     s = sigmas[level][:, None, None, None]
     return 0.5 * ((s * network(x + s * z, level) + z) ** 2).flatten(1).sum(1).mean()
+
+
+def _indices(sigmas: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(len(sigmas), (len(x),), generator=generator, device=x.device)
+
+
+def sliced_objective(score: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+    """``v^T (d score / dx) v + ||score(x)||^2 / 2`` for each picture, ``(n,)``, with one ``v ~ N(0, I)`` for each.
+
+    Sliced score matching (Song et al. 2019): its expectation over pictures is, up to a constant, half
+    the squared distance between ``score`` and the score of the pictures' distribution.
+    """
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
+        x = x.detach().requires_grad_()
+        v = torch.randn(x.shape, generator=generator, device=x.device)
+        s = score(x)
+        (product,) = torch.autograd.grad((v * s).sum(), x, create_graph=True)
+        return (v * product + 0.5 * s**2).flatten(1).sum(1)
+
+
+def sliced_loss(
+    network: nn.Module,
+    x: Tensor,
+    generator: torch.Generator,
+    sigmas: Tensor | None = None,
+    is_denoiser: bool = True,
+) -> Tensor:
+    """``E sigma^2`` times :func:`sliced_objective` of noisy pictures over ``sigmas``, by default :func:`random_levels`.
+
+    ``network`` is a denoiser as :class:`UNet`, else a score at fixed levels as :class:`RefineNet`.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # second derivatives are too coarse in bfloat16
+        if sigmas is None:
+            sigma = random_levels(x, generator)
+        else:
+            level = _indices(sigmas, x, generator)
+            sigma = sigmas[level]
+        s = sigma[:, None, None, None]
+        noisy = x + s * torch.randn(x.shape, generator=generator, device=x.device)
+
+        def score(x: Tensor) -> Tensor:
+            return (network(x, sigma) - x) / s**2 if is_denoiser else network(x, level)
+
+        return (sigma**2 * sliced_objective(score, noisy, generator)).mean()
+
+
+def loss_of(network: Any, objective: str = "dsm") -> training.Loss:
+    """The loss that trains ``network`` at its own noise levels: denoising (``dsm``) or sliced (``ssm``) score matching.
+
+    Raises:
+        UsageError: another objective.
+    """
+    if objective not in OBJECTIVES:
+        raise UsageError(f"no training objective is called {objective!r}", ", ".join(OBJECTIVES))
+    is_denoiser = isinstance(network, UNet)
+
+    def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        sigmas = torch.tensor(network.sigmas, device=x.device) if network.sigmas else None
+        if objective == "ssm":
+            return sliced_loss(model, x, generator, sigmas, is_denoiser)
+        if is_denoiser:
+            return denoising_loss(model, x, generator, network.std, sigmas)
+        return score_matching_loss(model, x, generator, network.levels.to(x.device))
+
+    return loss
 
 
 @torch.inference_mode()
@@ -66,7 +142,8 @@ def sheet(prior: ScorePrior, path: Path, device: torch.device, count: int = 36) 
     with torch.inference_mode():
         operator = Unobserved(prior.shape)
         y = torch.zeros(count, 0, device=device)
-        x = samplers.langevin([prior], operator, y, seeds=range(count), steps=20, step_size=5e-5)
+        sigmas = prior.sigmas or samplers.PAPER_SIGMAS
+        x = samplers.langevin([prior], operator, y, seeds=range(count), sigmas=sigmas, steps=20, step_size=5e-5)
     images.write_sheet(path, x[0].clamp(0, 1).cpu().numpy())
 
 
@@ -97,6 +174,7 @@ def train(
     *,
     backbone: str = "unet",
     config: dict[str, Any] | None = None,
+    objective: str = "dsm",
     device: str = "auto",
     resume: bool = False,
     start_from: Path | None = None,
@@ -106,6 +184,7 @@ def train(
     """Train a score network on ``data`` and return the file of its weights, ``out/weights.safetensors`` (bfloat16).
 
     ``config`` are the network's own arguments; the mean and standard deviation of the pixels are measured.
+    ``objective`` is denoising (``dsm``) or sliced score matching (``ssm``: exact, needs no known noise, and slower).
     ``start_from`` is a file of weights of the same network, or one of fewer ``blocks``, to begin with.
     Raises:
         UsageError: ``config`` does not make a network for these pictures, or not the one in ``start_from``.
@@ -128,11 +207,6 @@ def train(
         hint = "fewer --widths or a smaller --patch"
         raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)
 
-    def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        if isinstance(network, UNet):
-            return denoising_loss(model, x, generator, network.std)
-        return score_matching_loss(model, x, generator, network.levels.to(x.device))
-
     def pictures(device: torch.device) -> Tensor:
         return torch.from_numpy(held_out.images[:1000].astype(np.float32) / 255).to(device)
 
@@ -149,13 +223,13 @@ def train(
 
     training.fit(
         network,
-        loss,
+        loss_of(network, objective),
         data.images,
         settings,
         out,
         device=device,
         resume=resume,
-        architecture={"backbone": backbone} | config,
+        architecture={"backbone": backbone} | config | ({} if objective == "dsm" else {"objective": objective}),
         export=lambda average, path: save(path, average, backbone, config, shape, notes or {}),
         sheet=draw,
         evaluate=evaluate,

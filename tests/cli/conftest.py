@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ def digits(tmp_path: Path) -> Callable[..., Path]:
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """``plugin("name", source)`` installs a third-party distribution with that module and entry point."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    installed = []
 
     def install(name: str, source: str) -> None:
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
@@ -64,7 +66,10 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[basis]\n{name} = {name}\n")
+        installed.append(name)
         plugins.plugins.cache_clear()
 
     yield install
     plugins.plugins.cache_clear()
+    for name in installed:
+        sys.modules.pop(name, None)

@@ -34,6 +34,7 @@ print(result.stdout)
         ["priors", "info", "ncsn-mnist"],
         ["plugins", "list"],
         ["weights", "list"],
+        ["reproduce", "list"],
     ],
     ids=" ".join,
 )

@@ -130,6 +130,16 @@ def test_starts_from_given_weights(basis, digits):
     assert missing.exit_code == 4
 
 
+@pytest.mark.parametrize("backbone", ["unet", "resnet"])
+def test_fixed_levels(basis, digits, backbone):
+    run = ["train", "ncsn", "--data-dir", digits(), *TINY, "--backbone", backbone, "--filters", 8]
+    assert basis(*run, "--schedule", "linear", "--loss", "ssm", "-o", "linear", "--steps", 1).exit_code == 0
+    assert basis(*run, "--levels", 1, "-o", "one", "--steps", 1).exit_code == 0
+    linear, one = (read(Path(name, "weights.safetensors"))[0] for name in ("linear", "one"))
+    assert linear.sigmas == pytest.approx([1 - 0.11 * i for i in range(10)])
+    assert one.sigmas == (0.01,)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

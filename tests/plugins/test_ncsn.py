@@ -178,6 +178,26 @@ def test_refinenet_ladder_is_geometric():
     assert RefineNet(filters=8, levels=2, sigma_begin=5, sigma_end=0.2).sigmas == pytest.approx([5, 0.2])
 
 
+def test_linear_ladders():
+    linear = network.ladder("linear", 4)
+    assert linear == pytest.approx((1.0, 0.67, 0.34, 0.01))
+    assert RefineNet(filters=8, levels=4, schedule="linear").sigmas == pytest.approx(linear)
+    assert network.ladder("geometric", 10) == RefineNet(filters=8).sigmas
+    with pytest.raises(ValueError, match="geometric, linear"):
+        network.ladder("cubic", 4)
+
+
+def test_resnet_has_no_way_round_its_lowest_resolution():
+    net = network.ResNet(filters=8)
+    x, level = torch.rand(2, 1, 8, 12), torch.tensor([0, 9])
+    assert net(x, level).shape == x.shape
+    assert not torch.equal(net(x, level), net(x, level.flip(0)))
+    seen = []
+    net.blocks[4].register_forward_hook(lambda *_: seen.append(_[2].shape))
+    assert torch.allclose(net(x[:1], level[:1]), net(x, level)[:1], atol=1e-5)
+    assert seen[0][1:] == (32, 2, 3)
+
+
 def test_refinenet_score_on_the_ladder_is_the_network():
     net = filled(RefineNet(**SMALL))
     x = pictures(4, 1, 28)
@@ -534,6 +554,40 @@ def test_score_matching_loss_of_the_true_score_is_the_theorys_and_minimal():
     assert loss(0.9) > loss(1.0) < loss(1.1)
 
 
+def test_sliced_objective_is_the_exact_score_matching_objective_up_to_a_constant():
+    """For pictures from ``N(MEAN, STD^2)``, 16 pixels: ``E ||s||^2 / 2 + div s`` of ``s = -a (x - MEAN)``."""
+    x = gaussian_pictures(20_000)
+    for a in (0.5 / STD**2, 1 / STD**2, 1.5 / STD**2):
+        value = training.sliced_objective(lambda x, a=a: -a * (x - MEAN), x, torch.Generator().manual_seed(3)).mean()
+        distance = 16 * (a - 1 / STD**2) ** 2 * STD**2 / 2  # E ||s - grad log p||^2 / 2
+        constant = -16 / STD**2 / 2
+        assert float(value.detach()) == pytest.approx(distance + constant, abs=0.02 * abs(constant))
+
+
+def test_sliced_loss_of_a_score_and_of_its_denoiser_is_the_theorys_and_minimal():
+    x, sigmas = gaussian_pictures(8192), torch.tensor([1.0, 0.3, 0.1])
+
+    def loss(network: nn.Module, is_denoiser: bool) -> float:
+        generator = torch.Generator().manual_seed(2)
+        return float(training.sliced_loss(network, x, generator, sigmas, is_denoiser).detach())
+
+    theory = -16 / 2 * float((sigmas**2 / (STD**2 + sigmas**2)).mean())
+    assert loss(GaussianScore(sigmas), False) == pytest.approx(theory, rel=0.02)
+    assert loss(GaussianDenoiser(), True) == pytest.approx(theory, rel=0.02)
+    assert loss(GaussianScore(sigmas, 0.9), False) > loss(GaussianScore(sigmas), False)
+    assert loss(GaussianScore(sigmas, 1.1), False) > loss(GaussianScore(sigmas), False)
+
+
+@pytest.mark.parametrize("backbone", ["unet", "resnet"])
+@pytest.mark.usefixtures("no_sheet")
+def test_sliced_score_matching_trains_every_network(tmp_path, backbone):
+    config = {"widths": (16, 32), "blocks": 1} if backbone == "unet" else {"filters": 8, "levels": 2}
+    after = run(tmp_path, backbone=backbone, config=config, objective="ssm", steps=2)
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    with pytest.raises(UsageError, match="other settings"):
+        run(tmp_path, backbone=backbone, config=config, resume=True, steps=2)
+
+
 def test_denoising_error_of_the_posterior_mean_is_its_variance():
     exact = prior.ScorePrior(GaussianDenoiser(), (1, 4, 4))
     errors = training.denoising_error(exact, gaussian_pictures(2000), sigmas=(0.1, 1.0))
@@ -551,12 +605,26 @@ def tiny(split: str) -> Dataset:
 
 
 def run(
-    out: Path, *, resume: bool = False, backbone: str = "unet", config: dict | None = None, **settings
+    out: Path,
+    *,
+    resume: bool = False,
+    backbone: str = "unet",
+    config: dict | None = None,
+    objective: str = "dsm",
+    **settings,
 ) -> dict[str, Tensor]:
     settings = Settings(**({"steps": 6, "batch": 4, "warmup": 2, "save_every": 2} | settings))
     config = config or {"widths": (16, 32), "blocks": 1}
     path = training.train(
-        tiny("train"), tiny("test"), out, settings, backbone=backbone, config=config, device="cpu", resume=resume
+        tiny("train"),
+        tiny("test"),
+        out,
+        settings,
+        backbone=backbone,
+        config=config,
+        objective=objective,
+        device="cpu",
+        resume=resume,
     )
     return prior.read(path)[0].state_dict()
 

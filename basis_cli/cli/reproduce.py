@@ -1,0 +1,102 @@
+"""``basis reproduce``: the papers' tables and figures, beside the published numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import UsageError
+from ..reproduce import EXPERIMENTS, Setup
+from ..reproduce import reproduce as run
+from ..reproduce.document import shown, write_document
+from .options import AsJson, DataDir, Device, Dtype, DtypeOption, Quiet, Seed
+from .output import stderr, stdout, warnings_as_lines
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="list, an experiment of that list, or document.", show_default=False)],
+    full: Annotated[bool, typer.Option("--full/--quick", help="The paper's own counts, or a minute or two.")] = False,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for NAME.json and NAME.png.")] = Path("out"),
+    weights: Annotated[
+        list[str] | None, typer.Option(help="PRIOR=FILE: weights of your own for a prior; repeatable.")
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run one experiment of the papers and set its numbers beside the published ones.
+
+    [bold]basis reproduce list[/bold] shows them all. [bold]basis reproduce document -o docs/reproduction[/bold] writes
+    docs/reproduction.md from the results in docs/reproduction/.
+    """
+    if name == "list":
+        _list(as_json)
+        return
+    if name == "document":
+        print(write_document(out))
+        return
+    if data_dir:
+        os.environ["BASIS_DATA"] = str(data_dir)
+    pairs = [given.partition("=") for given in weights or []]
+    if not all(prior and file for prior, _, file in pairs):
+        raise UsageError("--weights takes PRIOR=FILE", "for example --weights glow-mnist=ladder.json")
+    with warnings_as_lines(), stderr.status(name) as status:
+        if quiet:
+            status.stop()
+        setup = Setup(
+            device,
+            dtype.value,
+            seed,
+            {prior: Path(file) for prior, _, file in pairs},
+            say=lambda doing: status.update(escape(f"{name}: {doing}")),
+        )
+        record = run(name, out, full=full, setup=setup)
+    if as_json:
+        print(json.dumps(record))
+        return
+    stdout.print(_table(record))
+    for suffix in ("json", "png"):
+        stderr.print(f"written: {out / name}.{suffix}", highlight=False, soft_wrap=True)
+
+
+def _list(as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"name": e.name, "source": e.source, "summary": e.summary} for e in EXPERIMENTS.values()]))
+        return
+    table = Table("name", "source", "what")
+    for experiment in EXPERIMENTS.values():
+        table.add_row(experiment.name, experiment.source, experiment.summary)
+    stdout.print(table)
+
+
+def _table(record: dict[str, Any]) -> Table:
+    table = Table("", "published", "ours", "settings", title=f"{record['source']}: {record['summary']}")
+    for row in record["rows"]:
+        table.add_row(
+            *map(
+                escape,
+                (
+                    row["what"],
+                    str(shown(row["published"]) if row["published"] is None else row["published"]),
+                    shown(row["ours"], row["error"]),
+                ),
+            ),
+            row["settings"],
+        )
+    notes = [
+        f"cut: {', '.join(record['cut'])} (--full: all)" if record["cut"] else "",
+        *(f"left out: {line}" for line in record["left_out"]),
+        record["why"],
+    ]
+    table.caption = escape("\n".join(filter(None, notes)))
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,370 @@
+"""Every table and figure of the papers, one experiment each, beside the published numbers.
+
+BASIS is Jayaram & Thickstun (2020); NCSN is the reproduction of Song & Ermon (2019) by Matosevic, Hein & Nuzzo.
+Importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__, plugins
+from ..errors import UnknownPriorError, UsageError, WeightsError
+from ..files import atomically
+
+if TYPE_CHECKING:
+    from ..api import Prior
+    from ..datasets import Dataset
+    from ..metrics import Realism
+    from ..tasks import Sampling
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure, the function that makes it, and how much of it to do.
+
+    ``run`` is ``"module:function"``, called as ``function(setup, **sizes)``; it returns a :class:`Report`. The sizes in
+    ``full`` are the paper's; ``quick`` takes a minute or two on two CPU cores.
+    """
+
+    name: str
+    source: str
+    summary: str
+    run: str
+    quick: Mapping[str, Any]
+    full: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number, published and ours; ``None`` where there is none."""
+
+    what: str
+    published: float | str | None = None
+    ours: float | str | None = None
+    error: float | None = None
+    """Standard error of ours."""
+    settings: str = ""
+
+
+@dataclass
+class Report:
+    """What an experiment found."""
+
+    rows: list[Row]
+    draw: Callable[[Any], None]
+    """Draws the figure on a ``matplotlib.figure.Figure``."""
+    why: str = ""
+    """Where ours differs from what was published, and why."""
+    left_out: Sequence[str] = ()
+    """Parts that could not be run, and what they need."""
+    size: tuple[float, float] = (7.0, 4.0)
+    """Of the figure, in inches."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where experiments get priors and pictures from, and how they compute."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    """Files of weights, by prior."""
+    say: Callable[[str], None] = lambda doing: None
+    """Told what is being done."""
+
+    def prior(self, name: str) -> Prior:
+        """The prior called ``name``.
+
+        Raises:
+            WeightsError: it is not there, or has no weights; the hint says how to give them.
+        """
+        from ..priors import load_prior
+
+        try:
+            return load_prior(name, weights_path=self.weights.get(name), device=self.device)
+        except (WeightsError, UnknownPriorError) as error:
+            hint = f"train or convert one, then --weights {name}=FILE"
+            raise WeightsError(f"this needs the prior {name}: {error.message}", hint) from error
+
+    def priors(self, *names: str) -> tuple[dict[str, Prior], list[str]]:
+        """Those of the priors that are there, and a line for each that is not.
+
+        Raises:
+            WeightsError: none is there.
+        """
+        found, missing = self.optional(*names)
+        if not found:
+            self.prior(names[0])
+        return found, missing
+
+    def optional(self, *names: str) -> tuple[dict[str, Prior], list[str]]:
+        """As :meth:`priors`, but there may be none."""
+        found, missing = {}, []
+        for name in names:
+            try:
+                found[name] = self.prior(name)
+            except WeightsError:
+                missing.append(f"{name}: there are no weights for it (--weights {name}=FILE)")
+        return found, missing
+
+    def realism(self) -> Realism:
+        """What judges CIFAR-10's pictures: Inception, if ``weights`` has ``inception``, else this project's network.
+
+        Raises:
+            WeightsError: the weights are not there.
+        """
+        from ..features import cifar_realism, inception_realism
+
+        if "inception" in self.weights:
+            return inception_realism(self.weights["inception"], self.data("cifar10", "train"), self.device)
+        return cifar_realism(device=self.device)
+
+    def data(self, name: str, split: str = "test") -> Dataset:
+        """A data set, from the folder that ``BASIS_DATA`` names."""
+        from ..datasets import load_dataset
+
+        return load_dataset(name, split)
+
+    def sampling(self, sampler: str, **options: Any) -> Sampling:
+        """How to sample, on this setup's device and with its seed."""
+        from ..tasks import Sampling
+
+        return Sampling(sampler, device=self.device, dtype=self.dtype, seed=self.seed, **options)
+
+
+def _experiment(name: str, source: str, summary: str, run: str, **sizes: tuple[Any, Any]) -> Experiment:
+    quick, full = ({key: pair[i] for key, pair in sizes.items()} for i in (0, 1))
+    return Experiment(name, source, summary, f"basis_cli.reproduce.{run}", quick, full)
+
+
+_ALL = (
+    _experiment(
+        "table1",
+        "BASIS, Table 1",
+        "bits/dim of test pictures and of separations",
+        "separation:table1",
+        pictures=(200, 10_000),
+        pairs=(4, 100),
+    ),
+    _experiment(
+        "table2",
+        "BASIS, Table 2",
+        "PSNR of MNIST separations, beside the baselines",
+        "separation:table2",
+        baseline_pairs=(6_000, 6_000),
+        pairs=(100, 6_000),
+        langevin_pairs=(8, 6_000),
+        several_pairs=(8, 6_000),
+    ),
+    _experiment(
+        "table3",
+        "BASIS, Table 3",
+        "inception score and FID of CIFAR-10 separations",
+        "separation:table3",
+        pairs=(10, 25_000),
+    ),
+    _experiment(
+        "table4",
+        "BASIS, Table 4",
+        "inception score and FID of colorized CIFAR-10 pictures",
+        "separation:table4",
+        pictures=(20, 50_000),
+    ),
+    _experiment(
+        "figure2",
+        "BASIS, Figure 2",
+        "norms of the noisy priors' gradients",
+        "separation:figure2",
+        pictures=(200, 10_000),
+    ),
+    _experiment(
+        "figure3",
+        "BASIS, Figure 3",
+        "what annealing and noise each contribute",
+        "separation:figure3",
+        pairs=(3, 1_000),
+        steps=(100, 100),
+    ),
+    _experiment(
+        "figure5",
+        "BASIS, Figure 5",
+        "several samples of the same mixtures",
+        "separation:figure5",
+        mixtures=(2, 8),
+        samples=(4, 8),
+    ),
+    _experiment(
+        "figure6",
+        "BASIS, Figure 6",
+        "the distribution of PSNR",
+        "separation:figure6",
+        pairs=(150, 5_000),
+        langevin_pairs=(8, 5_000),
+    ),
+    _experiment(
+        "figure9",
+        "BASIS, Figure 9",
+        "the components at every noise level",
+        "separation:figure9",
+        mixtures=(6, 100),
+        steps=(100, 100),
+    ),
+    _experiment(
+        "figure10",
+        "BASIS, Figure 10",
+        "a posterior sample, the best of several, and NCSN",
+        "separation:figure10",
+        mixtures=(2, 100),
+        samples=(4, 10),
+    ),
+    _experiment(
+        "ncsn-toy-manifold",
+        "NCSN, Figure 1",
+        "sliced score matching on CIFAR-10 with and without a little noise",
+        "training:toy_manifold",
+        iterations=(80, 50_000),
+        batch=(16, 128),
+        filters=(8, 32),
+    ),
+    _experiment(
+        "ncsn-toy-gmm",
+        "NCSN, Figures 2, 3 and 11",
+        "two Gaussians: true and estimated scores, three ways to sample",
+        "toy:gmm",
+        samples=(1_280, 1_280),
+        iterations=(4_000, 10_000),
+    ),
+    _experiment(
+        "ncsn-baseline",
+        "NCSN, Figure 4",
+        "one noise level is not enough",
+        "training:baseline",
+        iterations=(200, 200_000),
+        batch=(64, 128),
+        network=("small", "paper"),
+        samples=(8, 100),
+    ),
+    _experiment(
+        "ncsn-samples",
+        "NCSN, Figures 5 and 14, Table 1",
+        "samples, and how they come about",
+        "samples:from_noise",
+        samples=(9, 100),
+        steps=(100, 100),
+    ),
+    _experiment(
+        "ncsn-inpainting",
+        "NCSN, Figures 7 and 18",
+        "filling in a half, and other masks",
+        "samples:inpainting",
+        pictures=(2, 10),
+        samples=(3, 8),
+        steps=(100, 100),
+    ),
+    _experiment(
+        "ncsn-neighbours",
+        "NCSN, Figures 6 and 17",
+        "the nearest training pictures of samples",
+        "samples:neighbours",
+        samples=(6, 100),
+        steps=(100, 100),
+    ),
+    _experiment(
+        "ncsn-sensitivity",
+        "NCSN, Figure 8",
+        "step size and number of steps",
+        "samples:sensitivity",
+        samples=(3, 100),
+        most_steps=(200, 1_000),
+    ),
+    _experiment(
+        "ncsn-schedule",
+        "NCSN, Figure 9",
+        "linear and geometric noise levels",
+        "training:schedule",
+        iterations=(200, 200_000),
+        batch=(64, 128),
+        network=("small", "paper"),
+        samples=(4, 100),
+    ),
+    _experiment(
+        "ncsn-architecture",
+        "NCSN, Figure 10",
+        "a RefineNet, and a ResNet without skip connections",
+        "training:architecture",
+        iterations=(80, 200_000),
+        batch=(32, 128),
+        filters=(8, 128),
+        samples=(6, 100),
+        steps=(30, 100),
+    ),
+)
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
+
+
+def reproduce(
+    name: str,
+    out: Path,
+    *,
+    full: bool = False,
+    setup: Setup | None = None,
+    sizes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the experiment ``name`` and write ``out/NAME.json`` and ``out/NAME.png``.
+
+    Args:
+        full: with the paper's own counts instead of the quick ones.
+        sizes: counts that replace those.
+
+    Returns:
+        What was written as JSON: ``rows`` (see :class:`Row`), ``sizes``, what was ``cut``, ``left_out`` and ``why``.
+
+    Raises:
+        UsageError: no such experiment, or matplotlib is not installed.
+        WeightsError: it needs a prior that is not there.
+    """
+    if name not in EXPERIMENTS:
+        raise UsageError(f"no experiment is called {name!r}", f"known: {', '.join(EXPERIMENTS)}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("the figures need matplotlib", "pip install 'basis-cli[plot]'") from None
+    experiment, setup = EXPERIMENTS[name], setup or Setup()
+    chosen = {**(experiment.full if full else experiment.quick), **(sizes or {})}
+    began = time.perf_counter()
+    report: Report = plugins.resolve(experiment.run)(setup, **chosen)
+    record = {
+        "experiment": name,
+        "source": experiment.source,
+        "summary": experiment.summary,
+        "basis": __version__,
+        "seed": setup.seed,
+        "dtype": setup.dtype,
+        "seconds": round(time.perf_counter() - began, 1),
+        "sizes": chosen,
+        "cut": [_cut(key, chosen[key], whole) for key, whole in experiment.full.items() if chosen[key] != whole],
+        "left_out": list(report.left_out),
+        "rows": [asdict(row) for row in report.rows],
+        "why": report.why,
+    }
+    figure = Figure(figsize=report.size, layout="constrained")
+    report.draw(figure)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomically(out / f"{name}.png") as partial:
+        figure.savefig(partial, dpi=110, format="png", bbox_inches="tight")
+    with atomically(out / f"{name}.json") as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _cut(key: str, chosen: Any, whole: Any) -> str:
+    """``pairs 100 of 6,000``, ``network small, not paper``."""
+    words = key.replace("_", " ")
+    return f"{words} {chosen:,} of {whole:,}" if isinstance(whole, int) else f"{words} {chosen}, not {whole}"

@@ -1,0 +1,106 @@
+"""docs/reproduction.md, made of the results that ``basis reproduce`` wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import atomically
+from . import EXPERIMENTS, Experiment
+
+HEAD = """# The papers' numbers, and ours
+
+Made from the results in `{folder}/` by `basis reproduce document -o docs/{folder}`. BASIS is *Source Separation
+with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by Estimating
+Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo. Each section is one command, which
+also draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger
+runs of MNIST separation are in [evaluation.md](evaluation.md). The seconds are of one core that others used as well.
+"""
+
+
+def shown(value: float | str | None, error: float | None = None) -> str:
+    """A number for the eye: ``29.3``, ``28.0 ± 0.3``, ``-`` for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if error is None:
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    places = min(4, max(0, -math.floor(math.log10(error)))) if error > 0 else 2
+    return f"{value:,.{places}f} ± {error:,.{places}f}"
+
+
+def section(record: dict[str, Any]) -> str:
+    """One experiment as Markdown."""
+    command = f"basis reproduce {record['experiment']}"
+    if not record["cut"]:
+        command += " --full"
+    if record["dtype"] != "auto":
+        command += f" --dtype {record['dtype']}"
+    notes = [f"Seed {record['seed']}, {record['seconds']:.0f} s."]
+    if record["cut"]:
+        notes.append(f"Cut: {', '.join(record['cut'])}.")
+    if record["left_out"]:
+        notes.append(f"Left out: {'; '.join(record['left_out'])}.")
+    heading = f"## {record['source']}: {record['summary']}"
+    parts = [heading, f"    {command}", _wrapped(" ".join(notes)), _table(record["rows"]), _wrapped(record["why"])]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def missing(experiment: Experiment) -> str:
+    """The section of an experiment without a result: the published numbers."""
+    from .separation import QUOTED
+
+    rows = QUOTED.get(experiment.name, [])
+    heading = f"## {experiment.source}: {experiment.summary}"
+    why = "Not run: the priors that it needs have no weights here."
+    parts = [heading, f"    basis reproduce {experiment.name}", why, _table([asdict(row) for row in rows])]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    lines = ["| | published | ours | settings |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        published = "-" if row["published"] is None else str(row["published"])
+        cells = (row["what"], published, shown(row["ours"], row["error"]), row["settings"])
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def document(folder: Path) -> str:
+    """The whole page, from ``folder/*.json``, in the order of the papers.
+
+    Raises:
+        InputError: a result that cannot be read, or no result at all.
+    """
+    sections = []
+    for experiment in EXPERIMENTS.values():
+        path = folder / f"{experiment.name}.json"
+        try:
+            sections.append(section(json.loads(path.read_text())) if path.exists() else missing(experiment))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no result of basis reproduce: {error}") from error
+    if not any((folder / f"{name}.json").exists() for name in EXPERIMENTS):
+        raise InputError(f"no results in {folder}", "basis reproduce NAME -o FOLDER")
+    return "\n".join([HEAD.format(folder=folder.name), *sections])
+
+
+def write_document(folder: Path) -> Path:
+    """Write :func:`document` beside ``folder``, as ``FOLDER.md``, and return its path."""
+    text = document(folder)
+    path = folder.with_name(folder.name + ".md")
+    with atomically(path) as partial:
+        partial.write_text(text)
+    return path
