@@ -21,7 +21,9 @@ plugins_app = typer.Typer(no_args_is_help=True, help="The plugins that were foun
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _size(shape: tuple[int, int, int]) -> str:
+def _size(shape: tuple[int, int, int] | None) -> str:
+    if shape is None:
+        return "any"
     c, h, w = shape
     return f"{w} x {h} {'gray' if c == 1 else 'colour' if c == 3 else f'{c} channels'}"
 
