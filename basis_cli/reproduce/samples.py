@@ -166,8 +166,8 @@ def sensitivity(setup: Setup, *, samples: int, most_steps: int) -> Report:
         sheet(figure.subplots(), torch.stack(list(shown.values())), rows=list(shown))
 
     why = (
-        "Ours: estimated log-likelihood in nats less that of a test picture. On MNIST; published are CIFAR-10 samples "
-        "without the values. Too small a step leaves the first levels' noise, too large a one leaves [0, 1]."
+        "Ours: estimated log-likelihood in nats less that of a test picture. On MNIST; published are CIFAR-10 samples"
+        " without the values. Too small a step leaves the first levels' noise, too large a one leaves [0, 1]."
     )
     return Report(rows, draw, why, size=(6.0, 5.5))
 

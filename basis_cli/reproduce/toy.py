@@ -97,7 +97,7 @@ def gmm(setup: Setup, *, samples: int, iterations: int) -> Report:
     rows.append(_row("independent samples", "0.8", drawn["samples"], "spread 1"))
     for what, published, sigmas, steps, epsilon in runs:
         setup.say(what)
-        last = f"{len(sigmas)} levels, T = {steps}, epsilon {epsilon:g}, spread {math.sqrt(1 + sigmas[-1] ** 2):.2f}"
+        last = f"L = {len(sigmas)}, T = {steps}, epsilon {epsilon:g}, spread {math.sqrt(1 + sigmas[-1] ** 2):.2f}"
         try:
             drawn[what] = _draw(mixture, samples, sigmas, steps, epsilon)
         except NotFiniteError:

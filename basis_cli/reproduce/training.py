@@ -179,8 +179,8 @@ def architecture(setup: Setup, *, iterations: int, batch: int, filters: int, sam
             rows.append(Row(f"held-out denoising error at sigma {sigma:.2f}, {what}", None, error, None, settings))
     why = (
         "Ours: estimated log-likelihood in nats less that of a test picture. Published are CIFAR-10 samples after "
-        "200,000 iterations; a quick run is far too short for either network to draw digits, so look at the "
-        "denoising errors."
+        "200,000 iterations; a quick run is far too short for either network to draw digits, so look at the denoising"
+        " errors."
     )
     return Report(rows, _rows_of_samples(shown), why, size=(6.0, 2.6))
 
