@@ -68,8 +68,8 @@ class PriorSpec:
     """As the user types it: ``ncsn-mnist``. ``plugin/name`` always works as well."""
     summary: str
     """One line for ``basis priors list``."""
-    shape: tuple[int, int, int]
-    """``(channels, height, width)``."""
+    shape: tuple[int, int, int] | None
+    """``(channels, height, width)``; ``None``: what the weights say that the user gives with it."""
     load: str
     """``"module:function"``; called as ``function(spec, weights, device)`` with ``weights`` a verified path or
     ``None``, and returns a :class:`Prior` on that device."""

@@ -66,7 +66,8 @@ def _checked_priors(returned: object) -> dict[str, PriorSpec]:
     for spec in returned:
         if not (isinstance(spec.name, str) and spec.name and "/" not in spec.name and not set(spec.name) & set(" ,")):
             raise ValueError(f"a prior's name must be a word without '/', ',' or spaces, not {spec.name!r}")
-        if not (len(spec.shape) == 3 and all(isinstance(side, int) and side > 0 for side in spec.shape)):
+        shape = (1, 1, 1) if spec.shape is None else spec.shape
+        if not (len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape)):
             raise ValueError(f"{spec.name}: shape must be (channels, height, width), not {spec.shape!r}")
     return {spec.name: spec for spec in returned}
 

@@ -84,9 +84,10 @@ def load_prior(name: str, *, weights_path: Path | None = None, device: torch.dev
         raise BasisError(
             f"prior {name!r} failed to load: {type(error).__name__}: {error}", "report it to its plugin's author"
         ) from error
-    if not callable(getattr(prior, "at", None)) or tuple(getattr(prior, "shape", ())) != tuple(spec.shape):
+    shape = tuple(getattr(prior, "shape", ()))
+    if not callable(getattr(prior, "at", None)) or len(shape) != 3 or shape != tuple(spec.shape or shape):
         raise BasisError(
             f"prior {name!r} is not usable: its plugin returned {type(prior).__name__}",
-            f"it must have .at(sigma) and .shape == {tuple(spec.shape)}",
+            f"it must have .at(sigma) and .shape == {tuple(spec.shape or ('channels', 'height', 'width'))}",
         )
     return prior

@@ -46,3 +46,19 @@ def test_one_picture_rounds_like_many():
     level = basis_cli.load_prior("ncsn-mnist", device="cpu").at(0.3)
     x = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert torch.equal(level.score(x)[:1], level.score(x[:1]))
+
+
+def test_restores_the_example_with_the_shipped_colour_prior():
+    quick = basis_cli.Sampling(levels=12, seed=1)
+    truth = EXAMPLES / "horse.png"
+    options = {"references": truth, "sampling": quick}
+    answers = {
+        "colorize": basis_cli.colorize(EXAMPLES / "horse.gray.png", **options),
+        "inpaint": basis_cli.inpaint(truth, "right", **options),
+        "upscale": basis_cli.upscale(EXAMPLES / "horse.small.png", 4, **options),
+        "decompress": basis_cli.decompress(EXAMPLES / "horse.jpg", **options),
+    }
+    for task, least in {"colorize": 18, "inpaint": 12, "upscale": 18, "decompress": 18}.items():
+        assert float(answers[task].psnr) > least, task
+        assert float(answers[task].residual) < 1, task
+    assert answers["colorize"].components.std(dim=3).mean() > 0.01  # there is colour

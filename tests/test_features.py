@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +14,10 @@ from scipy.linalg import sqrtm
 from torch import nn
 
 from basis_cli import features, metrics
-from basis_cli.datasets import Dataset
+from basis_cli.datasets import Dataset, load_dataset
 from basis_cli.errors import UsageError, WeightsError
 
+DATA = os.environ.get("BASIS_DATA")
 CONFIG = {"widths": (8, 16), "classes": 10}
 
 
@@ -103,6 +105,24 @@ def test_shifted_pictures_are_the_same_but_for_the_edges():
     assert y.shape == x.shape
     still = features.shifted(x, torch.Generator().manual_seed(0), most=0)
     assert torch.equal(still, x)
+
+
+def test_the_shipped_network_brings_its_reference():
+    realism = features.cifar_realism(device="cpu")
+    assert realism.reference.count == 50_000
+    assert realism.reference.mean.shape == (256,)
+    found = realism(torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert found["cifar-FID"] > 10
+
+
+@pytest.mark.skipif(
+    not DATA or not (Path(DATA) / "cifar10").is_dir(), reason="BASIS_DATA names no folder with CIFAR-10"
+)
+def test_the_shipped_network_knows_cifar():
+    test = load_dataset("cifar10", "test")
+    some = Dataset(test.name, test.split, test.images[:1000], test.labels[:1000])
+    realism = features.cifar_realism(device="cpu")
+    assert features.accuracy(realism.network, some) > 0.88
 
 
 # --- FID and IS

@@ -383,15 +383,16 @@ def basis_weights(*arguments: str, raises: type[Exception] | None = None):
 def test_list_as_json(places, installed):
     path = write(places["shipped"], name="one.safetensors")
     write_manifest(places["shipped"], name="two.safetensors")
-    one = {"prior": "one", "file": "one.safetensors", "bytes": len(GOOD), "path": str(path), "licence": "MIT"}
-    two = {"prior": "two", "file": "two.safetensors", "bytes": len(GOOD), "path": None, "licence": "MIT"}
-    assert json.loads(basis_weights("list", "--json").stdout) == [one, one | {"prior": "b/one"}, two]
+    one = {"name": "one", "file": "one.safetensors", "bytes": len(GOOD), "path": str(path), "licence": "MIT"}
+    two = {"name": "two", "file": "two.safetensors", "bytes": len(GOOD), "path": None, "licence": "MIT"}
+    features = {"name": "cifar-features", "file": weights.FEATURES.file, "bytes": None, "path": None, "licence": ""}
+    assert json.loads(basis_weights("list", "--json").stdout) == [one, one | {"name": "b/one"}, two, features]
 
 
 def test_list_as_table(places, installed):
     write(places["shipped"], name="one.safetensors")
     rows = basis_weights("list").stdout.splitlines()
-    assert rows[0].split() == ["prior", "file", "bytes", "where", "licence"]
+    assert rows[0].split() == ["name", "file", "bytes", "where", "licence"]
     two = next(row for row in rows if row.strip().startswith("two"))
     assert "missing" in two
     assert "bare" not in " ".join(rows)
@@ -402,22 +403,26 @@ def test_list_survives_a_plugins_broken_manifest(places, installed):
     installed["a"].priors["one"] = spec("one", folder=places["plugin"])
     write(places["plugin"], b"[[", "manifest.toml")
     result = basis_weights("list", "--json")
-    assert [row["prior"] for row in json.loads(result.stdout)] == ["one", "b/one", "two"]
+    assert [row["name"] for row in json.loads(result.stdout)] == ["one", "b/one", "two", "cifar-features"]
     assert "manifest.toml" in result.stderr
 
 
 def test_verify(places, installed):
     one = write(places["shipped"], name="one.safetensors")
     two = write(places["cache"], name="two.safetensors")
+    features = write(places["shipped"], name=weights.FEATURES.file)
+    write_manifest(places["shipped"], name=features.name)
     result = basis_weights("verify")
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == [f"ok\tone\t{one}", f"ok\tb/one\t{one}", f"ok\ttwo\t{two}"]
+    rows = [f"one\t{one}", f"b/one\t{one}", f"two\t{two}", f"cifar-features\t{features}"]
+    assert result.stdout.splitlines() == [f"ok\t{row}" for row in rows]
+    assert basis_weights("path", "cifar-features").stdout == f"{features}\n"
     one.unlink()
     actual = flip_a_byte(two)
     result = basis_weights("verify")
     assert result.exit_code == 4
     states = [line.split("\t")[:2] for line in result.stdout.splitlines()]
-    assert states == [["missing", "one"], ["missing", "b/one"], ["corrupt", "two"]]
+    assert states == [["missing", "one"], ["missing", "b/one"], ["corrupt", "two"], ["ok", "cifar-features"]]
     assert actual[:12] in result.stderr
     assert "pull" in result.stderr
 

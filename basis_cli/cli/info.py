@@ -21,7 +21,9 @@ plugins_app = typer.Typer(no_args_is_help=True, help="The plugins that were foun
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _size(shape: tuple[int, int, int]) -> str:
+def _size(shape: tuple[int, int, int] | None) -> str:
+    if shape is None:
+        return "any"
     c, h, w = shape
     return f"{w} x {h} {'gray' if c == 1 else 'colour' if c == 3 else f'{c} channels'}"
 
@@ -106,7 +108,7 @@ def doctor(as_json: AsJson = False) -> None:
         "cuda devices": ", ".join(cuda) or "none",
         "cpu": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    for package in ("numpy", "pillow", "pluggy", "safetensors", "typer", "accelerate", "matplotlib"):
+    for package in ("numpy", "pillow", "pluggy", "safetensors", "typer", "accelerate", "matplotlib", "torchmetrics"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -122,6 +124,10 @@ def doctor(as_json: AsJson = False) -> None:
                     weights.find(spec.weights)
                 except BasisError as error:
                     problems.append(f"prior {name}: {error}")
+    try:
+        weights.find(weights.FEATURES)
+    except BasisError as error:
+        problems.append(f"cifar-FID: {error}")
     if as_json:
         print(json.dumps(facts | {"problems": problems}, indent=2))
     else:

@@ -17,6 +17,7 @@ from .options import with_options
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
+    from ..training import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures or on a standard data set.")
 
@@ -53,18 +54,9 @@ LabelledData = Annotated[str, typer.Option("--data", help="Data set: mnist or ci
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for weights, state, metrics, samples.")]
 Steps = Annotated[int, typer.Option(min=1, help="Batches to train on.")]
-Batch = Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")]
 LearningRate = Annotated[float, typer.Option(help="Adam's; Muon takes 20 times as much.")]
-OptimizerName = Annotated[Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")]
-DecayName = Annotated[Decay, typer.Option(help="How the learning rate falls.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")]
-Bf16 = Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe.")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the network first.")]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between saved states.")]
-SheetEvery = Annotated[int, typer.Option(min=1, help="Steps between sample sheets and held-out measurements.")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same run.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
 StartFrom = Annotated[Path | None, typer.Option(help="Weights to begin with instead of random ones.")]
 
 
@@ -80,6 +72,53 @@ class SquareOptions:
     ] = None
     gray: Annotated[bool, typer.Option("--gray", help="Folders and LSUN: gray pictures.")] = False
     limit: Annotated[int | None, typer.Option(help="Folders and LSUN: use at most so many pictures.")] = None
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; see :class:`basis_cli.training.Settings`."""
+
+    steps: Steps = 18_000
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 64
+    learning_rate: LearningRate = 1e-3
+    optimizer: Annotated[Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")] = (
+        Optimizer.muon
+    )
+    decay: Annotated[Decay, typer.Option(help="How the learning rate falls.")] = Decay.cosine
+    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe.")] = True
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the network first.")] = False
+    save_every: SaveEvery = 500
+    sheet_every: Annotated[int, typer.Option(min=1, help="Steps between sample sheets and held-out measurements.")] = (
+        2_000
+    )
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same run.")] = 0
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False
+
+    def settings(self, flip: bool, **more: Any) -> Settings:
+        """For the library."""
+        from ..training import Settings
+
+        own = {name: value for name, value in asdict(self).items() if name not in ("device", "resume")}
+        return Settings(**own | {"optimizer": self.optimizer.value, "decay": self.decay.value, "flip": flip} | more)
+
+
+@dataclass(frozen=True)
+class ClassifierTraining(TrainingOptions):
+    """With the defaults of a classifier."""
+
+    steps: Steps = 1_100
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 500
+    save_every: SaveEvery = 100
+    sheet_every: Annotated[int, typer.Option("--test-every", min=1, help="Steps between held-out measurements.")] = 200
+
+
+@dataclass(frozen=True)
+class Finetuning(TrainingOptions):
+    """With the defaults of a level of a ladder."""
+
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on at each level.")] = 2_000
+    learning_rate: LearningRate = 3e-4
 
 
 def command_line(arguments: list[str]) -> str:
@@ -143,23 +182,19 @@ def train() -> None:
 @app.command()
 @with_options
 def ncsn(
+    training: TrainingOptions,
     squares: SquareOptions,
     data: Data = "mnist",
     data_dir: DataDir = None,
     out: Out = Path("runs/ncsn"),
-    steps: Steps = 18_000,
-    batch: Batch = 64,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: OptimizerName = Optimizer.muon,
-    decay: DecayName = Decay.cosine,
     loss: Annotated[
         Objective, typer.Option(help="dsm: denoising score matching; ssm: sliced score matching, several times slower.")
     ] = Objective.dsm,
     schedule: Annotated[
-        Schedule | None, typer.Option(help="Fixed noise levels from 1 to 0.01.  [default: geometric; unet: any level]")
+        Schedule | None, typer.Option(help="Fixed noise levels from 1 to 0.01. (default: geometric; unet: any level)")
     ] = None,
     levels: Annotated[
-        int | None, typer.Option(min=1, help="How many fixed noise levels; 1: only 0.01.  [default: 10]")
+        int | None, typer.Option(min=1, help="How many fixed noise levels; 1: only 0.01. (default: 10)")
     ] = None,
     backbone: Annotated[
         Backbone, typer.Option(help="unet: small and fast; refinenet: the paper's; resnet: its toy network.")
@@ -171,20 +206,12 @@ def ncsn(
         int, typer.Option(min=8, help="refinenet, resnet: base channels (64 MNIST, 128 CIFAR-10).")
     ] = 64,
     flip: Flip = False,
-    bf16: Bf16 = True,
-    compile: Compile = False,
-    save_every: SaveEvery = 500,
-    sheet_every: SheetEvery = 2_000,
-    seed: Seed = 0,
-    device: Device = "auto",
-    resume: Resume = False,
     start_from: StartFrom = None,
 ) -> None:
     """Train a noise-conditional score network by denoising or sliced score matching."""
     from basis_ncsn.network import ladder
     from basis_ncsn.training import train as train_ncsn
 
-    from ..training import Settings
     from .output import training_progress
 
     config: dict[str, Any] = {"filters": filters}
@@ -197,21 +224,9 @@ def ncsn(
             config["sigmas"] = ladder(spacing, count, begin)
         else:
             config |= {"schedule": spacing, "levels": count, "sigma_begin": begin}
-    settings = Settings(
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        optimizer=optimizer.value,
-        decay=decay.value,
-        seed=seed,
-        bf16=bf16,
-        compile=compile,
-        flip=flip,
-        save_every=save_every,
-        sheet_every=sheet_every,
-    )
+    settings = training.settings(flip)
     train_set, test_set, notes = _splits(data, data_dir, squares)
-    with training_progress(steps) as callback:
+    with training_progress(settings.steps) as callback:
         path = train_ncsn(
             train_set,
             test_set,
@@ -220,8 +235,8 @@ def ncsn(
             backbone=backbone.value,
             config=config,
             objective=loss.value,
-            device=device,
-            resume=resume,
+            device=training.device,
+            resume=training.resume,
             start_from=start_from,
             notes=notes,
             callback=callback,
@@ -232,15 +247,11 @@ def ncsn(
 @app.command()
 @with_options
 def glow(
+    training: TrainingOptions,
     squares: SquareOptions,
     data: Data = "mnist",
     data_dir: DataDir = None,
     out: Out = Path("runs/glow"),
-    steps: Steps = 18_000,
-    batch: Batch = 64,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: OptimizerName = Optimizer.muon,
-    decay: DecayName = Decay.cosine,
     levels: Annotated[int, typer.Option(min=1, help="Resolutions; each halves the picture.")] = 2,
     depth: Annotated[int, typer.Option(min=1, help="Steps of flow at each resolution (32 as published).")] = 16,
     width: Annotated[int, typer.Option(min=1, help="Channels inside the couplings (512 as published).")] = 128,
@@ -248,44 +259,24 @@ def glow(
         bool, typer.Option("--conditional", help="One model for all noise levels; else of pictures without noise.")
     ] = False,
     flip: Flip = False,
-    bf16: Bf16 = True,
-    compile: Compile = False,
-    save_every: SaveEvery = 500,
-    sheet_every: SheetEvery = 2_000,
-    seed: Seed = 0,
-    device: Device = "auto",
-    resume: Resume = False,
     start_from: StartFrom = None,
 ) -> None:
     """Train a Glow by maximum likelihood; basis finetune-glow makes a ladder of noise levels of it."""
     from basis_glow.training import train as train_glow
 
-    from ..training import Settings
     from .output import training_progress
 
-    settings = Settings(
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        optimizer=optimizer.value,
-        decay=decay.value,
-        seed=seed,
-        bf16=bf16,
-        compile=compile,
-        flip=flip,
-        save_every=save_every,
-        sheet_every=sheet_every,
-    )
+    settings = training.settings(flip)
     train_set, test_set, notes = _splits(data, data_dir, squares)
-    with training_progress(steps) as callback:
+    with training_progress(settings.steps) as callback:
         path = train_glow(
             train_set,
             test_set,
             out,
             settings,
             config={"levels": levels, "depth": depth, "width": width, "conditional": conditional},
-            device=device,
-            resume=resume,
+            device=training.device,
+            resume=training.resume,
             start_from=start_from,
             notes=notes,
             callback=callback,
@@ -294,58 +285,34 @@ def glow(
 
 
 @app.command()
+@with_options
 def features(
+    training: ClassifierTraining,
     data: LabelledData = "cifar10",
     data_dir: DataDir = None,
     out: Out = Path("runs/features"),
-    steps: Steps = 1_100,
-    batch: Batch = 500,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: OptimizerName = Optimizer.muon,
-    decay: DecayName = Decay.cosine,
     widths: Annotated[str, typer.Option(help="Channels of the stages; the last is the number of features.")] = (
         "64,224,256"
     ),
-    bf16: Bf16 = True,
-    compile: Compile = False,
-    save_every: SaveEvery = 100,
-    sheet_every: Annotated[int, typer.Option("--test-every", min=1, help="Steps between held-out measurements.")] = 200,
-    seed: Seed = 0,
-    device: Device = "auto",
-    resume: Resume = False,
 ) -> None:
     """Train the classifier whose features cifar-FID and cifar-IS compare (needs a data set with labels, in colour)."""
     from ..features import train as train_features
-    from ..training import Settings
     from .output import training_progress
 
-    settings = Settings(
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        optimizer=optimizer.value,
-        decay=decay.value,
-        warmup=50,
-        seed=seed,
-        bf16=bf16,
-        compile=compile,
-        flip=True,
-        save_every=save_every,
-        sheet_every=sheet_every,
-    )
+    settings = training.settings(True, warmup=50)
     stages = _integers(widths)
     train_set, test_set, notes = _splits(data, data_dir)
     if not train_set.labels.any():
         raise UsageError(f"{data} says nothing of classes", "--data cifar10")
-    with training_progress(steps) as callback:
+    with training_progress(settings.steps) as callback:
         path = train_features(
             train_set,
             test_set,
             out,
             settings,
             widths=stages,
-            device=device,
-            resume=resume,
+            device=training.device,
+            resume=training.resume,
             notes=notes,
             callback=callback,
         )
@@ -354,6 +321,7 @@ def features(
 
 @with_options
 def finetune_glow(
+    training: Finetuning,
     squares: SquareOptions,
     prior: Annotated[str, typer.Option("--prior", help="The noiseless Glow to start from.")] = "glow-mnist",
     start_from: Annotated[Path | None, typer.Option(help="Its weights, if they are a file of your own.")] = None,
@@ -363,19 +331,7 @@ def finetune_glow(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the ladder, one file a level.")] = Path(
         "runs/glow-ladder"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Batches to train on at each level.")] = 2_000,
-    batch: Batch = 64,
-    learning_rate: LearningRate = 3e-4,
-    optimizer: OptimizerName = Optimizer.muon,
-    decay: DecayName = Decay.cosine,
     flip: Flip = False,
-    bf16: Bf16 = True,
-    compile: Compile = False,
-    save_every: SaveEvery = 500,
-    sheet_every: SheetEvery = 2_000,
-    seed: Seed = 0,
-    device: Device = "auto",
-    resume: Resume = False,
 ) -> None:
     """Fine-tune a noiseless Glow level by level, each from the one below: the paper's appendix A.1.
 
@@ -387,28 +343,15 @@ def finetune_glow(
     from .. import weights
     from ..api import WeightFile
     from ..plugins import prior_spec
-    from ..training import Settings
     from .output import stderr, training_progress
 
     ladder = _sigmas(sigmas)
     spec = prior_spec(prior)
     if spec.weights is None and start_from is None:
         raise UsageError(f"{prior} has no weights of its own", "give --start-from FILE; basis train glow makes one")
-    settings = Settings(
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        optimizer=optimizer.value,
-        decay=decay.value,
-        seed=seed,
-        bf16=bf16,
-        compile=compile,
-        flip=flip,
-        save_every=save_every,
-        sheet_every=sheet_every,
-    )
+    settings = training.settings(flip)
     train_set, test_set, notes = _splits(data, data_dir, squares)
-    with training_progress(steps * len(ladder)) as callback:
+    with training_progress(settings.steps * len(ladder)) as callback:
         path = finetune(
             train_set,
             test_set,
@@ -416,8 +359,8 @@ def finetune_glow(
             settings,
             start_from=weights.find(spec.weights or WeightFile(""), start_from),
             sigmas=ladder,
-            device=device,
-            resume=resume,
+            device=training.device,
+            resume=training.resume,
             notes=notes,
             callback=callback,
             report=lambda text: stderr.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True),

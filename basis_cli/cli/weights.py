@@ -1,4 +1,4 @@
-"""``basis weights``: the files that priors are loaded from."""
+"""``basis weights``: the files that priors, and the network behind cifar-FID, are loaded from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import typer
 from rich.table import Table
 
 from .. import weights
-from ..api import PriorSpec, WeightFile
+from ..api import WeightFile
 from ..errors import UsageError, WeightsError
 from ..plugins import plugins, prior_spec
 from .output import fail, stderr, stdout
 
 app = typer.Typer(no_args_is_help=True)
 
-PriorName = Annotated[str, typer.Argument(help="A prior, as `basis priors list` names it.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="As `basis weights list` names it, mostly a prior.", show_default=False)]
+FEATURES = weights.FEATURES.file.removesuffix(".safetensors")
 
 
 class Kind(str, Enum):
@@ -28,20 +29,20 @@ class Kind(str, Enum):
 
 @app.callback()
 def main() -> None:
-    """Find, check, download and convert the files that priors are loaded from."""
+    """Find, check, download and convert the files that priors and cifar-FID are loaded from."""
 
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """Show the weights of every prior and where they are."""
-    rows = [_row(name, spec) for name, spec in _with_weights().items()]
+    """Show the weights of every prior, and those behind cifar-FID, and where they are."""
+    rows = [_row(name, file, licence) for name, (file, licence) in _files().items()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("prior", "file", "bytes", "where", "licence", box=None, header_style="bold")
+    table = Table("name", "file", "bytes", "where", "licence", box=None, header_style="bold")
     for row in rows:
         size = "" if row["bytes"] is None else f"{row['bytes']:,}"
-        table.add_row(row["prior"], row["file"], size, row["path"] or "missing", row["licence"])
+        table.add_row(row["name"], row["file"], size, row["path"] or "missing", row["licence"])
     for column in table.columns:
         column.overflow = "fold"
     stdout.print(table)
@@ -49,36 +50,34 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inste
 
 @app.command()
 def verify(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Priors to check; default: all.", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="What to check; default: all.", show_default=False)] = None,
 ) -> None:
     """Compare each file's SHA-256 with the one stated for it. Exit code 4 if any is corrupt or missing."""
-    specs = {name: prior_spec(name) for name in names} if names else _with_weights()
+    files = {name: _file(name) for name in names} if names else {name: file for name, (file, _) in _files().items()}
     good = True
-    for name, spec in specs.items():
-        found = weights.locate(_weights_of(spec))
+    for name, file in files.items():
+        found = weights.locate(file)
         try:
-            weights.find(_weights_of(spec))
+            weights.find(file)
             state = "ok"
         except WeightsError as error:
             state, good = "corrupt" if found else "missing", False
             fail(error)
-        typer.echo(f"{state}\t{name}\t{found or _weights_of(spec).file}")
+        typer.echo(f"{state}\t{name}\t{found or file.file}")
     if not good:
         raise typer.Exit(WeightsError.exit_code)
 
 
 @app.command()
-def path(name: PriorName) -> None:
-    """Print where a prior's weights are, after checking them."""
-    typer.echo(weights.find(_weights_of(prior_spec(name))))
+def path(name: Name) -> None:
+    """Print where weights are, after checking them."""
+    typer.echo(weights.find(_file(name)))
 
 
 @app.command()
-def pull(name: PriorName) -> None:
-    """Download a prior's weights into your cache folder and print where they are."""
-    file = _weights_of(prior_spec(name))
+def pull(name: Name) -> None:
+    """Download weights into your cache folder and print where they are."""
+    file = _file(name)
     with stderr.status(f"downloading {file.file}"):
         downloaded = weights.pull(file)
     typer.echo(downloaded)
@@ -121,33 +120,38 @@ def convert(
     typer.echo(out)
 
 
-def _with_weights() -> dict[str, PriorSpec]:
-    """Every prior that has weights, by the name to type: ``plugin/name`` where another plugin holds the short one."""
-    return {
-        f"{plugin.name}/{name}" if name in plugin.clashes else name: spec
+def _files() -> dict[str, tuple[WeightFile, str]]:
+    """Every file and its licence, by the name to type: a prior's (``plugin/name`` where another plugin holds the short
+    one), or the feature network's.
+    """
+    files = {
+        f"{plugin.name}/{name}" if name in plugin.clashes else name: (spec.weights, spec.licence)
         for plugin in plugins()
         for name, spec in plugin.priors.items()
         if spec.weights
     }
+    return files | {FEATURES: (weights.FEATURES, "")}
 
 
-def _weights_of(spec: PriorSpec) -> WeightFile:
+def _file(name: str) -> WeightFile:
+    if name == FEATURES:
+        return weights.FEATURES
+    spec = prior_spec(name)
     if spec.weights is None:
-        raise UsageError(f"{spec.name} has no weights", "`basis weights list` shows the priors that have")
+        raise UsageError(f"{spec.name} has no weights", "`basis weights list` shows what has")
     return spec.weights
 
 
-def _row(name: str, spec: PriorSpec) -> dict[str, Any]:
-    file = _weights_of(spec)
+def _row(name: str, file: WeightFile, licence: str) -> dict[str, Any]:
     found, stated = weights.locate(file), None
     try:
         stated = weights.entry(file)
     except WeightsError as error:  # one plugin's broken manifest must not hide the others
         fail(error)
     return {
-        "prior": name,
+        "name": name,
         "file": file.file,
         "bytes": found.stat().st_size if found else stated.bytes if stated else None,
         "path": str(found) if found else None,
-        "licence": spec.licence or (stated.licence if stated else ""),
+        "licence": licence or (stated.licence if stated else ""),
     }

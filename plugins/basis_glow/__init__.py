@@ -20,4 +20,10 @@ def basis_priors() -> list[PriorSpec]:
             shape=(3, 32, 32),
             load="basis_glow.prior:load",
         ),
+        PriorSpec(
+            name="glow",
+            summary="A Glow that you trained, for pictures of any shape (give it with --weights)",
+            shape=None,
+            load="basis_glow.prior:load",
+        ),
     ]

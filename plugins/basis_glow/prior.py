@@ -262,6 +262,6 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> GlowPri
     else:
         network, sigma = read(weights)
         prior = GlowPrior(_ready(network, device), sigma)
-    if prior.shape != tuple(spec.shape):
+    if spec.shape and prior.shape != tuple(spec.shape):
         raise WeightsError(f"{weights} is for pictures of shape {prior.shape}, but {spec.name} models {spec.shape}")
     return prior

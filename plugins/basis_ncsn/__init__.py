@@ -25,6 +25,12 @@ def basis_priors() -> list[PriorSpec]:
             licence="MIT",
         ),
         PriorSpec(
+            name="ncsn",
+            summary="A score network that you trained, for pictures of any shape (give it with --weights)",
+            shape=None,
+            load="basis_ncsn.prior:load",
+        ),
+        PriorSpec(
             name="ncsn-paper-untrained",
             summary="The paper's network (RefineNet, 64 filters) with random weights: for `basis bench speed` only",
             shape=(1, 28, 28),

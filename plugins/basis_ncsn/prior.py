@@ -100,7 +100,7 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePr
     if weights is None:
         raise WeightsError(f"{spec.name} needs weights", "give them with --weights")
     network, shape = read(weights)
-    if shape != tuple(spec.shape):
+    if spec.shape and shape != tuple(spec.shape):
         raise WeightsError(f"{weights} is for pictures of shape {shape}, but {spec.name} models {tuple(spec.shape)}")
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ScorePrior(network, shape, getattr(network, "sigmas", None))
@@ -108,6 +108,7 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePr
 
 def untrained(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePrior:
     """The network that the paper ran on pictures of this shape, with random weights: what it computes is noise."""
+    assert spec.shape, "the paper's network is for pictures of a known shape"
     channels = spec.shape[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -173,4 +173,5 @@ PRIORS: dict[str, Callable[[tuple[int, int, int]], GaussianMixture]] = {
 
 def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> GaussianMixture:
     """The toy prior that ``spec`` names; there are no weights to read."""
+    assert spec.shape, "a toy is made for its shape"
     return PRIORS[spec.name](spec.shape).to(device)

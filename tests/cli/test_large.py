@@ -10,10 +10,15 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from basis_cli.cli import output
+from basis_cli.operators import Mixture
 
 TOY = ["--prior", "toy-mixture", "--levels", 3, "--quiet", "--device", "cpu"]
 
@@ -210,3 +215,27 @@ def test_a_run_that_fails_leaves_no_state(basis, picture, plugin):
     assert result.exit_code == 1
     assert "not finite" in result.stderr
     assert not list(Path("out").iterdir())
+
+
+def test_the_time_left_is_known_when_levels_take_minutes_and_after_resuming(monkeypatch):
+    clock, bars = [1000.0], []
+    make = output._bar
+
+    def remembered(quiet):
+        bars.append(make(quiet))
+        return bars[0]
+
+    monkeypatch.setattr(output, "_bar", remembered)
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(output.stderr, "get_time", lambda: clock[0])
+    y = torch.rand(1, 1, 8, 8)
+    state = {"operator": Mixture([1.0]), "y": y, "x": y[None], "sigma": 1.0, "total": 10, "batch": 0, "batches": 1}
+    with output.sampling_progress(2) as callback:
+        task = bars[0].tasks[0]
+        for step in range(4, 10):  # resumed after the fourth level of the first of two chunks
+            callback(step=step, **state)
+            clock[0] += 120
+        assert task.completed == 10
+        callback(step=0, **state)
+        assert (task.completed, task.total) == (11, 20)
+        assert task.time_remaining == pytest.approx(9 * 120, rel=0.01)

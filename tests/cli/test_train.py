@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from basis_ncsn.prior import read
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -54,6 +55,11 @@ def test_trains_on_a_folder_of_pictures(basis, picture, tmp_path):
         about = file.metadata()
     assert about["data"] == "photos, train split, 4 pictures"
     assert json.loads(about["shape"]) == [3, 16, 16]
+    drawn = basis("sample", "--prior", "ncsn", "--weights", "run/weights.safetensors", "-n", 1, "--steps", 1, "--quiet")
+    assert drawn.exit_code == 0, drawn.output
+    with Image.open("out/ncsn-0001.png") as sampled:
+        assert (sampled.mode, sampled.size) == ("RGB", (16, 16))
+    assert basis("sample", "--prior", "ncsn", "-o", "none").exit_code == 4
     gray = basis(*run[:-1], "gray", "--gray", "--limit", 2, "--crop", 20)
     assert gray.exit_code == 0, gray.output
     with safe_open("gray/weights.safetensors", "pt") as file:

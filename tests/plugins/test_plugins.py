@@ -143,7 +143,7 @@ SPEC = "return [PriorSpec({}, 'a summary', {}, 'module:load')]".format
         ("basis_priors", SPEC("'x'", (8, 8)), "ValueError: x: shape must be (channels, height, width), not (8, 8)"),
         ("basis_priors", SPEC("'x'", (1, 0, 8)), "ValueError: x: shape must be"),
         ("basis_priors", SPEC("'x'", (1, 8.0, 8)), "ValueError: x: shape must be"),
-        ("basis_priors", SPEC("'x'", None), "TypeError: "),
+        ("basis_priors", SPEC("'x'", 8), "TypeError: "),
         ("basis_priors", SPEC("'a/b'", (1, 8, 8)), "ValueError: a prior's name must be a word"),
         ("basis_priors", SPEC("'a b'", (1, 8, 8)), "ValueError: a prior's name must be a word"),
         ("basis_priors", SPEC("''", (1, 8, 8)), "ValueError: a prior's name must be a word"),
