@@ -167,7 +167,7 @@ def sensitivity(setup: Setup, *, samples: int, most_steps: int) -> Report:
 
     why = (
         "Ours: estimated log-likelihood in nats less that of a test picture. On MNIST; published are CIFAR-10 samples"
-        " without the values. Too small a step leaves the first levels' noise, too large a one leaves [0, 1]."
+        " without the values. Too small a step leaves the first levels' noise, too large a one breaks the strokes up."
     )
     return Report(rows, draw, why, size=(6.0, 5.5))
 

@@ -97,7 +97,9 @@ def toy_manifold(setup: Setup, *, iterations: int, batch: int, filters: int) -> 
     def draw(figure: Any) -> None:
         for axes, (what, losses), color in zip(figure.subplots(1, 2), curves.items(), (PUBLISHED, OURS), strict=True):
             axes.plot(losses, color=color, linewidth=0.8)
-            axes.set_yscale("symlog", linthresh=1000)
+            axes.set_yscale("symlog", linthresh=1000, linscale=0.5)
+            axes.set_yticks([1e3, 0, *(-(10.0**n) for n in range(3, 8))])
+            axes.set_ylim(min(*losses, -1e3) * 2, max(losses) * 2)
             axes.set(xlabel="iteration", title=what)
         figure.supylabel("sliced score matching loss", fontsize=9)
 
