@@ -59,7 +59,7 @@ def missing(experiment: Experiment) -> str:
 
     rows = QUOTED.get(experiment.name, [])
     heading = f"## {experiment.source}: {experiment.summary}"
-    why = "No result yet" + (": it needs priors that ship without weights." if rows else ".")
+    why = "No result yet: the published numbers only." if rows else "No result yet."
     parts = [heading, f"    basis reproduce {experiment.name}", why, _table([asdict(row) for row in rows])]
     return "\n\n".join(filter(None, parts)) + "\n"
 
