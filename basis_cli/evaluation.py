@@ -94,10 +94,7 @@ def evaluate_separation(
     operator = Mixture([1 / k] * k)
     y = operator(truth)
     began = time.perf_counter()
-    seeds = [  # the first sample is the one that is drawn alone
-        [image_seed(sampling.seed, pair, *([sample] if sample else [])) for sample in range(samples)]
-        for pair in range(pairs)
-    ]
+    seeds = _seeds(sampling.seed, pairs, samples)
     ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
     seconds = time.perf_counter() - began
     x = torch.stack([one.select(select)[:, 0] for one in ranked], dim=1)
@@ -124,6 +121,11 @@ def evaluate_separation(
         "settings": sampling.described(priors) | {"samples": samples, "select": select},
         "psnr_per_mixture": [round(float(value), 3) for value in psnr],
     } | ({} if realism is None else {"quality": _compared(truth, realism, average=y[None].expand_as(x), separations=x)})
+
+
+def _seeds(seed: int, count: int, samples: int) -> list[list[int]]:
+    """Those of each picture's samples; the first sample is the one that is drawn alone."""
+    return [[image_seed(seed, i, *([s] if s else [])) for s in range(samples)] for i in range(count)]
 
 
 def quality(x: Tensor, truth: Tensor, realism: metrics.Realism | None = None) -> dict[str, float]:
@@ -219,7 +221,7 @@ def evaluate_restoration(
     if tuple(truth.shape[1:]) != tuple(prior.shape):
         raise UsageError(f"the prior models {tuple(prior.shape)} pictures, but {data.name}'s are {data.shape}")
     y = (damage.operator(truth[None]) * 255).round() / 255
-    seeds = [image_seed(sampling.seed, i, *([s] if s else [])) for i in range(len(y)) for s in range(samples)]
+    seeds = [seed for own in _seeds(sampling.seed, len(y), samples) for seed in own]
     repeated = y.repeat_interleave(samples, dim=0)
     began = time.perf_counter()
     x, _, evaluations = sample_posterior([prior], damage.operator, repeated, seeds, sampling, callback)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from .errors import UsageError
@@ -52,14 +55,14 @@ class Constraint(Operator, Protocol):
         """The ``x'`` nearest to ``x`` with ``A(x') = y``."""
 
 
-class _Linear:
+class _Linear(ABC):
     """What linear operators share."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor: ...
 
-    def pinv(self, y: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def pinv(self, y: Tensor) -> Tensor: ...
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """``x + A^+ (y - A x)``, the nearest solution of ``A x = y``."""
@@ -332,143 +335,6 @@ def _triangular(side: int, factor: int) -> Tensor:
     return 0.75 * near + 0.25 * torch.eye(small, dtype=torch.float64)[neighbour]
 
 
-STANDARD_TABLES = (
-    (
-        16,
-        11,
-        10,
-        16,
-        24,
-        40,
-        51,
-        61,
-        12,
-        12,
-        14,
-        19,
-        26,
-        58,
-        60,
-        55,
-        14,
-        13,
-        16,
-        24,
-        40,
-        57,
-        69,
-        56,
-        14,
-        17,
-        22,
-        29,
-        51,
-        87,
-        80,
-        62,
-        18,
-        22,
-        37,
-        56,
-        68,
-        109,
-        103,
-        77,
-        24,
-        35,
-        55,
-        64,
-        81,
-        104,
-        113,
-        92,
-        49,
-        64,
-        78,
-        87,
-        103,
-        121,
-        120,
-        101,
-        72,
-        92,
-        95,
-        98,
-        112,
-        100,
-        103,
-        99,
-    ),
-    (
-        17,
-        18,
-        24,
-        47,
-        99,
-        99,
-        99,
-        99,
-        18,
-        21,
-        26,
-        66,
-        99,
-        99,
-        99,
-        99,
-        24,
-        26,
-        56,
-        99,
-        99,
-        99,
-        99,
-        99,
-        47,
-        66,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-        99,
-    ),
-)
-"""Quality 50's (ITU-T T.81, annex K)."""
-
-
 def standard_tables(quality: int) -> list[list[int]]:
     """The quantization tables that libjpeg uses at ``quality`` (1 to 100), rows first: brightness, chroma.
 
@@ -477,8 +343,10 @@ def standard_tables(quality: int) -> list[list[int]]:
     """
     if not 1 <= quality <= 100:
         raise UsageError(f"JPEG quality is from 1 to 100, not {quality}")
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return [[min(max((step * scale + 50) // 100, 1), 255) for step in table] for table in STANDARD_TABLES]
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
+    tables = Image.open(file).quantization  # type: ignore[attr-defined]
+    return [list(tables[key]) for key in sorted(tables)]
 
 
 class Unobserved(_Linear):

@@ -440,6 +440,11 @@ def _answers(
     )
 
 
+def restorer(noise_std: float | None) -> str:
+    """The sampler that :func:`restore` takes by default."""
+    return "conjugate" if noise_std else "project"
+
+
 def restore(
     y: Tensor,
     operator: Operator,
@@ -467,7 +472,8 @@ def restore(
     Raises:
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    sampling = (sampling or Sampling()).by_default("conjugate" if sampling and sampling.noise_std else "project")
+    sampling = sampling or Sampling()
+    sampling = sampling.by_default(restorer(sampling.noise_std))
     loaded = _loaded(prior, weights, sampling)
     truth = None if references is None else _as_batch(references, loaded.shape, None)[None]
     return _answers([loaded], operator, y, samples, select, truth, sampling, callback, saved)

@@ -295,7 +295,9 @@ class _Run:
         weights: Path | None,
     ) -> _Run:
         """For tasks whose answer is one picture."""
-        sampling = sampler.sampling("conjugate" if several.noise_std else "project", several.noise_std)
+        from ..tasks import restorer
+
+        sampling = sampler.sampling(restorer(several.noise_std), several.noise_std)
         run = cls(task, inputs, sampling, several, tiles, output, prior)
         run.priors, run.hashes = load_priors([prior], 1, weights, sampler.device)
         return run
