@@ -72,7 +72,7 @@ def nmf_split(
 ) -> Tensor:
     """As :func:`nmf`, with a dictionary for each half of the classes (Table 2, class split).
 
-    The atoms of the lower classes (digits 0-4) make the first component, those of the upper ones the second.
+    The atoms of the first half (digits 0-4) make the first component, those of the second half the second.
 
     Raises:
         UsageError: as :func:`nmf`, or not two components.
@@ -110,10 +110,7 @@ def _dictionary(shape: tuple[int, int, int], atoms: int, half: int | None = None
     if shape not in DATA:
         raise UsageError(f"nmf knows no training pictures of shape {shape}", f"known: {', '.join(map(str, DATA))}")
     data = load_dataset(DATA[shape], "train")
-    images = data.images
-    if half is not None:
-        upper = data.labels >= (int(data.labels.max()) + 1) // 2
-        images = images[upper == bool(half)]
+    images = data.images if half is None else data.images[data.upper == bool(half)]
     flat = images[:pictures].reshape(-1, int(np.prod(shape))).astype(np.float64) / 255
     return learner(atoms, init="nndsvda", max_iter=500, random_state=0).fit(flat).components_
 

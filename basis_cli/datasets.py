@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from . import images
 from .errors import InputError, InputWarning, UsageError
+
+UPPER = {"cifar10": (0, 1, 8, 9)}  # aeroplanes, cars, ships, lorries; the others are animals (the paper, section 5)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,16 @@ class Dataset:
     def shape(self) -> tuple[int, int, int]:
         """``(channels, height, width)``."""
         return self.images.shape[1:]  # type: ignore[return-value]
+
+    @property
+    def upper(self) -> np.ndarray:
+        """Which pictures belong to the second half of the classes, ``(n,)``: digits 5-9, CIFAR-10's machines."""
+        classes = UPPER.get(self.name)
+        return self.labels >= (int(self.labels.max()) + 1) // 2 if classes is None else np.isin(self.labels, classes)
+
+    def __getitem__(self, which: Any) -> Tensor:
+        """The pictures ``which`` (any index) as float32 in [0, 1], ``(..., c, h, w)``."""
+        return torch.from_numpy(self.images[which].astype(np.float32) / 255)
 
 
 @dataclass(frozen=True)
@@ -221,11 +235,11 @@ def load_dataset(name: str, split: str, data_dir: Path | None = None, squares: S
 PROTOCOLS = ("class-agnostic", "class-split")
 
 
-def mixture_indices(labels: np.ndarray, k: int, count: int, protocol: str, seed: int) -> np.ndarray:
+def mixture_indices(data: Dataset, k: int, count: int, protocol: str, seed: int) -> np.ndarray:
     """Which pictures make each of ``count`` mixtures: ``(count, k)`` indices, distinct within a row.
 
-    ``class-agnostic`` draws k distinct pictures; ``class-split`` one from the lower and one from the upper half of
-    the classes (digits 0-4 and 5-9), section 5 of the paper. Row ``i`` is the same whatever ``count`` is.
+    ``class-agnostic`` draws k distinct pictures; ``class-split`` one from each half of the classes (digits 0-4 with
+    5-9, CIFAR-10's animals with machines), section 5 of the paper. Row ``i`` is the same whatever ``count`` is.
 
     Raises:
         UsageError: unknown protocol, or ``class-split`` with k other than 2, or too few pictures.
@@ -235,12 +249,11 @@ def mixture_indices(labels: np.ndarray, k: int, count: int, protocol: str, seed:
     if protocol == "class-split":
         if k != 2:
             raise UsageError(f"class-split mixes two pictures, not {k}", "use --protocol class-agnostic")
-        middle = (int(labels.max()) + 1) // 2
-        groups = [np.flatnonzero(labels < middle), np.flatnonzero(labels >= middle)]
+        groups = [np.flatnonzero(~data.upper), np.flatnonzero(data.upper)]
     else:
-        groups = [np.arange(len(labels))]
+        groups = [np.arange(len(data.labels))]
     if min(map(len, groups)) < max(k, 1):
-        raise UsageError(f"{len(labels)} pictures are too few for mixtures of {k}")
+        raise UsageError(f"{len(data.labels)} pictures are too few for mixtures of {k}")
     rows = []
     for row in range(count):
         rng = np.random.default_rng((seed, row))

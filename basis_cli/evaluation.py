@@ -89,8 +89,8 @@ def evaluate_separation(
     """
     sampling = (sampling or Sampling()).by_default("ep")
     k = len(priors)
-    chosen = mixture_indices(data.labels, k, pairs, protocol, pairs_seed)
-    truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+    chosen = mixture_indices(data, k, pairs, protocol, pairs_seed)
+    truth = data[chosen.T]
     operator = Mixture([1 / k] * k)
     y = operator(truth)
     began = time.perf_counter()
@@ -217,7 +217,7 @@ def evaluate_restoration(
         UsageError: the prior models pictures of another shape.
     """
     sampling = (sampling or Sampling()).by_default("project")
-    truth = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255)
+    truth = data[:pictures]
     if tuple(truth.shape[1:]) != tuple(prior.shape):
         raise UsageError(f"the prior models {tuple(prior.shape)} pictures, but {data.name}'s are {data.shape}")
     y = (damage.operator(truth[None]) * 255).round() / 255
@@ -275,7 +275,7 @@ def evaluate_samples(
         "pictures": count,
         "quality": {
             "samples": realism(x),
-            "truth": realism(torch.from_numpy(data.images[:count].astype(np.float32) / 255)),
+            "truth": realism(data[:count]),
         },
         "seconds": time.perf_counter() - began,
         "settings": sampling.described([prior]),
@@ -317,7 +317,7 @@ def evaluate_likelihood(
     sampling = (sampling or Sampling()).by_default("langevin")
     device = choose_device(sampling.device)
     sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
-    x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(device)
+    x = data[:pictures].to(device)
     noiseless = _level_without_noise(prior)
     found = {
         "test, no noise": noiseless and _bits_per_dim(noiseless, x + _seeded(sampling.seed, x, uniform=True) / 255),
@@ -325,8 +325,8 @@ def evaluate_likelihood(
         "separations": None,
     }
     if pairs:
-        chosen = mixture_indices(data.labels, 2, pairs, "class-agnostic", sampling.seed)
-        truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+        chosen = mixture_indices(data, 2, pairs, "class-agnostic", sampling.seed)
+        truth = data[chosen.T]
         operator = Mixture([0.5, 0.5])
         seeds = [image_seed(sampling.seed, pair) for pair in range(pairs)]
         components, _, _ = sample_posterior([prior, prior], operator, operator(truth), seeds, sampling, callback)
@@ -368,7 +368,7 @@ def evaluate_gradients(
     Returns:
         For each level ``sigma``, ``scaled_norm`` (the mean) and its ``standard_error``.
     """
-    x = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255).to(choose_device(device))
+    x = data[:pictures].to(choose_device(device))
     noise = _seeded(seed, x)
     rows = []
     for sigma in sigmas:

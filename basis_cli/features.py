@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -84,7 +83,7 @@ def accuracy(network: nn.Module, data: Dataset) -> float:
     device = next(network.parameters()).device
     right = 0
     for start in range(0, len(data.images), 500):
-        x = torch.from_numpy(data.images[start : start + 500].astype(np.float32) / 255).to(device)
+        x = data[start : start + 500].to(device)
         guesses = network(x)[0].argmax(1).cpu().numpy()
         right += int((guesses == data.labels[start : start + 500]).sum())
     return right / len(data.images)

@@ -6,7 +6,6 @@ BASIS_DATA=~/data python examples/separation_sheet.py docs/separation.png
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import basis_cli
@@ -15,8 +14,8 @@ from basis_cli import datasets, images
 COUNT = 12
 
 test = datasets.load_dataset("mnist", "test")
-chosen = datasets.mixture_indices(test.labels, k=2, count=COUNT, protocol="class-agnostic", seed=0)
-truth = torch.from_numpy(test.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+chosen = datasets.mixture_indices(test, k=2, count=COUNT, protocol="class-agnostic", seed=0)
+truth = test[chosen.T]
 better = {"samples": 4, "select": "mode", "sampling": basis_cli.Sampling(levels=58)}
 result = basis_cli.separate(truth.mean(0), references=truth, prior="ncsn-mnist", **better)
 rows = torch.cat([result.y, result.components[:, :, 0].flatten(0, 1), truth.flatten(0, 1)])

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,7 +65,7 @@ class Judge:
 
     def __init__(self, setup: Setup):
         self.prior, self.setup = setup.prior("ncsn-mnist"), setup
-        test = torch.from_numpy(setup.data("mnist").images[:100].astype(np.float32) / 255)
+        test = setup.data("mnist")[:100]
         self.typical = self._likelihood(test).mean()
 
     def _likelihood(self, x: Tensor) -> Tensor:
@@ -112,12 +111,12 @@ def from_noise(setup: Setup, *, samples: int, steps: int) -> Report:
 def neighbours(setup: Setup, *, samples: int, steps: int) -> Report:
     """The five nearest training pictures of each sample, by Euclidean distance."""
     prior = setup.prior("ncsn-mnist")
-    train, test = (setup.data("mnist", split).images.astype(np.float32) / 255 for split in ("train", "test"))
+    train, test = (setup.data("mnist", split) for split in ("train", "test"))
     x, _ = drawn(setup, prior, samples, steps=steps)
     setup.say("distances")
-    library = torch.from_numpy(train).flatten(1)
+    library = train[:].flatten(1)
     distance, nearest = torch.cdist(x.clamp(0, 1).flatten(1), library).topk(5, largest=False)
-    fresh = torch.cdist(torch.from_numpy(test[:500]).flatten(1), library).min(1).values
+    fresh = torch.cdist(test[:500].flatten(1), library).min(1).values
     mean, error = float(distance[:, 0].mean()), float(distance[:, 0].std() / samples**0.5)
     settings = f"{samples} samples, {len(library):,} training pictures"
     rows = [
@@ -175,7 +174,7 @@ def sensitivity(setup: Setup, *, samples: int, most_steps: int) -> Report:
 def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Report:
     """Several completions of pictures of which the right half, or another part, is unknown."""
     prior, data = setup.prior("ncsn-mnist"), setup.data("mnist")
-    truth = torch.from_numpy(data.images[:pictures].astype(np.float32) / 255)
+    truth = data[:pictures]
     c, h, w = truth.shape[1:]
     masks = {name: torch.ones(h, w) for name in ("right half", "upper half", "middle square")}
     masks["right half"][:, w // 2 :] = 0

@@ -48,8 +48,8 @@ PROTOCOLS = {"class-split": "class split", "class-agnostic": "class agnostic"}
 
 def _mixtures(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     """Components ``(2, count, c, h, w)`` and their mean."""
-    chosen = mixture_indices(data.labels, 2, count, "class-agnostic", 0)
-    truth = torch.from_numpy(data.images[chosen].swapaxes(0, 1).astype(np.float32) / 255)
+    chosen = mixture_indices(data, 2, count, "class-agnostic", 0)
+    truth = data[chosen.T]
     return truth, truth.mean(0)
 
 

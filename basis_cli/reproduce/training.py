@@ -161,7 +161,7 @@ def schedule(setup: Setup, *, iterations: int, batch: int, network: str, samples
 def architecture(setup: Setup, *, iterations: int, batch: int, filters: int, samples: int, steps: int) -> Report:
     """The RefineNet, and the toy ResNet with conditional normalization and dilations, trained alike."""
     data, judge = setup.data("mnist", "train"), Judge(setup)
-    test = torch.from_numpy(setup.data("mnist").images[:100].astype(np.float32) / 255)
+    test = setup.data("mnist")[:100]
     rows, shown = [], {}
     for what, backbone, published in (
         ("RefineNet", "refinenet", "samples"),

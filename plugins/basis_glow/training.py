@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,10 +77,6 @@ def inverse_error(network: Glow, pictures: Tensor, sigma: float) -> float:
     return float(error.nan_to_num(math.inf))
 
 
-def _pictures(data: Dataset, device: torch.device, count: int = 500) -> Tensor:
-    return torch.from_numpy(data.images[:count].astype(np.float32) / 255).to(device)
-
-
 def _fit(
     network: Glow,
     sigma: float | None,
@@ -105,7 +100,7 @@ def _fit(
         return bits(model, x, level, generator).mean()
 
     def evaluate(model: Any) -> dict[str, float]:
-        return held_out_bits(model, _pictures(held_out, model.top.device), SHOWN if sigma is None else (sigma,))
+        return held_out_bits(model, held_out[:500].to(model.top.device), SHOWN if sigma is None else (sigma,))
 
     @torch.no_grad()
     def sheet(model: Any, path: Path) -> None:
@@ -166,7 +161,7 @@ def train(
         network = start
     elif not (resume and (out / "state.pt").exists()):
         generator = torch.Generator().manual_seed(settings.seed)
-        x = torch.from_numpy(data.images[:256].astype(np.float32) / 255)
+        x = data[:256]
         level = torch.zeros(len(x)) if sigma == 0 else noise_levels(len(x), generator, x.device)
         network.initialize(noisy(x, level, generator), level)
     _fit(
@@ -280,7 +275,7 @@ def _rung(
                 notes=notes,
                 callback=callback,
             )
-            error = inverse_error(network, _pictures(held_out, network.top.device), sigma)
+            error = inverse_error(network, held_out[:500].to(network.top.device), sigma)
             if error > LOST:
                 raise NotFiniteError(f"inverse(encode(x)) misses x by {error:.2g}")
         except NotFiniteError as failure:

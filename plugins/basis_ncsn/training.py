@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -192,7 +191,7 @@ def train(
         and what :func:`basis_cli.training.fit` raises.
     """
     shape = data.shape
-    scaled = data.images[:: max(1, len(data.images) // 10_000)].astype(np.float32) / 255
+    scaled = data[:: max(1, len(data.images) // 10_000)]
     config = {"channels": shape[0]} | (config or {})
     if backbone == "unet":
         config |= {"mean": round(float(scaled.mean()), 4), "std": round(float(scaled.std()), 4)}
@@ -208,7 +207,7 @@ def train(
         raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)
 
     def pictures(device: torch.device) -> Tensor:
-        return torch.from_numpy(held_out.images[:1000].astype(np.float32) / 255).to(device)
+        return held_out[:1000].to(device)
 
     def as_prior(model: nn.Module) -> tuple[ScorePrior, torch.device]:
         return ScorePrior(model, shape, getattr(model, "sigmas", None)), next(model.parameters()).device
