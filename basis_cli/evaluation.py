@@ -19,7 +19,7 @@ from .datasets import Dataset, mixture_indices
 from .errors import InputError, UsageError
 from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
 from .priors import choose_device
-from .tasks import Sampling, consistent, image_seed, ranked_samples, sample, sample_posterior, unknown
+from .tasks import Sampling, consistent, image_seed, ranked_samples, restoring, sample, sample_posterior, unknown
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -87,7 +87,7 @@ def evaluate_separation(
         ``realism`` also ``quality``: for the average, the separations and the test pictures themselves what
         :func:`quality` measures, over all components (Table 3).
     """
-    sampling = (sampling or Sampling()).by_default("ep")
+    sampling = (sampling or Sampling()).for_task("separate")
     k = len(priors)
     chosen = mixture_indices(data, k, pairs, protocol, pairs_seed)
     truth = data[chosen.T]
@@ -216,7 +216,7 @@ def evaluate_restoration(
     Raises:
         UsageError: the prior models pictures of another shape.
     """
-    sampling = (sampling or Sampling()).by_default("project")
+    sampling = (sampling or Sampling()).for_task(restoring(damage.operator))
     truth = data[:pictures]
     if tuple(truth.shape[1:]) != tuple(prior.shape):
         raise UsageError(f"the prior models {tuple(prior.shape)} pictures, but {data.name}'s are {data.shape}")
@@ -266,7 +266,7 @@ def evaluate_samples(
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
     """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
-    sampling = (sampling or Sampling()).by_default("langevin")
+    sampling = (sampling or Sampling()).for_task("sample")
     began = time.perf_counter()
     x = sample(prior, count, sampling=sampling, callback=callback)
     return {
@@ -314,7 +314,7 @@ def evaluate_likelihood(
     Raises:
         UsageError: the prior has no likelihood.
     """
-    sampling = (sampling or Sampling()).by_default("langevin")
+    sampling = (sampling or Sampling()).for_task("sample")
     device = choose_device(sampling.device)
     sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
     x = data[:pictures].to(device)

@@ -35,8 +35,13 @@ def karras(levels: int, high: float = 1.0, low: float = 0.03, rho: float = 1.2) 
     return tuple((first + (last - first) * i / (levels - 1)) ** rho for i in range(levels))
 
 
+def linear(levels: int) -> tuple[float, ...]:
+    """``levels`` evenly spaced noise levels from 1.3 down to 0.03: where :func:`ep` separates best."""
+    return karras(levels, high=1.3, rho=1.0)
+
+
 PAPER_SIGMAS = geometric(10)
-LADDERS = dict.fromkeys(("project", "conjugate", "ep", "mmps"), karras)
+LADDERS = {"project": karras, "conjugate": karras, "mmps": karras, "ep": linear}
 """The kind of ladder that a sampler takes by name; :func:`geometric` unless stated here."""
 TOO_SURE = ("project", "conjugate", "ep")
 """Samplers whose samples spread less than the posterior; docs/samplers.md says by how much."""
@@ -190,17 +195,26 @@ def _renoised(
     sigmas: Sequence[float],
     callback: Callable[..., None],
     descent: Descent,
+    overrelaxation: float = 0.0,
     ancestral: bool = False,
 ) -> Tensor:
-    """``x0 <- estimate(x, sigma); x <- x0 + sigma_next z`` down the ladder: the frame of every sampler below.
+    """``x0 <- estimate(x, s); x <- x0 + t e`` from each level s to the next, t: the frame of every sampler below.
 
-    All noise is drawn afresh at every level: it is what lets a chain leave a wrong assignment of detail to components.
-    With less of it (deterministic, DDIM-like updates) separation with one prior for all stays near the mean picture.
-    Drawing it afresh forgets how unsure ``x0`` was, so samples come out too much alike. ``ancestral`` renoises as the
-    reverse of adding noise does (DDPM, Ho et al. 2020), which keeps that spread, at more levels for the same quality::
+    ``e`` is noise made of the old one and of ``z``, drawn afresh::
 
-        x <- x0 + (t / s)^2 (x - x0) + t sqrt(1 - (t / s)^2) z      from level s to t
+        e = sqrt(1 - w^2) z - w (x - x0) / s
+
+    With ``w = 0`` all noise is forgotten at every level: it is what lets a chain leave a wrong assignment of detail to
+    components. Keeping some of it (``w < 0``, DDIM-like) separation with one prior for all stays near the mean
+    picture. Turning it round (``0 < w <= 1``, Adler's overrelaxation, 1981) lets the errors of successive estimates
+    cancel, so that fewer levels do; but it also narrows the samples, which come out too much alike already, since
+    fresh noise forgets how unsure ``x0`` was. ``ancestral`` renoises as the reverse of adding noise does (DDPM, Ho et
+    al. 2020), which keeps that spread, at more levels for the same quality::
+
+        x <- x0 + (t / s)^2 (x - x0) + t sqrt(1 - (t / s)^2) z
     """
+    if not -1 <= overrelaxation <= 1:
+        raise UsageError(f"overrelaxation is from -1 to 1, not {overrelaxation:g}")
     noise = PerImageNoise(seeds, start.device)
     x = start + sigmas[0] * noise.normal(start.shape)
     for level, sigma in descent(sigmas, x, noise):
@@ -208,8 +222,12 @@ def _renoised(
         callback(step=level, total=len(sigmas), level=level, levels=len(sigmas), sigma=sigma, x=x0)
         if level + 1 < len(sigmas):
             after = sigmas[level + 1]
-            keep = (after / sigma) ** 2 if ancestral and level > 0 else 0.0  # the first estimate forgets the start
-            fresh = after * (1 - keep) ** 0.5
+            if ancestral:
+                keep = (after / sigma) ** 2 if level > 0 else 0.0  # the first estimate forgets the start
+                fresh = after * (1 - keep) ** 0.5
+            else:
+                keep = -overrelaxation * after / sigma
+                fresh = after * (1 - overrelaxation**2) ** 0.5
             x.copy_(x0 + fresh * noise.normal(x0.shape) + keep * (x - x0))
     check_finite(x0, sigmas[-1])
     return x0
@@ -228,6 +246,7 @@ def project(
     *,
     seeds: Sequence[int],
     sigmas: Sequence[float] = karras(50),
+    overrelaxation: float = 0.0,
     callback: Callable[..., None] = no_callback,
     descent: Descent = descend,
 ) -> Tensor:
@@ -244,7 +263,7 @@ def project(
     def estimate(x: Tensor, sigma: float) -> Tensor:
         return operator.project(joint_denoiser(priors, sigma)(x), y)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, overrelaxation)
 
 
 def conjugate(
@@ -256,6 +275,7 @@ def conjugate(
     sigmas: Sequence[float] = karras(50),
     noise_std: float = 0.0,
     prior_std: float | Sequence[float] = 0.3,
+    overrelaxation: float = 0.0,
     callback: Callable[..., None] = no_callback,
     descent: Descent = descend,
 ) -> Tensor:
@@ -282,7 +302,7 @@ def conjugate(
             return denoised + weighted(left, operator.adjoint(residual / total))
         return denoised + _gain(operator, denoised, partial(weighted, left), residual, noise_std, steps=10)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, overrelaxation)
 
 
 def ep(
@@ -291,9 +311,10 @@ def ep(
     y: Tensor,
     *,
     seeds: Sequence[int],
-    sigmas: Sequence[float] = karras(25),
+    sigmas: Sequence[float] = linear(25),
     noise_std: float = 0.0,
     prior_std: float = 0.22,
+    overrelaxation: float = 0.9,
     callback: Callable[..., None] = no_callback,
     descent: Descent = descend,
 ) -> Tensor:
@@ -328,7 +349,7 @@ def ep(
         x0 = joint_denoiser(priors, [si**0.5 for si in s2])(observed)
         return x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, overrelaxation)
 
 
 def mmps(

@@ -31,17 +31,23 @@ class Sampling:
     """How to sample; the same for every task. ``None`` leaves the sampler's own default."""
 
     sampler: str | None = None
-    """See docs/samplers.md. Default: ``ep`` to separate, ``langevin`` to sample a prior, for other tasks ``project``
-    (``conjugate`` with ``noise_std``)."""
+    """See docs/samplers.md. Default: the one in :data:`DEFAULTS`."""
     levels: int | None = None
     """Noise levels on the sampler's kind of ladder. Default: for Langevin dynamics the prior's own, else the paper's
-    ten; for ``ep`` 25, for the others 50."""
+    ten; for ``ep`` 25, for the others 50; to undo JPEG 25."""
+    sigma_max: float | None = None
+    """Highest noise level. Default: 1; for ``ep`` 1.3; to undo JPEG 0.2, since the decoded file tells that much."""
+    sigma_min: float | None = None
+    """Lowest noise level. Default: for Langevin dynamics and JPEG 0.01, else 0.03."""
     steps: int | None = None
     """Steps a level (the paper's T = 100)."""
     step_size: float | None = None
     """The paper's delta = 2e-5."""
     noise_std: float | None = None
     """Standard deviation of white noise in the observation, in intensities. Default: none."""
+    overrelaxation: float | None = None
+    """How much of the old noise comes back turned round at the next level, 0 to 1: likelier answers that differ less.
+    Default: 0.9 for ``ep``, else 0."""
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -52,9 +58,14 @@ class Sampling:
     compile: bool = False
     """``torch.compile`` the priors' networks: slow to begin, then faster; the same pictures up to rounding."""
 
-    def by_default(self, sampler: str) -> Sampling:
-        """The same, with this ``sampler`` unless one was chosen."""
-        return self if self.sampler else replace(self, sampler=sampler)
+    def for_task(self, task: str) -> Sampling:
+        """The same, with what :data:`DEFAULTS` says of the ``task`` unless a sampler was chosen."""
+        if self.sampler:
+            return self
+        default = DEFAULTS.get(task, DEFAULTS["restore"])
+        if self.noise_std and default["sampler"] == "project":  # which believes every measurement
+            default = {"sampler": "conjugate"}
+        return replace(self, **{name: value for name, value in default.items() if getattr(self, name) is None})
 
     def options(self, priors: Sequence[Prior]) -> dict[str, Any]:
         """Keyword arguments for the sampler.
@@ -64,29 +75,44 @@ class Sampling:
         """
         if self.sampler is None:
             raise UsageError("no sampler was chosen")
-        for name in ("levels", "steps", "step_size", "noise_std", "batch"):
+        for name in ("levels", "sigma_max", "sigma_min", "steps", "step_size", "noise_std", "batch"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
         ladder = samplers.LADDERS.get(self.sampler, samplers.geometric)
         takes = inspect.signature(plugins.sampler(self.sampler)).parameters
         given: dict[str, Any] = {}
-        if self.levels is not None:
-            given["sigmas"] = ladder(self.levels)
-        elif "sigmas" not in takes:  # a baseline: it knows no noise
-            pass
-        elif ladder is samplers.geometric and (own := next((p.sigmas for p in priors if p.sigmas is not None), None)):
+        own = next((p.sigmas for p in priors if p.sigmas is not None), None) if ladder is samplers.geometric else None
+        ends = {"high": self.sigma_max, "low": self.sigma_min}
+        ends = {name: sigma for name, sigma in ends.items() if sigma is not None}
+        if self.levels is not None or ends:
+            usual = own or (takes["sigmas"].default if "sigmas" in takes else ())
+            given["sigmas"] = ladder(self.levels or len(usual), **ends)
+            if given["sigmas"][0] < given["sigmas"][-1]:
+                raise UsageError("the highest noise level is below the lowest", "--sigma-max, --sigma-min")
+        elif own and "sigmas" in takes:
             given["sigmas"] = own
-        for name in ("steps", "step_size", "noise_std"):
+        for name in ("steps", "step_size", "noise_std", "overrelaxation"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
-        for name in set(given) - set(takes):
-            raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
+        for name in sorted(set(given) - set(takes)):
+            what = "noise levels" if name == "sigmas" else f"option {name!r}"
+            raise UsageError(f"the sampler {self.sampler!r} has no {what}")
         return given
 
     def described(self, priors: Sequence[Prior]) -> dict[str, Any]:
         """Everything that was set, for a record."""
         return asdict(self) | self.options(priors)
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "separate": {"sampler": "ep"},
+    "sample": {"sampler": "langevin"},
+    "restore": {"sampler": "project"},
+    "decompress": {"sampler": "project", "levels": 25, "sigma_max": 0.2, "sigma_min": 0.01},
+}
+"""What each task samples with; ``restore`` stands for those that are not named. With ``noise_std``, ``conjugate`` takes
+the place of ``project``."""
 
 
 @dataclass
@@ -390,7 +416,7 @@ def separate(
     truth = None
     if references is not None:
         truth = torch.stack([_as_batch(reference, priors[0].shape, fit) for reference in references])
-    sampling = (sampling or Sampling()).by_default("ep")
+    sampling = (sampling or Sampling()).for_task("separate")
     return _answers(priors, operator, y, samples, select, truth, sampling, callback, saved)
 
 
@@ -440,9 +466,9 @@ def _answers(
     )
 
 
-def restorer(noise_std: float | None) -> str:
-    """The sampler that :func:`restore` takes by default."""
-    return "conjugate" if noise_std else "project"
+def restoring(operator: Operator) -> str:
+    """The task of :data:`DEFAULTS` that answers what ``operator`` made of a picture."""
+    return "decompress" if isinstance(operator, Jpeg) else "restore"
 
 
 def restore(
@@ -472,8 +498,7 @@ def restore(
     Raises:
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    sampling = sampling or Sampling()
-    sampling = sampling.by_default(restorer(sampling.noise_std))
+    sampling = (sampling or Sampling()).for_task(restoring(operator))
     loaded = _loaded(prior, weights, sampling)
     truth = None if references is None else _as_batch(references, loaded.shape, None)[None]
     return _answers([loaded], operator, y, samples, select, truth, sampling, callback, saved)
@@ -632,7 +657,7 @@ def sample(
     Raises:
         UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    sampling = (sampling or Sampling()).by_default("langevin")
+    sampling = (sampling or Sampling()).for_task("sample")
     if count < 1:
         raise UsageError(f"the number of samples must be at least 1, not {count}")
     loaded = _loaded(prior, weights, sampling)

@@ -50,7 +50,7 @@ def test_the_average_answers_with_the_mixture_and_asks_no_prior():
 
 @pytest.mark.parametrize("name", ["average", "nmf", "nmf-split"])
 def test_baselines_have_no_levels(name):
-    with pytest.raises(UsageError, match="no option 'sigmas'"):
+    with pytest.raises(UsageError, match="has no noise levels"):
         Sampling(name, levels=5).options([Nothing()])
 
 

@@ -61,7 +61,7 @@ def speed(
     from ..benchmarks import speed as measure
     from ..priors import load_prior
 
-    sampling = sampler.sampling("ep")
+    sampling = sampler.sampling("separate")
     ours = load_prior(prior, weights_path=weights, device=sampler.device)
     paper = load_prior(baseline, device=sampler.device)
     sampling.options([ours])

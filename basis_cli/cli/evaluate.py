@@ -82,7 +82,7 @@ def separation(
 
     priors, hashes = load_priors(prior, k, weights, sampler.device)
     check(priors, k)
-    sampling = sampler.sampling("ep", several.noise_std)
+    sampling = sampler.sampling("separate", several.noise_std)
     test = load_dataset(data, "test", data_dir)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
@@ -184,20 +184,22 @@ def _restoration(
     """What these four commands have in common."""
     from ..datasets import load_dataset
     from ..evaluation import evaluate_restoration
+    from ..tasks import restoring
     from .run import load_priors
 
     (prior,), hashes = load_priors([options.prior], 1, options.weights, sampler.device)
     test = load_dataset(options.data, "test", options.data_dir)
     _same_shape(options.prior, prior, test)
     realism = _realism(test, options.inception, options.data_dir, sampler.device)
+    done = damage(prior.shape)
     with sampling_progress(1, options.quiet) as callback:
         result = evaluate_restoration(
             test,
             prior,
-            damage(prior.shape),
+            done,
             pictures=options.pictures,
             samples=options.samples,
-            sampling=sampler.sampling("project"),
+            sampling=sampler.sampling(restoring(done.operator)),
             realism=realism,
             sheet=options.sheet,
             callback=callback,
@@ -234,7 +236,7 @@ def samples(
     realism = _realism(test, inception, data_dir, sampler.device)
     if realism is None:
         raise UsageError(f"{data}'s pictures are gray: no network is at hand to judge them", "--data cifar10")
-    sampling = sampler.sampling("langevin")
+    sampling = sampler.sampling("sample")
     with sampling_progress(1, quiet) as callback:
         result = evaluate_samples(test, loaded, realism, count=count, sampling=sampling, callback=callback)
     result = {"prior": prior, "weights_sha256": hashes} | result
@@ -292,7 +294,7 @@ def likelihood(
     (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
     test = load_dataset(data, "test", data_dir)
     _same_shape(prior, loaded, test)
-    sampling = sampler.sampling("langevin")
+    sampling = sampler.sampling("sample")
     with sampling_progress(1, quiet) as callback:
         result = evaluate_likelihood(test, loaded, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback)
     published = PAPER_BITS_PER_DIM.get(data, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -91,10 +91,16 @@ class SamplerOptions:
         ),
     ] = None
     levels: Annotated[int | None, typer.Option(help="Noise levels. (default: langevin 10, ep 25, others 50)")] = None
+    sigma_max: Annotated[float | None, typer.Option(help="Highest noise level. (default: 1, ep 1.3)")] = None
+    sigma_min: Annotated[float | None, typer.Option(help="Lowest. (default: langevin .01, others .03)")] = None
     steps: Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it. (default: 100)")] = (
         None
     )
     step_size: StepSize = None
+    overrelaxation: Annotated[
+        float | None,
+        typer.Option(help="0 to 1: likelier answers, less different ones; ep, project, conjugate. (default: ep .9)"),
+    ] = None
     seed: Seed = 0
     device: Device = "auto"
     dtype: DtypeOption = Dtype.auto
@@ -103,22 +109,12 @@ class SamplerOptions:
         bool, typer.Option("--compile", help="Compile the networks (torch.compile): slow to begin, then faster.")
     ] = False
 
-    def sampling(self, default: str, noise_std: float | None = None) -> Sampling:
-        """For the library, with the task's ``default`` sampler unless one was chosen."""
+    def sampling(self, task: str, noise_std: float | None = None) -> Sampling:
+        """For the library, with the ``task``'s default sampler unless one was chosen."""
         from ..tasks import Sampling
 
-        return Sampling(
-            self.sampler,
-            self.levels,
-            self.steps,
-            self.step_size,
-            noise_std,
-            self.seed,
-            self.device,
-            self.dtype.value,
-            self.batch,
-            self.compile,
-        ).by_default(default)
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)} | {"dtype": self.dtype.value}
+        return Sampling(**chosen, noise_std=noise_std).for_task(task)
 
 
 @dataclass(frozen=True)

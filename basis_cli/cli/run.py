@@ -98,7 +98,7 @@ def separate(
     """
     from .. import tasks
 
-    run = _Run("separate", inputs, sampler.sampling("ep", several.noise_std), several, tiles, output, prior)
+    run = _Run("separate", inputs, sampler.sampling("separate", several.noise_std), several, tiles, output, prior)
     run.priors, run.hashes = load_priors(prior, k, weights, sampler.device)
     coefficients = numbers(alpha, "--alpha")
     tasks.separation(run.priors, k, coefficients, several.samples, reference or None)
@@ -164,7 +164,8 @@ def inpaint(
     shape, how = run.truth(reference, fit.value if fit else None)
     pictures = run.read(shape, how)
     sizes: set[tuple[int, int]] = {picture.pixels.shape[1:] for picture in pictures}
-    unknown = {size: tasks.unknown(mask, size, how) for size in sizes}
+    with warnings_as_lines():
+        unknown = {size: tasks.unknown(mask, size, how) for size in sizes}
 
     def task(batch: Tensor, **options: Any) -> Result:
         h, w = batch.shape[2:]
@@ -295,9 +296,7 @@ class _Run:
         weights: Path | None,
     ) -> _Run:
         """For tasks whose answer is one picture."""
-        from ..tasks import restorer
-
-        sampling = sampler.sampling(restorer(several.noise_std), several.noise_std)
+        sampling = sampler.sampling(task, several.noise_std)
         run = cls(task, inputs, sampling, several, tiles, output, prior)
         run.priors, run.hashes = load_priors([prior], 1, weights, sampler.device)
         return run
@@ -583,7 +582,7 @@ def sample(
     sheet = out / f"{stem}.png"
     _to_do([sheet], overwrite, False)
     loaded, hashes = load_priors([prior], 1, weights, sampler.device)
-    sampling = sampler.sampling("langevin")
+    sampling = sampler.sampling("sample")
     sampling.options(loaded)
     images.out_folder(out)
     with sampling_progress(1, quiet) as callback:

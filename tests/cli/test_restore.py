@@ -153,7 +153,7 @@ def test_a_noisy_input_is_not_taken_at_its_word(basis, photo):
         (["colorize", "photo.png", "--sampler", "ep"], 2, "mixtures only"),
         (["inpaint", "photo.png", "--mask", "none.png"], 1, "none.png"),
         (["inpaint", "photo.png", "--mask", "white.png"], 2, "leaves nothing"),
-        (["inpaint", "photo.png", "--mask", "wide.png"], 1, "--fit"),
+        (["inpaint", "photo.png", "--mask", "wide-mask.png"], 1, "--fit"),
         (["upscale", "photo.png", "--factor", "3"], 2, "cannot be shrunk 3 times"),
         (["upscale", "photo.png", "--factor", "2"], 1, "8 x 8"),
         (["decompress", "photo.png"], 1, "not JPEG"),
@@ -166,6 +166,7 @@ def test_a_noisy_input_is_not_taken_at_its_word(basis, photo):
 def test_wrong_arguments_give_one_clear_line(basis, photo, picture, command, code, says):
     photo(), photo("photo2.png"), photo("wide.png", (20, 30)), photo("wide.jpg", (20, 30)), picture("gray.jpg")
     Image.new("L", (8, 8), 255).save("white.png")
+    Image.new("L", (30, 20), 255).save("wide-mask.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     photo("turned.jpg", exif=exif)

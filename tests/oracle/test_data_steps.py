@@ -40,9 +40,24 @@ def spread_and_error(sampler, prior, alpha=(0.8, 0.4), **options):
 @pytest.mark.parametrize("levels", [50, 300])
 @pytest.mark.parametrize("name", ["conjugate", "ep"])
 def test_full_renoising_has_the_mean_but_too_little_spread(gaussian, name, levels):
-    spread, error = spread_and_error(getattr(samplers, name), gaussian, sigmas=samplers.karras(levels))
+    run = {"sigmas": samplers.karras(levels), "overrelaxation": 0.0}
+    spread, error = spread_and_error(getattr(samplers, name), gaussian, **run)
     assert 0.4 < spread < 0.85  # more levels do not help
     assert error < 0.2
+
+
+@pytest.mark.parametrize("name", ["conjugate", "ep"])
+def test_overrelaxation_keeps_the_mean_and_narrows_the_spread(gaussian, name):
+    run = {"sigmas": samplers.karras(50)}
+    ends = [spread_and_error(getattr(samplers, name), gaussian, overrelaxation=w, **run) for w in (0.0, 0.5, 0.9)]
+    assert ends[0][0] > ends[1][0] > ends[2][0] > 0.1
+    assert max(error for _, error in ends) < 0.2
+
+
+@pytest.mark.parametrize("overrelaxation", [-1.5, 1.5, float("nan")])
+def test_overrelaxation_is_a_share(gaussian, overrelaxation):
+    with pytest.raises(UsageError, match="overrelaxation"):
+        spread_and_error(samplers.conjugate, gaussian, overrelaxation=overrelaxation)
 
 
 def test_mmps_approaches_the_posterior_as_levels_grow(gaussian):
