@@ -35,9 +35,9 @@ def karras(levels: int, high: float = 1.0, low: float = 0.03, rho: float = 1.2) 
     return tuple((first + (last - first) * i / (levels - 1)) ** rho for i in range(levels))
 
 
-def linear(levels: int) -> tuple[float, ...]:
-    """``levels`` evenly spaced noise levels from 1.3 down to 0.03: where :func:`ep` separates best."""
-    return karras(levels, high=1.3, rho=1.0)
+def linear(levels: int, high: float = 1.3, low: float = 0.03) -> tuple[float, ...]:
+    """``levels`` evenly spaced noise levels from ``high`` down to ``low``: where :func:`ep` separates best."""
+    return karras(levels, high, low, rho=1.0)
 
 
 PAPER_SIGMAS = geometric(10)

@@ -83,11 +83,12 @@ class Sampling:
         takes = inspect.signature(plugins.sampler(self.sampler)).parameters
         given: dict[str, Any] = {}
         own = next((p.sigmas for p in priors if p.sigmas is not None), None) if ladder is samplers.geometric else None
-        ends = {"high": self.sigma_max, "low": self.sigma_min}
-        ends = {name: sigma for name, sigma in ends.items() if sigma is not None}
+        given_ends = {"high": self.sigma_max, "low": self.sigma_min}
+        ends = {name: sigma for name, sigma in given_ends.items() if sigma is not None}
         if self.levels is not None or ends:
-            usual = own or (takes["sigmas"].default if "sigmas" in takes else ())
-            given["sigmas"] = ladder(self.levels or len(usual), **ends)
+            if "sigmas" not in takes:
+                raise UsageError(f"the sampler {self.sampler!r} has no noise levels")
+            given["sigmas"] = ladder(self.levels or len(own or takes["sigmas"].default), **ends)
             if given["sigmas"][0] < given["sigmas"][-1]:
                 raise UsageError("the highest noise level is below the lowest", "--sigma-max, --sigma-min")
         elif own and "sigmas" in takes:
@@ -96,8 +97,7 @@ class Sampling:
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
         for name in sorted(set(given) - set(takes)):
-            what = "noise levels" if name == "sigmas" else f"option {name!r}"
-            raise UsageError(f"the sampler {self.sampler!r} has no {what}")
+            raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
         return given
 
     def described(self, priors: Sequence[Prior]) -> dict[str, Any]:

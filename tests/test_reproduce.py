@@ -16,7 +16,14 @@ from basis_cli.reproduce.document import document, shown, write_document
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = {
     "table1": {"pictures": 3, "pairs": 2},
-    "table2": {"baseline_pairs": 2, "pairs": 2, "langevin_pairs": 2, "several_pairs": 2},
+    "table2": {
+        "baseline_pairs": 2,
+        "pairs": 2,
+        "langevin_pairs": 2,
+        "several_pairs": 2,
+        "glow_pairs": 2,
+        "glow_several_pairs": 1,
+    },
     "table3": {"pairs": 2},
     "table4": {"pictures": 2},
     "figure2": {"pictures": 3},
@@ -65,7 +72,9 @@ def small(tmp_path, monkeypatch):
             header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
             (tmp_path / f"{split}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        (tmp_path / f"{name}.bin").write_bytes(rng.integers(0, 10, (4, 3073)).astype(np.uint8).tobytes())
+        records = rng.integers(0, 10, (4, 3073)).astype(np.uint8)
+        records[:, 0] = (0, 1, 2, 3)  # two machines, two animals
+        (tmp_path / f"{name}.bin").write_bytes(records.tobytes())
     monkeypatch.setenv("BASIS_DATA", str(tmp_path))
     monkeypatch.setattr("basis_cli.priors.load_prior", load)
     monkeypatch.setattr(Setup, "realism", lambda setup: Eye())

@@ -162,6 +162,8 @@ _ALL = (
         pairs=(100, 6_000),
         langevin_pairs=(8, 6_000),
         several_pairs=(8, 6_000),
+        glow_pairs=(2, 6_000),
+        glow_several_pairs=(1, 6_000),
     ),
     _experiment(
         "table3",
