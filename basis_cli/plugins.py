@@ -80,6 +80,14 @@ def _checked_samplers(returned: object) -> dict[str, str]:
     return returned
 
 
+def _returned(hook: pluggy.HookCaller) -> list[Any]:
+    """What the plugin's function for ``hook`` returned, if it has one; pluggy would pass over ``None`` in silence."""
+    results = hook()
+    if len(results) < len(hook.get_hookimpls()):
+        raise TypeError(f"{hook.name} returned None")
+    return results
+
+
 def _load(entry: EntryPoint) -> Plugin:
     manager = pluggy.PluginManager("basis")
     manager.add_hookspecs(hookspecs)
@@ -89,9 +97,9 @@ def _load(entry: EntryPoint) -> Plugin:
             plugin.version = entry.dist.version or ""
         manager.register(entry.load(), entry.name)
         manager.check_pending()
-        for priors in manager.hook.basis_priors():
+        for priors in _returned(manager.hook.basis_priors):
             plugin.priors |= _checked_priors(priors)
-        for samplers in manager.hook.basis_samplers():
+        for samplers in _returned(manager.hook.basis_samplers):
             plugin.samplers |= _checked_samplers(samplers)
     except (Exception, SystemExit) as error:  # a plugin may even call sys.exit
         _disable(plugin, error)

@@ -136,6 +136,8 @@ SPEC = "return [PriorSpec({}, 'a summary', {}, 'module:load')]".format
         ("basis_priors", "return 'toy-gaussian'", "TypeError: basis_priors must return a list of PriorSpec"),
         ("basis_priors", "return ['toy-gaussian']", "TypeError: basis_priors must return a list of PriorSpec"),
         ("basis_priors", "return [None]", "TypeError: basis_priors must return a list of PriorSpec"),
+        ("basis_priors", "return", "TypeError: basis_priors returned None"),
+        ("basis_samplers", "pass", "TypeError: basis_samplers returned None"),
         ("basis_priors", "return 7", "TypeError: basis_priors must return a list of PriorSpec, not 7"),
         ("basis_priors", "return [[]] * 1000", "TypeError: basis_priors must return a list of PriorSpec"),
         ("basis_priors", "raise ValueError('no weights today')", "ValueError: no weights today"),
