@@ -51,14 +51,15 @@ def test_trains_climbs_and_separates(basis, digits, picture):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["finetune-glow"], 2, "--start-from"),
+        (["finetune-glow"], 2, "a ladder starts from a noiseless Glow"),
+        (["finetune-glow", "--prior", "glow-cifar"], 2, "--start-from"),
         (["finetune-glow", "--prior", "glow-minst"], 3, "did you mean 'glow-mnist'"),
         (["finetune-glow", "--sigmas", "0"], 2, "no ladder of noise levels"),
         (["finetune-glow", "--sigmas", "0.1,-1"], 2, "no ladder of noise levels"),
         (["finetune-glow", "--sigmas", "a"], 2, "no ladder of noise levels"),
         (["finetune-glow", "--start-from", "nowhere.safetensors"], 4, "nowhere.safetensors"),
         (["train", "glow", "--levels", 3], 2, "fewer --levels"),
-        (["evaluate", "likelihood"], 4, "basis train glow"),
+        (["evaluate", "likelihood", "--prior", "glow-cifar"], 4, "basis train glow"),
     ],
 )
 def test_errors(basis, digits, arguments, code, says):
