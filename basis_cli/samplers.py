@@ -257,7 +257,9 @@ def project(
     For a linear operator that is ``D(x) + A^+ (y - A D(x))`` (DDNM, Wang et al. 2023); JPEG's coefficients are moved
     into the file's quantization intervals. The renoising is DDIM's with eta = 1 taken to the end. For measurements
     without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
-    spread of its samples is below the posterior's. Arguments, result and errors as :func:`langevin`.
+    spread of its samples is below the posterior's. With ``overrelaxation`` w, from -1 to 1, the old noise takes part:
+    ``sqrt(1 - w^2) z - w (x - x0) / sigma`` in place of ``z`` (Adler 1981); the larger, the likelier the answers and
+    the smaller their spread. Other arguments, result and errors as :func:`langevin`.
     """
 
     def estimate(x: Tensor, sigma: float) -> Tensor:
@@ -289,7 +291,7 @@ def conjugate(
     :func:`project`. ``prior_std`` is one standard deviation of the pixels for all, or one for each component.
 
     A non-linear operator is linearized about ``D(x)`` (one Gauss-Newton step a level) and ``S`` solved by conjugate
-    gradients. Not exact: the spread of its samples is below the posterior's. Otherwise as :func:`langevin`.
+    gradients. Not exact: the spread of its samples is below the posterior's. Otherwise as :func:`project`.
     """
     stds = [prior_std] * operator.k if isinstance(prior_std, (int, float)) else prior_std
 
@@ -328,7 +330,7 @@ def ep(
     The second denoising sees two observations of each component instead of one, at the lower noise level ``s~_i``
     (Minka 2001, with isotropic Gaussian messages). ``prior_std`` sets ``r`` as in :func:`conjugate`; its default is
     what separated digits best. For mixtures, and priors that take any noise level. Not exact: the spread of its
-    samples is below the posterior's. Otherwise as :func:`langevin`.
+    samples is below the posterior's. Otherwise as :func:`project`.
 
     Raises:
         UsageError: the operator is no mixture.
