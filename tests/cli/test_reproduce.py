@@ -42,7 +42,7 @@ def _with(sizes):
     ("arguments", "code", "says"),
     [
         (["table9"], 2, "no experiment"),
-        (["table1", "--weights", "glow-mnist=nowhere"], 4, "this needs the prior glow-mnist: cannot read"),
+        (["table1", "--weights", "glow-mnist=nowhere"], 4, "this needs the prior glow-mnist: there is no file"),
         (["table1", "--weights", "glow-mnist"], 2, "PRIOR=FILE"),
         (["table2", "--data-dir", "nowhere"], 1, "not in nowhere"),
         (["document", "-o", "."], 1, "no results"),
