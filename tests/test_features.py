@@ -194,14 +194,14 @@ def test_torchmetrics_is_needed(monkeypatch):
 
 @pytest.fixture
 def torch_fidelity(monkeypatch):
-    """A stand-in with torch-fidelity's interface: uint8 in, a tuple of features out, weights unpickled from a file."""
+    """A stand-in with torch-fidelity's interface: uint8 in, a tuple of features out, weights read from a file."""
 
     class Extractor(nn.Module):
         def __init__(self, name, features_list, weights):
             super().__init__()
             assert features_list == ["2048", "logits_unbiased"]
             self.scale = nn.Parameter(torch.zeros(()))
-            self.load_state_dict(torch.load(weights, weights_only=False))
+            self.load_state_dict(torch.load(weights, weights_only=True))
 
         def forward(self, x):
             assert x.dtype == torch.uint8
