@@ -262,3 +262,10 @@ def mixture_indices(data: Dataset, k: int, count: int, protocol: str, seed: int)
         else:
             rows.append(np.array([rng.choice(group) for group in groups]))
     return np.stack(rows)
+
+
+def one_of_each(data: Sequence[Dataset], count: int, seed: int) -> np.ndarray:
+    """``(count, k)`` indices, one into each of k data sets: every picture of the smallest is used before any comes
+    again. Row ``i`` is the same whatever ``count`` is."""
+    orders = [np.random.default_rng((seed, i)).permutation(len(each.images)) for i, each in enumerate(data)]
+    return np.stack([np.resize(order, count) for order in orders], axis=1)

@@ -13,13 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import images, metrics, samplers
+from . import images, metrics, samplers, selection
 from .api import Level, Prior
-from .datasets import Dataset, mixture_indices
+from .datasets import Dataset, mixture_indices, one_of_each
 from .errors import InputError, UsageError
-from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
+from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, consistent, standard_tables
 from .priors import choose_device
-from .tasks import Sampling, consistent, image_seed, ranked_samples, restoring, sample, sample_posterior, unknown
+from .tasks import (
+    Sampling,
+    image_seed,
+    kinds,
+    ranked_samples,
+    restoring,
+    sample,
+    sample_posterior,
+    unknown,
+)
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -59,7 +68,7 @@ def summary(psnr: np.ndarray) -> dict[str, Any]:
 
 
 def evaluate_separation(
-    data: Dataset,
+    data: Dataset | Sequence[Dataset],
     priors: Sequence[Prior],
     *,
     protocol: str = "class-agnostic",
@@ -74,8 +83,9 @@ def evaluate_separation(
 ) -> dict[str, Any]:
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
 
-    The PSNR of a mixture is the mean over its components, clipped to [0, 1], under the best permutation. The samples
-    are judged as the sampler leaves them, without the last correction that :func:`basis_cli.tasks.separate` makes.
+    Several data sets are one for each component; ``protocol`` then does not matter. The PSNR of a mixture is the mean
+    over its components, as :func:`basis_cli.tasks.separate` would give them, under the best permutation of those that
+    share a prior.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
     :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG file to write
@@ -83,32 +93,32 @@ def evaluate_separation(
 
     Returns:
         ``psnr`` and ``average`` (the baseline that answers with the mean picture) as :func:`summary` makes them,
-        ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings. With
-        ``realism`` also ``quality``: for the average, the separations and the test pictures themselves what
-        :func:`quality` measures, over all components (Table 3).
+        ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings. For
+        pictures in colour also ``quality``: for the average and the separations what :func:`quality` measures, over
+        all components, and of the test pictures themselves the figures of ``realism`` (Table 3). With different priors
+        also ``assigned``, see :func:`assigned`.
+
+    Raises:
+        UsageError: not one data set, nor one for each component, or of different shapes.
     """
     sampling = (sampling or Sampling()).for_task("separate")
     k = len(priors)
-    chosen = mixture_indices(data, k, pairs, protocol, pairs_seed)
-    truth = data[chosen.T]
+    y, truth, about = _mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
     operator = Mixture([1 / k] * k)
-    y = operator(truth)
     began = time.perf_counter()
     seeds = _seeds(sampling.seed, pairs, samples)
     ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
     seconds = time.perf_counter() - began
-    x = torch.stack([one.select(select)[:, 0] for one in ranked], dim=1)
+    x = consistent(torch.stack([one.select(select)[:, 0] for one in ranked], dim=1), operator, y)
     off = metrics.residual(operator(x), y)
-    x = x.clamp(0, 1)
-    x = metrics.reordered(x, metrics.component_order(x, [0] * k, references=truth, mixture=y))
+    order = metrics.component_order(x, kinds(priors, operator), references=truth, mixture=y)
+    x = metrics.reordered(x, order)
     if sheet:
         _write_sheet(sheet, y, *x, *truth)
     psnr = metrics.psnr(x, truth).mean(0).numpy()
-    average = metrics.psnr(y[None].expand_as(truth), truth).mean(0).numpy()
-    return {
-        "data": data.name,
-        "split": data.split,
-        "protocol": protocol,
+    mean = y[None].expand_as(truth)
+    average = metrics.psnr(mean, truth).mean(0).numpy()
+    found = about | {
         "k": k,
         "mixtures": pairs,
         "pairs_seed": pairs_seed,
@@ -120,7 +130,53 @@ def evaluate_separation(
         "distinct_answers": float(np.mean([max(one.answer) + 1 for one in ranked])),
         "settings": sampling.described(priors) | {"samples": samples, "select": select},
         "psnr_per_mixture": [round(float(value), 3) for value in psnr],
-    } | ({} if realism is None else {"quality": _compared(truth, realism, average=y[None].expand_as(x), separations=x)})
+    }
+    if truth.shape[2] == 3:
+        found["quality"] = _compared(truth, realism, average=mean, separations=x)
+    if len({id(prior) for prior in priors}) == k > 1:
+        found["assigned"] = {
+            "separations": assigned(x, priors, truth, sampling.device),
+            "truth": assigned(truth, priors, device=sampling.device),
+        }
+    return found
+
+
+def _mixtures(
+    data: Sequence[Dataset], k: int, count: int, protocol: str, seed: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """``count`` averages of k pictures ``(n, c, h, w)``, the pictures ``(k, n, c, h, w)``, and what they are."""
+    if len(data) == 1:
+        truth = data[0][mixture_indices(data[0], k, count, protocol, seed).T]
+    elif len(data) == k and len({each.shape for each in data}) == 1:
+        chosen = one_of_each(data, count, seed)
+        truth = torch.stack([each[rows] for each, rows in zip(data, chosen.T, strict=True)])
+        protocol = "one of each"
+    else:
+        shapes = ", ".join(f"{each.name} {each.shape}" for each in data)
+        hint = "one for all, or one for each, of the same size"
+        raise UsageError(f"{len(data)} data sets for {k} components: {shapes}", hint)
+    names = " + ".join(each.name for each in data)
+    return truth.mean(0), truth, {"data": names, "split": data[0].split, "protocol": protocol}
+
+
+@torch.inference_mode()
+def assigned(x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, device: str = "auto") -> dict[str, float]:
+    """The share of mixtures whose components ``x`` ``(k, n, c, h, w)`` each belong to their own prior.
+
+    ``by likelihood``: each is more probable (:func:`basis_cli.selection.log_likelihood`) under its own prior than under
+    any other. ``by distance``, where the ``truth`` is given: no other order of them is nearer to it in mean PSNR.
+    """
+    own = torch.arange(len(x))[:, None]
+    parts = [part.to(choose_device(device)) for part in x.split(50, dim=1)]
+    scores = [
+        [selection.log_likelihood([prior], part[[i]]) for part in parts] for prior in priors for i in range(len(x))
+    ]
+    likelihood = torch.stack([torch.cat(each).cpu() for each in scores]).unflatten(0, (len(priors), len(x)))
+    found = {"by likelihood": float((likelihood.argmax(0) == own).all(0).float().mean())}
+    if truth is not None:
+        order = metrics.component_order(x, [0] * len(x), references=truth, mixture=truth.mean(0))
+        found["by distance"] = float((order == own).all(0).float().mean())
+    return found
 
 
 def _seeds(seed: int, count: int, samples: int) -> list[list[int]]:

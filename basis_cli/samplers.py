@@ -13,7 +13,7 @@ from .api import Prior
 from .errors import NotFiniteError, UsageError
 from .graphs import repeated
 from .noise import PerImageNoise
-from .operators import Constraint, LinearOperator, Mixture, Operator, linearized
+from .operators import Constraint, LinearOperator, Mixture, Operator, consistent, linearized
 
 
 def geometric(levels: int, high: float = 1.0, low: float = 0.01) -> tuple[float, ...]:
@@ -325,7 +325,7 @@ def ep(
         o_i = (y - sum_{j != i} alpha_j D_j(x_j)) / alpha_i       what is left of the mixture for component i
         v_i = (noise_std^2 + sum_{j != i} alpha_j^2 r^2) / alpha_i^2    and how sure that is
         x~_i = s~_i^2 (x_i / sigma^2 + o_i / v_i),   s~_i^-2 = sigma^-2 + v_i^-1
-        x0 <- D(x~, s~) corrected
+        x0 <- D(x~, s~) corrected, and without noise the nearest to that in [0, 1] with A x0 = y, nearly
 
     The second denoising sees two observations of each component instead of one, at the lower noise level ``s~_i``
     (Minka 2001, with isotropic Gaussian messages). ``prior_std`` sets ``r`` as in :func:`conjugate`; its default is
@@ -349,7 +349,8 @@ def ep(
         share = [si / sigma**2 for si in s2]  # of x in the mean of both observations
         observed = weighted(share, x) + weighted([1 - w for w in share], seen)
         x0 = joint_denoiser(priors, [si**0.5 for si in s2])(observed)
-        return x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
+        x0 = x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
+        return x0 if noise_std else consistent(x0, operator, y, rounds=3)
 
     return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, overrelaxation)
 

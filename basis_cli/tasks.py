@@ -18,7 +18,7 @@ from torch import Tensor
 from . import images, memory, metrics, plugins, samplers, selection
 from .api import Level, Prior
 from .errors import BasisError, InputError, UsageError
-from .operators import Constraint, Downsample, Gray, Jpeg, Mask, Mixture, Operator, Unobserved
+from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, Unobserved, consistent
 from .priors import choose_device, compile_networks, load_prior, precision
 from .resume import SavedState
 
@@ -309,18 +309,6 @@ def sample_posterior(
                 likelihoods += [] if scores is None else [scores]
                 done += size
     return torch.cat(parts, dim=1), torch.cat(likelihoods) if likelihood else None, evaluations
-
-
-def consistent(x: Tensor, operator: Operator, y: Tensor) -> Tensor:
-    """``x`` ``(k, n, c, h, w)`` moved a little: ``A x = y`` and [0, 1] hold to a fraction of a level.
-
-    Alternating projections onto both; onto [0, 1] alone if the operator is no :class:`Constraint`.
-    """
-    if not isinstance(operator, Constraint):
-        return x.clamp(0, 1)
-    for _ in range(8):
-        x = operator.project(x, y).clamp(0, 1)
-    return x
 
 
 def kinds(priors: Sequence[Prior], operator: Operator) -> list[Hashable]:

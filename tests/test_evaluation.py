@@ -285,3 +285,41 @@ def test_samples_are_judged_beside_as_many_pictures():
     quick = tasks.Sampling("project", levels=3, device="cpu")
     report = evaluation.evaluate_samples(data, soft_blobs((3, 8, 8)), Flat(), count=5, sampling=quick)
     assert report["quality"] == {"samples": {"count": 5}, "truth": {"count": 5}}
+
+
+def test_one_picture_of_each_data_set():
+    data = [blank(count=5), blank(count=3)]
+    chosen = datasets.one_of_each(data, 7, seed=1)
+    assert sorted(chosen[:5, 0]) == [0, 1, 2, 3, 4]
+    assert sorted(chosen[:3, 1]) == [0, 1, 2]
+    assert np.array_equal(chosen[:4], datasets.one_of_each(data, 4, seed=1))
+    assert not np.array_equal(chosen, datasets.one_of_each(data, 7, seed=2))
+
+
+def test_components_of_different_priors_are_judged_in_their_places(monkeypatch):
+    priors = [soft_blobs((3, 8, 8), std=0.2, length=length) for length in (3.0, 0.5)]
+    data = [drawn_from(prior, 30) for prior in priors]
+    rows = datasets.one_of_each(data, 20, seed=0).T
+    truth = torch.stack([each[row] for each, row in zip(data, rows, strict=True)])
+
+    def judged(answer):
+        monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lambda *_, seeds, callback: answer)
+        sampling = tasks.Sampling("known", batch=20, device="cpu")
+        return evaluation.evaluate_separation(data, priors, pairs=20, sampling=sampling)
+
+    right, wrong = judged(truth), judged(truth.flip(0))
+    assert right["protocol"] == "one of each"
+    assert right["psnr"]["mean"] == pytest.approx(100)
+    assert right["quality"]["separations"]["ssim"] == pytest.approx(1)
+    assert right["assigned"]["truth"] == wrong["assigned"]["truth"] == {"by likelihood": 1}
+    assert right["assigned"]["separations"] == {"by likelihood": 1, "by distance": 1}
+    assert wrong["psnr"]["mean"] < 20
+    assert wrong["assigned"]["separations"] == {"by likelihood": 0, "by distance": 0}
+
+
+def test_data_sets_that_do_not_fit_the_components():
+    gray, colour = blank(), Dataset("blobs", "test", np.zeros((3, 3, 1, 1), np.uint8), np.zeros(3, int))
+    prior = soft_blobs((1, 1, 1))
+    for data in ([gray, colour], [gray] * 3):
+        with pytest.raises(UsageError, match="data sets for 2 components"):
+            evaluation.evaluate_separation(data, [prior, prior], pairs=2)

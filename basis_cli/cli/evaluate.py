@@ -17,6 +17,7 @@ from .options import (
     AsJson,
     Data,
     DataDir,
+    DataNames,
     Device,
     PriorName,
     PriorNames,
@@ -62,7 +63,7 @@ def separation(
     sampler: SamplerOptions,
     several: SampleOptions,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
-    data: Data = "mnist",
+    data: DataNames = ["mnist"],  # noqa: B006
     data_dir: DataDir = None,
     protocol: ProtocolOption = Protocol.class_agnostic,
     pairs: Annotated[int, typer.Option(min=1, help="Mixtures to separate; the paper has 6,000.")] = 500,
@@ -74,8 +75,11 @@ def separation(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Separate mixtures of test pictures and report PSNR beside the baseline and the paper (Table 2)."""
-    from ..datasets import load_dataset
+    """Separate mixtures of test pictures and report PSNR beside the baseline and the paper (Table 2).
+
+    With a prior and a data set for each component, also in how many mixtures each came out in its own place.
+    """
+    from ..datasets import Squares, load_dataset
     from ..evaluation import PAPER_PSNR, evaluate_separation
     from ..tasks import separation as check
     from .run import load_priors
@@ -83,10 +87,13 @@ def separation(
     priors, hashes = load_priors(prior, k, weights, sampler.device)
     check(priors, k)
     sampling = sampler.sampling("separate", several.noise_std)
-    test = load_dataset(data, "test", data_dir)
+    channels, size, _ = priors[0].shape
+    tests = [load_dataset(name, "test", data_dir, Squares(size, gray=channels == 1)) for name in data]
+    for name, loaded, test in zip(prior * k, priors, tests * k, strict=False):
+        _same_shape(name, loaded, test)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
-            test,
+            tests,
             priors,
             protocol=protocol.value,
             pairs=pairs,
@@ -94,12 +101,12 @@ def separation(
             samples=several.samples,
             select=several.select.value,
             sampling=sampling,
-            realism=_realism(test, inception, data_dir, sampler.device),
+            realism=_realism(tests[0], inception, data_dir, sampler.device) if len(tests) == 1 else None,
             sheet=sheet,
             callback=callback,
         )
     result = {"prior": prior, "weights_sha256": hashes} | result
-    published = PAPER_PSNR[protocol.value] if (data, k) == ("mnist", 2) else {}
+    published = PAPER_PSNR[protocol.value] if (data, k) == (["mnist"], 2) else {}
     if plot:
         _histogram(result, published, plot)
     if as_json:
@@ -108,6 +115,9 @@ def separation(
         stdout.print(_table(result, published))
         if "quality" in result:
             stdout.print(_quality_table(result, f"all {result['k'] * result['mixtures']} components"))
+        for name, shares in result.get("assigned", {}).items():
+            shown = ", ".join(f"{share:.0%} {how}" for how, share in shares.items())
+            stdout.print(f"every component in its own place, {name}: {shown} of the mixtures")
 
 
 @dataclass(frozen=True)
@@ -235,7 +245,8 @@ def samples(
     _same_shape(prior, loaded, test)
     realism = _realism(test, inception, data_dir, sampler.device)
     if realism is None:
-        raise UsageError(f"{data}'s pictures are gray: no network is at hand to judge them", "--data cifar10")
+        what = "gray" if test.shape[0] != 3 else f"of {test.shape[2]} x {test.shape[1]} pixels"
+        raise UsageError(f"no network is at hand to judge {data}'s pictures: they are {what}", "--data cifar10")
     sampling = sampler.sampling("sample")
     with sampling_progress(1, quiet) as callback:
         result = evaluate_samples(test, loaded, realism, count=count, sampling=sampling, callback=callback)
@@ -247,7 +258,7 @@ def samples(
 
 
 def _realism(test: Dataset, inception: Path | None, data_dir: Path | None, device: str) -> Realism | None:
-    """What judges pictures by their features; nothing for gray ones."""
+    """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
     from ..datasets import load_dataset
     from ..features import cifar_realism, inception_realism
 
@@ -255,7 +266,7 @@ def _realism(test: Dataset, inception: Path | None, data_dir: Path | None, devic
         return None
     if inception:
         return inception_realism(inception, load_dataset(test.name, "train", data_dir), device)
-    return cifar_realism(device=device)
+    return cifar_realism(device=device) if test.shape[1:] == (32, 32) else None
 
 
 def _quality_table(result: dict[str, Any], title: str) -> Table:
@@ -353,7 +364,7 @@ def _same_shape(name: str, prior: Prior, data: Dataset) -> None:
 
 
 def _table(result: dict[str, Any], published: dict[str, float]) -> Table:
-    title = f"{result['mixtures']} {result['protocol']} mixtures of {result['k']} {result['data']} test pictures"
+    title = f"{result['mixtures']} mixtures of {result['k']} {result['data']} test pictures, {result['protocol']}"
     table = Table("", "mean PSNR", "median", "over 25 dB", title=title, title_justify="left")
     for name, stats in (
         ("average (ours)", result["average"]),

@@ -61,6 +61,14 @@ PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all 
 Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
 FitOption = Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")]
 Data = Annotated[str, typer.Option(help="Data set, mnist or cifar10; its test split is used.")]
+DataNames = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        help="A data set for all components, or once for each: mnist, cifar10, lsun:CATEGORY, or a "
+        "folder of pictures. Its test split is used.",
+    ),
+]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

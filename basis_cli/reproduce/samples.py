@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import metrics, samplers, selection, tasks
 from ..api import Prior
-from ..operators import Mask, Unobserved
+from ..operators import Mask, Unobserved, consistent
 from . import Report, Row, Setup
 from .figures import sheet
 
@@ -188,7 +188,7 @@ def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Repo
         sampling = setup.sampling("langevin", step_size=STEP_SIZE, steps=steps)
         seeds = [tasks.image_seed(setup.seed, i) for i in range(len(y))]
         x, _, _ = tasks.sample_posterior([prior], operator, y, seeds, sampling)
-        x = tasks.consistent(x, operator, y)[0].view(pictures, samples, c, h, w)
+        x = consistent(x, operator, y)[0].view(pictures, samples, c, h, w)
         psnr = metrics.psnr(x, truth[:, None])
         unknown = known == 0
         rows += [
