@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .errors import BasisError as BasisError
     from .priors import load_prior as load_prior
     from .resume import SavedState as SavedState
+    from .sampling import Sampling as Sampling
     from .tasks import Result as Result
-    from .tasks import Sampling as Sampling
     from .tasks import colorize as colorize
     from .tasks import decompress as decompress
     from .tasks import inpaint as inpaint
@@ -29,10 +29,9 @@ _HOMES = {
     "BasisError": "errors",
     "load_prior": "priors",
     "SavedState": "resume",
+    "Sampling": "sampling",
     "TiledPrior": "tiles",
-} | dict.fromkeys(
-    ("Result", "Sampling", "colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks"
-)
+} | dict.fromkeys(("Result", "colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks")
 __all__ = ["__version__", *_HOMES]
 
 

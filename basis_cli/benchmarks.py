@@ -18,7 +18,8 @@ from .datasets import Dataset
 from .errors import NotFiniteError, RunWarning, UsageError
 from .evaluation import evaluate_separation
 from .priors import choose_device
-from .tasks import Result, Sampling
+from .sampling import Sampling
+from .tasks import Result
 
 STEPS = 100
 PAPER = Sampling("langevin", levels=10, steps=STEPS)

@@ -19,16 +19,8 @@ from .datasets import Dataset, mixture_indices, one_of_each
 from .errors import InputError, UsageError
 from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, consistent, standard_tables
 from .priors import choose_device
-from .tasks import (
-    Sampling,
-    image_seed,
-    kinds,
-    ranked_samples,
-    restoring,
-    sample,
-    sample_posterior,
-    unknown,
-)
+from .sampling import Sampling, image_seed, sample_posterior
+from .tasks import kinds, ranked_samples, restoring, sample, unknown
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {

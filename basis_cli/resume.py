@@ -19,7 +19,7 @@ from .operators import Operator
 
 
 class SavedState:
-    """The state of one call of :func:`basis_cli.tasks.sample_posterior` in a file, to give to that call again.
+    """The state of one call of :func:`basis_cli.sampling.sample_posterior` in a file, to give to that call again.
 
     It holds the batches that are done, the components of the batch at work after its last full noise level, how far its
     noise has been used, and what tells this run from others. It is written when a level ends and read back exactly, so

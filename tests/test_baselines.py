@@ -8,7 +8,8 @@ import torch
 from basis_cli import baselines, plugins
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture, Unobserved
-from basis_cli.tasks import Sampling, separate
+from basis_cli.sampling import Sampling
+from basis_cli.tasks import separate
 
 EQUAL = Mixture([0.5, 0.5])
 

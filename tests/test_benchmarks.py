@@ -12,7 +12,7 @@ from basis_toy.prior import four_pictures
 from basis_cli import benchmarks, selection
 from basis_cli.datasets import Dataset
 from basis_cli.errors import RunWarning, UsageError
-from basis_cli.tasks import Sampling
+from basis_cli.sampling import Sampling
 
 CPU = Sampling("project", levels=5, device="cpu")
 

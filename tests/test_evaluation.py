@@ -11,10 +11,11 @@ import pytest
 import torch
 from basis_toy.prior import soft_blobs
 
-from basis_cli import datasets, evaluation, metrics, tasks
+from basis_cli import datasets, evaluation, metrics
 from basis_cli.datasets import Dataset
 from basis_cli.errors import InputError, UsageError
 from basis_cli.operators import Mixture
+from basis_cli.sampling import Sampling
 
 DATA = os.environ.get("BASIS_DATA")
 whole_mnist = pytest.mark.skipif(not DATA, reason="BASIS_DATA names no folder with MNIST")
@@ -153,7 +154,7 @@ def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
         return operator.pinv(y)
 
     monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lazy)
-    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=tasks.Sampling("lazy"))
+    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("lazy"))
     assert report["psnr"]["mean"] == pytest.approx(report["average"]["mean"], abs=1e-4)
     assert report["residual_8bit_rms"] < 1e-3
 
@@ -164,9 +165,7 @@ def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
         return truth.flip(0)  # in the wrong order: the best permutation must find it
 
     monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: perfect)
-    report = evaluation.evaluate_separation(
-        data, [prior, prior], pairs=40, sampling=tasks.Sampling("perfect", batch=40)
-    )
+    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("perfect", batch=40))
     assert report["psnr"]["mean"] == pytest.approx(100)
 
 
@@ -188,7 +187,7 @@ def drawn_from(prior, n: int) -> datasets.Dataset:
 
 def test_bits_per_dim_of_a_priors_own_samples_are_its_entropy():
     prior = soft_blobs((1, 8, 8), std=0.1)
-    quick = tasks.Sampling("langevin", levels=3, steps=5, device="cpu")
+    quick = Sampling("langevin", levels=3, steps=5, device="cpu")
     data = drawn_from(prior, 400)
     report = evaluation.evaluate_likelihood(data, prior, pictures=400, pairs=4, sigma=0.1, sampling=quick)
     entropy = 0.5 * torch.logdet(2 * torch.pi * torch.e * prior.at(0.1).covariances[0]) / 64 / np.log(2)
@@ -252,7 +251,7 @@ def test_restorations_are_compared_with_doing_without(make, limit):
     prior = soft_blobs((3, 8, 8))
     blobs = prior.sample(12, torch.Generator().manual_seed(0)).clamp(0, 1)
     data = Dataset("blobs", "test", (blobs * 255).round().numpy().astype(np.uint8), np.zeros(12, int))
-    quick = tasks.Sampling("project", levels=20, device="cpu", batch=5)
+    quick = Sampling("project", levels=20, device="cpu", batch=5)
     report = evaluation.evaluate_restoration(
         data, prior, make(prior.shape), pictures=8, samples=4, sampling=quick, realism=Flat()
     )
@@ -274,7 +273,7 @@ def test_a_prior_of_another_shape_cannot_restore():
 def test_separations_of_colour_are_judged():
     prior = soft_blobs((3, 8, 8))
     data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.arange(6) % 2)
-    quick = tasks.Sampling("project", levels=3, device="cpu")
+    quick = Sampling("project", levels=3, device="cpu")
     report = evaluation.evaluate_separation(data, [prior, prior], pairs=4, sampling=quick, realism=Flat())
     assert list(report["quality"]) == ["average", "separations", "truth"]
     assert {row["count"] for row in report["quality"].values()} == {8}
@@ -282,7 +281,7 @@ def test_separations_of_colour_are_judged():
 
 def test_samples_are_judged_beside_as_many_pictures():
     data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.zeros(6, int))
-    quick = tasks.Sampling("project", levels=3, device="cpu")
+    quick = Sampling("project", levels=3, device="cpu")
     report = evaluation.evaluate_samples(data, soft_blobs((3, 8, 8)), Flat(), count=5, sampling=quick)
     assert report["quality"] == {"samples": {"count": 5}, "truth": {"count": 5}}
 
@@ -304,7 +303,7 @@ def test_components_of_different_priors_are_judged_in_their_places(monkeypatch):
 
     def judged(answer):
         monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lambda *_, seeds, callback: answer)
-        sampling = tasks.Sampling("known", batch=20, device="cpu")
+        sampling = Sampling("known", batch=20, device="cpu")
         return evaluation.evaluate_separation(data, priors, pairs=20, sampling=sampling)
 
     right, wrong = judged(truth), judged(truth.flip(0))

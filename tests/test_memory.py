@@ -11,11 +11,11 @@ from basis_ncsn.network import UNet
 from basis_ncsn.prior import ScorePrior
 from basis_toy.prior import four_pictures
 
-from basis_cli import memory, tasks
+from basis_cli import memory
 from basis_cli.errors import BasisError, RunWarning, UsageError
 from basis_cli.operators import Mixture
 from basis_cli.priors import precision
-from basis_cli.tasks import Sampling, sample_posterior
+from basis_cli.sampling import Sampling, sample_posterior
 
 SHAPE = (1, 8, 8)
 CPU_MESSAGE = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -209,7 +209,7 @@ def test_a_compiler_that_fails_is_a_plain_error(monkeypatch):
 
 
 def test_the_default_batch_is_chosen_from_memory(monkeypatch):
-    monkeypatch.setattr(tasks.memory, "batch_size", lambda priors, count, device: 2)
+    monkeypatch.setattr(memory, "batch_size", lambda priors, count, device: 2)
     prior = Small(2)
     run(prior, n=4)
     assert set(prior.sizes) == {2}

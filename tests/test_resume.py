@@ -10,7 +10,7 @@ from basis_cli import samplers, tasks
 from basis_cli.errors import InputError, UsageError
 from basis_cli.plugins import BUILT_IN_SAMPLERS
 from basis_cli.resume import SavedState
-from basis_cli.tasks import Sampling
+from basis_cli.sampling import Sampling
 from basis_cli.tiles import TiledPrior
 
 SHAPE = (1, 8, 8)

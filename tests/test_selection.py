@@ -6,6 +6,7 @@ from basis_toy.prior import four_pictures, soft_blobs
 
 from basis_cli import selection, tasks
 from basis_cli.errors import UsageError
+from basis_cli.sampling import Sampling
 
 SHAPE = (1, 8, 8)
 
@@ -106,7 +107,7 @@ def test_separate_says_how_sure_it_is():
     """A mixture of a bar with itself has one answer; of two different pictures, either may be either: still one."""
     prior = four_pictures(SHAPE)
     y = (prior.means[0] + prior.means[1]).view(1, *SHAPE).float() / 2
-    run = {"prior": prior, "samples": 6, "sampling": tasks.Sampling("project", levels=20)}
+    run = {"prior": prior, "samples": 6, "sampling": Sampling("project", levels=20)}
     result = tasks.separate(y, **run)
     assert result.components.shape == (2, 1, 6, *SHAPE)
     assert result.log_likelihood.shape == (1, 6)
@@ -123,12 +124,12 @@ def test_separate_says_how_sure_it_is():
 
 def test_the_evaluations_of_all_samples_and_of_their_scores_are_counted():
     prior, y = ScoreOnly(four_pictures(SHAPE)), torch.full((3, *SHAPE), 0.4)
-    single = tasks.separate(y, prior=prior, sampling=tasks.Sampling("project", levels=7))
+    single = tasks.separate(y, prior=prior, sampling=Sampling("project", levels=7))
     assert single.evaluations == 7
     assert single.log_likelihood is None
-    several = tasks.separate(y, prior=prior, samples=4, sampling=tasks.Sampling("project", levels=7, batch=5))
+    several = tasks.separate(y, prior=prior, samples=4, sampling=Sampling("project", levels=7, batch=5))
     assert several.evaluations == 4 * (7 + len(selection.SIGMAS))
-    split = tasks.separate(y, prior=prior, alpha=[0.7, 0.3], sampling=tasks.Sampling("ep", levels=7))
+    split = tasks.separate(y, prior=prior, alpha=[0.7, 0.3], sampling=Sampling("ep", levels=7))
     assert split.evaluations == 14
-    derivatives = tasks.separate(y, prior=prior, sampling=tasks.Sampling("mmps", levels=7))
+    derivatives = tasks.separate(y, prior=prior, sampling=Sampling("mmps", levels=7))
     assert derivatives.evaluations == 7 * (1 + 2 * 3)

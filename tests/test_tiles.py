@@ -9,7 +9,7 @@ from basis_toy.prior import GaussianMixture, four_pictures, soft_blobs
 from basis_cli import load_prior, samplers, tasks
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture
-from basis_cli.tasks import Sampling
+from basis_cli.sampling import Sampling
 from basis_cli.tiles import TiledPrior, raised_cosine, starts
 
 SHAPE = (1, 8, 8)

@@ -148,7 +148,7 @@ def samplers(
     from ..benchmarks import CONTENDERS, frontier
     from ..datasets import load_dataset
     from ..evaluation import PAPER_PSNR
-    from ..tasks import Sampling
+    from ..sampling import Sampling
     from .run import load_priors, numbers
 
     priors, hashes = load_priors(prior, k, weights, device)

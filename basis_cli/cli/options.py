@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..tasks import Sampling
+    from ..sampling import Sampling
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -87,7 +87,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stder
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How to sample; see :class:`basis_cli.tasks.Sampling`."""
+    """How to sample; see :class:`basis_cli.sampling.Sampling`."""
 
     sampler: Annotated[
         str | None,
@@ -119,7 +119,7 @@ class SamplerOptions:
 
     def sampling(self, task: str, noise_std: float | None = None) -> Sampling:
         """For the library, with the ``task``'s default sampler unless one was chosen."""
-        from ..tasks import Sampling
+        from ..sampling import Sampling
 
         chosen = {field.name: getattr(self, field.name) for field in fields(self)} | {"dtype": self.dtype.value}
         return Sampling(**chosen, noise_std=noise_std).for_task(task)

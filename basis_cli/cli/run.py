@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from ..api import Prior
     from ..resume import SavedState
-    from ..tasks import Result, Sampling
+    from ..sampling import Sampling
+    from ..tasks import Result
 
 Truth = Annotated[Path | None, typer.Option("--reference", help="The true picture, for one input: PSNR is to it.")]
 
@@ -375,7 +376,7 @@ class _Run:
         from .. import images
         from ..memory import batch_size
         from ..priors import choose_device
-        from ..tasks import Frames
+        from ..sampling import Frames
 
         if self.output.dry_run or not pictures:
             for picture in pictures:

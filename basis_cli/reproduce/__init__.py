@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..api import Prior
     from ..datasets import Dataset
     from ..metrics import Realism
-    from ..tasks import Sampling
+    from ..sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Setup:
 
     def sampling(self, sampler: str, **options: Any) -> Sampling:
         """How to sample, on this setup's device and with its seed."""
-        from ..tasks import Sampling
+        from ..sampling import Sampling
 
         return Sampling(sampler, device=self.device, dtype=self.dtype, seed=self.seed, **options)
 

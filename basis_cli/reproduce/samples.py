@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import metrics, samplers, selection, tasks
+from .. import metrics, samplers, selection
 from ..api import Prior
+from ..errors import BasisError
 from ..operators import Mask, Unobserved, consistent
+from ..priors import choose_device, precision
+from ..sampling import image_seed, sample_posterior
 from . import Report, Row, Setup
 from .figures import sheet
 
@@ -40,9 +43,9 @@ def drawn(
             setup.say(f"{count} samples, noise {sigma:.3f}")
             ends[sigma] = x[0].cpu().clone()
 
-    device = tasks.choose_device(setup.device)
-    seeds = [tasks.image_seed(setup.seed, i) for i in range(count)]
-    with torch.inference_mode(), tasks.precision(device, setup.dtype):
+    device = choose_device(setup.device)
+    seeds = [image_seed(setup.seed, i) for i in range(count)]
+    with torch.inference_mode(), precision(device, setup.dtype):
         x = samplers.langevin(
             [prior],
             Unobserved(prior.shape),
@@ -69,8 +72,8 @@ class Judge:
         self.typical = self._likelihood(test).mean()
 
     def _likelihood(self, x: Tensor) -> Tensor:
-        device = tasks.choose_device(self.setup.device)
-        with torch.inference_mode(), tasks.precision(device, self.setup.dtype):
+        device = choose_device(self.setup.device)
+        with torch.inference_mode(), precision(device, self.setup.dtype):
             return selection.log_likelihood([self.prior], x.clamp(0, 1).to(device)[None]).cpu()
 
     def __call__(self, x: Tensor) -> tuple[float, float | None]:
@@ -86,7 +89,7 @@ def from_noise(setup: Setup, *, samples: int, steps: int) -> Report:
     x, ends = drawn(setup, prior, samples, steps=steps)
     seconds = time.perf_counter() - began
     mean, error = judge(x)
-    device, threads = tasks.choose_device(setup.device).type, torch.get_num_threads()
+    device, threads = choose_device(setup.device).type, torch.get_num_threads()
     clocked = f"published: a P100; ours: {device}, {threads} threads, beside whatever else runs"
     rows = [
         Row("seconds for 100 samples, MNIST", 112, seconds / samples * 100, None, clocked),
@@ -152,7 +155,7 @@ def sensitivity(setup: Setup, *, samples: int, most_steps: int) -> Report:
         setup.say(what)
         try:
             x, _ = drawn(setup, prior, samples, steps=steps, step_size=epsilon / 2)
-        except tasks.BasisError:
+        except BasisError:
             rows.append(Row(what, published, "not finite"))
             continue
         shown[what] = x
@@ -186,8 +189,8 @@ def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Repo
         operator = Mask(known)
         y = operator(truth[None]).repeat_interleave(samples, dim=0)
         sampling = setup.sampling("langevin", step_size=STEP_SIZE, steps=steps)
-        seeds = [tasks.image_seed(setup.seed, i) for i in range(len(y))]
-        x, _, _ = tasks.sample_posterior([prior], operator, y, seeds, sampling)
+        seeds = [image_seed(setup.seed, i) for i in range(len(y))]
+        x, _, _ = sample_posterior([prior], operator, y, seeds, sampling)
         x = consistent(x, operator, y)[0].view(pictures, samples, c, h, w)
         psnr = metrics.psnr(x, truth[:, None])
         unknown = known == 0

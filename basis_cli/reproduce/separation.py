@@ -23,6 +23,7 @@ from ..evaluation import (
     evaluate_separation,
 )
 from ..operators import Mixture
+from ..sampling import Sampling, image_seed, sample_posterior
 from . import Report, Row, Setup
 from .figures import OURS, PUBLISHED, beside, sheet
 
@@ -53,7 +54,7 @@ def _mixtures(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     return truth, truth.mean(0)
 
 
-def _algorithm1(setup: Setup, **options: Any) -> tasks.Sampling:
+def _algorithm1(setup: Setup, **options: Any) -> Sampling:
     return setup.sampling("langevin", **{"step_size": STEP_SIZE, **options})
 
 
@@ -97,7 +98,7 @@ def _psnr_row(
     what: str,
     prior: Prior,
     count: int,
-    sampling: tasks.Sampling,
+    sampling: Sampling,
     samples: int = 1,
     select: str = "best",
 ) -> Row:
@@ -407,8 +408,8 @@ def figure9(setup: Setup, *, mixtures: int, steps: int) -> Report:
             ends.setdefault(sigma, []).append(x.cpu().clone())
 
     sampling = _algorithm1(setup, levels=10, steps=steps)
-    seeds = [tasks.image_seed(setup.seed, i) for i in range(mixtures)]
-    tasks.sample_posterior([found[name]] * 2, operator, y, seeds, sampling, keep)
+    seeds = [image_seed(setup.seed, i) for i in range(mixtures)]
+    sample_posterior([found[name]] * 2, operator, y, seeds, sampling, keep)
     states = {sigma: torch.cat(parts, dim=1) for sigma, parts in ends.items()}
     order = metrics.component_order(list(states.values())[-1].clamp(0, 1), [0, 0], references=truth, mixture=y)
     states = {sigma: metrics.reordered(x, order) for sigma, x in states.items()}
