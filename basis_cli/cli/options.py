@@ -126,6 +126,15 @@ class SamplerOptions:
 
 
 @dataclass(frozen=True)
+class ModelOptions:
+    """The prior of a task whose answer is one picture, and what the answer is compared with."""
+
+    prior: PriorName = "ncsn-cifar"
+    weights: Weights = None
+    reference: Annotated[Path | None, typer.Option(help="The true picture, for one input: PSNR is to it.")] = None
+
+
+@dataclass(frozen=True)
 class SampleOptions:
     """How many samples, and what to keep of them."""
 

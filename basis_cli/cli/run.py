@@ -20,6 +20,7 @@ from .options import (
     AsJson,
     FitOption,
     Inputs,
+    ModelOptions,
     Out,
     OutputOptions,
     Overwrite,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from ..resume import SavedState
     from ..sampling import Sampling
     from ..tasks import Result
-
-Truth = Annotated[Path | None, typer.Option("--reference", help="The true picture, for one input: PSNR is to it.")]
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:
@@ -112,17 +111,15 @@ def separate(
 @with_options
 def colorize(
     inputs: Inputs,
+    model: ModelOptions,
     sampler: SamplerOptions,
     several: SampleOptions,
     tiles: TileOptions,
     output: OutputOptions,
-    prior: PriorName = "ncsn-cifar",
     luma: Annotated[
         bool, typer.Option("--luma", help="The gray is .299 R + .587 G + .114 B, as most programs make it.")
     ] = False,
-    reference: Truth = None,
     fit: FitOption = None,
-    weights: Weights = None,
 ) -> None:
     """Colour a gray picture. A coloured one is made gray first.
 
@@ -131,8 +128,8 @@ def colorize(
     """
     from .. import images, tasks
 
-    run = _Run.single("colorize", inputs, sampler, several, tiles, output, prior, weights)
-    shape, how = run.truth(reference, fit.value if fit else None)
+    run = _Run.single("colorize", inputs, sampler, several, tiles, output, model)
+    shape, how = run.truth(model.reference, fit.value if fit else None)
     channels = images.LUMA.tolist() if luma else [1 / 3] * 3
     tasks.graying(channels, shape)
     run.carry_out(run.read(shape, how), partial(tasks.colorize, channel_weights=channels))
@@ -141,6 +138,7 @@ def colorize(
 @with_options
 def inpaint(
     inputs: Inputs,
+    model: ModelOptions,
     sampler: SamplerOptions,
     several: SampleOptions,
     tiles: TileOptions,
@@ -150,10 +148,7 @@ def inpaint(
         typer.Option(help="A picture, white where the input is unknown; or right, left, top, bottom, center."),
     ],
     invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black is unknown instead.")] = False,
-    prior: PriorName = "ncsn-cifar",
-    reference: Truth = None,
     fit: FitOption = None,
-    weights: Weights = None,
 ) -> None:
     """Fill in the part of a picture that is missing or unwanted.
 
@@ -161,8 +156,8 @@ def inpaint(
     """
     from .. import tasks
 
-    run = _Run.single("inpaint", inputs, sampler, several, tiles, output, prior, weights)
-    shape, how = run.truth(reference, fit.value if fit else None)
+    run = _Run.single("inpaint", inputs, sampler, several, tiles, output, model)
+    shape, how = run.truth(model.reference, fit.value if fit else None)
     pictures = run.read(shape, how)
     sizes: set[tuple[int, int]] = {picture.pixels.shape[1:] for picture in pictures}
     with warnings_as_lines():
@@ -178,6 +173,7 @@ def inpaint(
 @with_options
 def upscale(
     inputs: Inputs,
+    model: ModelOptions,
     sampler: SamplerOptions,
     several: SampleOptions,
     tiles: TileOptions,
@@ -186,10 +182,7 @@ def upscale(
     bicubic: Annotated[
         bool, typer.Option("--bicubic", help="The picture was shrunk with a bicubic filter, not by averaging.")
     ] = False,
-    prior: PriorName = "ncsn-cifar",
-    reference: Truth = None,
     fit: FitOption = None,
-    weights: Weights = None,
 ) -> None:
     """Enlarge a small picture to the size that the prior models.
 
@@ -198,8 +191,8 @@ def upscale(
     from .. import operators, tasks
 
     method = "bicubic" if bicubic else "box"
-    run = _Run.single("upscale", inputs, sampler, several, tiles, output, prior, weights)
-    (c, h, w), how = run.truth(reference, fit.value if fit else None)
+    run = _Run.single("upscale", inputs, sampler, several, tiles, output, model)
+    (c, h, w), how = run.truth(model.reference, fit.value if fit else None)
     if not tiles.tile:
         operators.Downsample(factor, (h, w), method)
     pictures = run.read((c, -(-h // factor), -(-w // factor)), how)
@@ -209,13 +202,11 @@ def upscale(
 @with_options
 def decompress(
     inputs: Inputs,
+    model: ModelOptions,
     sampler: SamplerOptions,
     several: SampleOptions,
     tiles: TileOptions,
     output: OutputOptions,
-    prior: PriorName = "ncsn-cifar",
-    reference: Truth = None,
-    weights: Weights = None,
 ) -> None:
     """Undo JPEG compression: a picture without its blocks that would give this very file.
 
@@ -223,8 +214,8 @@ def decompress(
     """
     from .. import images, tasks
 
-    run = _Run.single("decompress", inputs, sampler, several, tiles, output, prior, weights)
-    shape, _ = run.truth(reference, None)
+    run = _Run.single("decompress", inputs, sampler, several, tiles, output, model)
+    shape, _ = run.truth(model.reference, None)
     groups: dict[Any, list[_Picture]] = {}
     for picture in run.read(shape, None):
         try:
@@ -293,13 +284,12 @@ class _Run:
         several: SampleOptions,
         tiles: TileOptions,
         output: OutputOptions,
-        prior: str,
-        weights: Path | None,
+        model: ModelOptions,
     ) -> _Run:
         """For tasks whose answer is one picture."""
         sampling = sampler.sampling(task, several.noise_std)
-        run = cls(task, inputs, sampling, several, tiles, output, prior)
-        run.priors, run.hashes = load_priors([prior], 1, weights, sampler.device)
+        run = cls(task, inputs, sampling, several, tiles, output, model.prior)
+        run.priors, run.hashes = load_priors([model.prior], 1, model.weights, sampler.device)
         return run
 
     def _check(self) -> None:
