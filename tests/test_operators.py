@@ -1,4 +1,5 @@
 import io
+import itertools
 import math
 
 import numpy as np
@@ -19,6 +20,7 @@ from basis_cli.operators import (
     Mask,
     Mixture,
     Unobserved,
+    consistent,
     linearized,
     standard_tables,
 )
@@ -284,3 +286,32 @@ def test_jpegs_derivative_takes_rounding_for_the_identity():
     derivative = linearized(operator, x)
     torch.testing.assert_close(derivative(v), v[0], atol=2e-5, rtol=0)  # YCbCr's published numbers have six digits
     torch.testing.assert_close((derivative(v) * u[0]).sum(), (v * derivative.adjoint(u[0])).sum())
+
+
+CONSISTENT = LINEAR | {"sum": (Mixture([1.0, 1.0]), 1), "mean of three": (Mixture([0.5, 0.3, 0.2]), 3)}
+
+
+@pytest.mark.parametrize("name", CONSISTENT)
+def test_consistent_pictures_explain_y_and_are_nearer_to_the_truth(name):
+    operator, channels = CONSISTENT[name]
+    noise, uniform = draw(0, (operator.k, 4, channels, 8, 8), (operator.k, 4, channels, 8, 8))
+    truth = uniform.clamp(0, 1)  # half of the pixels are black or white, where the sets meet at an edge
+    x, y = truth + 0.05 * noise, operator(truth)
+    distances = [(consistent(x, operator, y, rounds) - truth).norm() for rounds in range(9)]
+    assert all(after <= before + 1e-9 for before, after in itertools.pairwise(distances))
+    assert distances[-1] < 0.9 * distances[0]
+    found = consistent(x, operator, y)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert (operator(found) - y).square().mean().sqrt() < 1 / 255
+
+
+def test_without_a_projection_consistent_pictures_are_clipped():
+    class Squared:
+        k, scale = 1, 1.0
+
+        def __call__(self, x):
+            return x[0] ** 2
+
+    x = torch.tensor([-0.5, 0.5, 1.5]).view(1, 1, 1, 1, 3)
+    assert consistent(x, Squared(), x[0]).flatten().tolist() == [0, 0.5, 1]

@@ -180,3 +180,21 @@ def test_check_finite_counts_pictures_not_components():
     x[1, 3, 0, 0, 0] = float("-inf")
     with pytest.raises(NotFiniteError, match="2 of 4"):
         samplers.check_finite(x, 0.1)
+
+
+def test_ep_keeps_its_estimates_within_what_pictures_can_be():
+    prior = soft_blobs((1, 4, 4), std=0.5)  # its own samples often leave [0, 1]
+    operator = Mixture([0.5, 0.5])
+    y = torch.tensor([0.0, 0.02, 0.5, 1.0]).view(1, 1, 1, 4).expand(2, 1, 4, 4)
+    levels = []
+
+    def keep(x, **state):
+        levels.append(x.clone())
+
+    x = samplers.ep([prior, prior], operator, y, seeds=[1, 2], sigmas=samplers.linear(6), callback=keep)
+    assert len(levels) == 6
+    assert all(0 <= level.min() and level.max() <= 1 for level in levels)
+    assert (operator(x) - y).abs().max() < 0.1
+    assert x[..., 0].max() < 0.01  # both are black where the mixture is
+    noisy = samplers.ep([prior, prior], operator, y, seeds=[1, 2], sigmas=samplers.linear(6), noise_std=0.1)
+    assert noisy.min() < 0 or noisy.max() > 1  # what is left of the noise may have to go somewhere
