@@ -34,6 +34,8 @@ def average(
 
     Arguments and result as :func:`basis_cli.samplers.langevin`.
     """
+    if not isinstance(operator, LinearOperator):
+        raise UsageError("the sampler 'average' needs a linear operator", "--sampler project")
     x = operator.pinv(y)
     callback(step=0, total=1, level=0, sigma=0.0, x=x)
     return x

@@ -17,10 +17,10 @@ from . import images, metrics, samplers, selection
 from .api import Level, Prior
 from .datasets import Dataset, mixture_indices, one_of_each
 from .errors import InputError, UsageError
-from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, consistent, standard_tables
+from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
 from .priors import choose_device
 from .sampling import Sampling, image_seed, sample_posterior
-from .tasks import kinds, ranked_samples, restoring, sample, unknown
+from .tasks import corrected, kinds, ranked_samples, restoring, sample, unknown
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -91,17 +91,22 @@ def evaluate_separation(
         also ``assigned``, see :func:`assigned`.
 
     Raises:
-        UsageError: not one data set, nor one for each component, or of different shapes.
+        UsageError: not one data set, nor one for each component, or of another shape than the priors'; for pictures in
+            colour, torchmetrics is not installed.
+        BasisError: the sheet cannot be written.
     """
     sampling = (sampling or Sampling()).for_task("separate")
     k = len(priors)
     y, truth, about = _mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
+    for prior in priors:
+        _same_shape(prior, about["data"], truth)
+    _ready(sheet, judged=truth.shape[2] == 3)
     operator = Mixture([1 / k] * k)
     began = time.perf_counter()
     seeds = _seeds(sampling.seed, pairs, samples)
     ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
     seconds = time.perf_counter() - began
-    x = consistent(torch.stack([one.select(select)[:, 0] for one in ranked], dim=1), operator, y)
+    x = corrected(torch.stack([one.select(select)[:, 0] for one in ranked], dim=1), operator, y, sampling)
     off = metrics.residual(operator(x), y)
     order = metrics.component_order(x, kinds(priors, operator), references=truth, mixture=y)
     x = metrics.reordered(x, order)
@@ -169,6 +174,20 @@ def assigned(x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, de
         order = metrics.component_order(x, [0] * len(x), references=truth, mixture=truth.mean(0))
         found["by distance"] = float((order == own).all(0).float().mean())
     return found
+
+
+def _same_shape(prior: Prior, name: str, pictures: Tensor) -> None:
+    if tuple(pictures.shape[-3:]) != tuple(prior.shape):
+        shape = tuple(pictures.shape[-3:])
+        raise UsageError(f"the prior models pictures of shape {tuple(prior.shape)}, but {name}'s have {shape}")
+
+
+def _ready(sheet: Path | None, judged: bool) -> None:
+    """Raise what would otherwise end a long run after it is done."""
+    if sheet:
+        images.out_folder(sheet.parent)
+    if judged:
+        metrics.torchmetrics("functional.image")
 
 
 def _seeds(seed: int, count: int, samples: int) -> list[list[int]]:
@@ -266,15 +285,15 @@ def evaluate_restoration(
     """
     sampling = (sampling or Sampling()).for_task(restoring(damage.operator))
     truth = data[:pictures]
-    if tuple(truth.shape[1:]) != tuple(prior.shape):
-        raise UsageError(f"the prior models {tuple(prior.shape)} pictures, but {data.name}'s are {data.shape}")
+    _same_shape(prior, data.name, truth)
+    _ready(sheet, judged=True)
     y = (damage.operator(truth[None]) * 255).round() / 255
     seeds = [seed for own in _seeds(sampling.seed, len(y), samples) for seed in own]
     repeated = y.repeat_interleave(samples, dim=0)
     began = time.perf_counter()
     x, _, evaluations = sample_posterior([prior], damage.operator, repeated, seeds, sampling, callback)
     seconds = time.perf_counter() - began
-    x = consistent(x, damage.operator, repeated)
+    x = corrected(x, damage.operator, repeated, sampling)
     off = metrics.residual(damage.operator(x), repeated)
     several = x[0].unflatten(0, (len(y), samples))
     answers = {"baseline": damage.baseline(y), "one sample": several[:, 0]}
@@ -314,6 +333,7 @@ def evaluate_samples(
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
     """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
+    _same_shape(prior, data.name, data[:1])
     sampling = (sampling or Sampling()).for_task("sample")
     began = time.perf_counter()
     x = sample(prior, count, sampling=sampling, callback=callback)
@@ -362,6 +382,7 @@ def evaluate_likelihood(
     Raises:
         UsageError: the prior has no likelihood.
     """
+    _same_shape(prior, data.name, data[:1])
     sampling = (sampling or Sampling()).for_task("sample")
     device = choose_device(sampling.device)
     sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
@@ -416,6 +437,7 @@ def evaluate_gradients(
     Returns:
         For each level ``sigma``, ``scaled_norm`` (the mean) and its ``standard_error``.
     """
+    _same_shape(prior, data.name, data[:1])
     x = data[:pictures].to(choose_device(device))
     noise = _seeded(seed, x)
     rows = []

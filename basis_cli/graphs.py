@@ -88,7 +88,7 @@ class _Recordable:
             with (
                 _aside(self.device),
                 torch.inference_mode(False),  # torch makes tensors for its generators here, for all later recordings
-                torch.cuda.graph(graph, stream=_stream(self.device)),
+                torch.cuda.graph(graph, stream=_stream(self.device), capture_error_mode="thread_local"),
                 torch.inference_mode(inference),
             ):
                 self()

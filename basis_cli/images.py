@@ -22,10 +22,27 @@ FITS = ("crop", "resize", "pad")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
+def contents(source: Path | str) -> bytes:
+    """What is in a file, or on standard input if ``source`` is ``"-"``: to read several times what can be read once.
+
+    Raises:
+        InputError: missing, unreadable or empty.
+    """
+    with _opened(source, _named(source)) as file:
+        file.seek(0)
+        return file.read()
+
+
+def _named(source: Path | str | bytes) -> str:
+    return "standard input" if isinstance(source, bytes) or str(source) == "-" else str(source)
+
+
 def read(
-    source: Path | str, shape: tuple[int, int, int] | None = None, fit: str | None = None, larger: bool = False
+    source: Path | str | bytes, shape: tuple[int, int, int] | None = None, fit: str | None = None, larger: bool = False
 ) -> np.ndarray:
-    """The picture in a file, or on standard input if ``source`` is ``"-"``, as ``(c, h, w)`` float32 in [0, 1].
+    """The picture in a file, its :func:`contents`, or on standard input if ``source`` is ``"-"``.
+
+    As ``(c, h, w)`` float32 in [0, 1].
 
     Upright as its EXIF orientation says. Without ``shape`` it keeps its own size and has one channel if it is stored
     as gray, else three. With ``shape`` ``(c, h, w)`` it is made gray or repeated to ``c`` channels, and another size
@@ -42,7 +59,7 @@ def read(
     """
     if fit is not None and fit not in FITS:
         raise UsageError(f"no way to fit is called {fit!r}", f"known: {', '.join(FITS)}")
-    name = "standard input" if str(source) == "-" else str(source)
+    name = _named(source)
     with _opened(source, name) as file:
         samples, several = _decoded(file, name)
     if several:
@@ -83,15 +100,15 @@ def square(source: Path | bytes, size: int, crop: int | None = None, channels: i
     return (_fitted(picture, size, size, "resize", name) * 255 + 0.5).astype(np.uint8)
 
 
-def jpeg_coding(source: Path | str) -> tuple[tuple[tuple[int, ...], ...], tuple[int, int], tuple[int, int]]:
-    """How a JPEG file was coded: the arguments of :class:`basis_cli.operators.Jpeg`.
+def jpeg_coding(source: Path | str | bytes) -> tuple[tuple[tuple[int, ...], ...], tuple[int, int], tuple[int, int]]:
+    """How a JPEG file, or its :func:`contents`, was coded: the arguments of :class:`basis_cli.operators.Jpeg`.
 
     Quantization tables (rows first; brightness, then chroma), ``(h, w)``, and how many pixels share a chroma value.
 
     Raises:
         InputError: unreadable, no JPEG file, or one of a rare kind: CMYK, tables or subsampling of its own.
     """
-    name = "standard input" if str(source) == "-" else str(source)
+    name = _named(source)
     with _opened(source, name) as file:
         try:
             image = _open_image(file)

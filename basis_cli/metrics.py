@@ -32,7 +32,7 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     if min(shape[-2:]) < 6:
         raise UsageError(f"SSIM needs 6 pixels a side, not {shape[-1]} x {shape[-2]}")
     pictures = (each.expand(shape).reshape(-1, *shape[-3:]) for each in (x, reference))
-    measure = _torchmetrics("functional.image").structural_similarity_index_measure
+    measure = torchmetrics("functional.image").structural_similarity_index_measure
     return measure(*pictures, data_range=1.0, reduction="none").reshape(shape[:-3])
 
 
@@ -118,7 +118,7 @@ def frechet_distance(features: Tensor, reference: Statistics) -> float:
 
     With fewer pictures it is larger: compare figures of equally many only.
     """
-    fid = _torchmetrics("image.fid").FrechetInceptionDistance(_Given(features.shape[1]))
+    fid = torchmetrics("image.fid").FrechetInceptionDistance(_Given(features.shape[1]))
     n, mean = reference.count, reference.mean
     fid.real_features_num_samples += n
     fid.real_features_sum += n * mean
@@ -129,7 +129,7 @@ def frechet_distance(features: Tensor, reference: Statistics) -> float:
 
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """``exp E KL(p(class | picture) || p(class))`` from ``logits`` ``(n, classes)``: mean and deviation over splits."""
-    module = _torchmetrics("image.inception")
+    module = torchmetrics("image.inception")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", UserWarning)  # that it keeps the logits of all pictures
         torch.manual_seed(0)  # it shuffles them
@@ -174,7 +174,12 @@ class Realism:
         return {self.prefix + name: value for name, value in found.items()}
 
 
-def _torchmetrics(module: str) -> Any:
+def torchmetrics(module: str) -> Any:
+    """A module of torchmetrics; long runs ask for it before they begin.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         return import_module(f"torchmetrics.{module}")
     except ImportError:

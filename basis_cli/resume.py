@@ -109,7 +109,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             about = file.metadata() or {}
             if about.get("format") != "basis-state":
                 raise InputError(f"{path} is not the state of a run", "remove it, or choose another --out")
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118, no dict
+            # clones: Windows cannot replace a file that tensors are still mapped to
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, about  # noqa: SIM118, no dict
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot resume from {path}: {error}", "remove it to begin anew") from error
 

@@ -260,7 +260,12 @@ def project(
     spread of its samples is below the posterior's. With ``overrelaxation`` w, from -1 to 1, the old noise takes part:
     ``sqrt(1 - w^2) z - w (x - x0) / sigma`` in place of ``z`` (Adler 1981); the larger, the likelier the answers and
     the smaller their spread. Other arguments, result and errors as :func:`langevin`.
+
+    Raises:
+        UsageError: an operator that knows no nearest solution.
     """
+    if not isinstance(operator, Constraint):
+        raise UsageError("the sampler 'project' needs an operator with project(x, y)", "--sampler conjugate")
 
     def estimate(x: Tensor, sigma: float) -> Tensor:
         return operator.project(joint_denoiser(priors, sigma)(x), y)
@@ -414,7 +419,11 @@ def _gain(
     local = linearized(operator, x)
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).flatten(1).sum(1).view(-1, *[1] * (a.ndim - 1))
+        return (a * b).flatten(1).sum(1)
+
+    def wide(a: Tensor) -> Tensor:
+        """One number a picture ``(n,)``, to multiply what is shaped like ``residual``."""
+        return a.view(-1, *[1] * (residual.ndim - 1))
 
     solution: Tensor | float = 0.0  # C A^T of the system's, which needs no product of its own
     rest = direction = residual
@@ -425,7 +434,7 @@ def _gain(
         image = noise_std**2 * direction + local(spread)
         curvature = dot(direction, image)  # a network's derivative need not be symmetric: stop where it curves down
         length = torch.where(curvature > 0, square / curvature.clamp_min(tiny), 0.0)
-        solution, rest = solution + length * spread, rest - length * image
+        solution, rest = solution + length.view(-1, 1, 1, 1) * spread, rest - wide(length) * image
         before, square = square, dot(rest, rest)
-        direction = rest + square / before.clamp_min(tiny) * direction
+        direction = rest + wide(square / before.clamp_min(tiny)) * direction
     return solution

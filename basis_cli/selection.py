@@ -60,6 +60,8 @@ class Ranked:
     """``(samples,)`` in nats, falling."""
     answer: list[int]
     """For each sample the number of its answer, 0 for that of the most probable one: :data:`SAME_RMS` apart."""
+    drawn: list[int]
+    """Which sample each is, in the order in which they were drawn."""
 
     def select(self, how: str) -> Tensor:
         """The samples to show, ``(k, m, c, h, w)``: ``all``; the ``best`` one; the mean of those that give the best
@@ -92,7 +94,7 @@ def rank(x: Tensor, log_likelihood: Tensor, kinds: Sequence[Hashable]) -> Ranked
             firsts.append(sample)
         aligned.append(sample)
         answers.append(answer)
-    return Ranked(torch.stack(aligned, dim=1), log_likelihood[order], answers)
+    return Ranked(torch.stack(aligned, dim=1), log_likelihood[order], answers, order.tolist())
 
 
 def _placed(sample: Tensor, firsts: list[Tensor], kinds: Sequence[Hashable]) -> tuple[int, Tensor]:

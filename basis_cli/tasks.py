@@ -45,6 +45,8 @@ class Result:
     """Nats, up to a constant, ``(n, samples)``, most probable first; ``None`` for a single sample."""
     answers: list[list[int]] = field(default_factory=list)
     """For each mixture, how many samples give the same answer as the most probable one, and as each other."""
+    drawn: list[list[int]] = field(default_factory=list)
+    """For each mixture, which of its samples, in the order drawn, is the most probable, the second most, ..."""
     std: Tensor | None = None
     """Standard deviation of each pixel over the samples, ``(k, n, c, h, w)``; ``None`` for a single sample."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -199,7 +201,7 @@ def _answers(
     x = torch.stack([one.select(select) for one in ranked], dim=1)  # (k, n, m, c, h, w)
     m = x.shape[2]
     x, repeated = x.flatten(1, 2), y.repeat_interleave(m, dim=0)
-    x = x.clamp(0, 1) if sampling.noise_std else consistent(x, operator, repeated)
+    x = corrected(x, operator, repeated, sampling)
     std = torch.stack([one.std for one in ranked], dim=1) if samples > 1 else None
     if operator.k > 1:
         order = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
@@ -214,11 +216,17 @@ def _answers(
         evaluations=evaluations,
         log_likelihood=torch.stack([one.log_likelihood for one in ranked]) if samples > 1 else None,
         answers=[np.bincount(one.answer).tolist() for one in ranked],
+        drawn=[one.drawn for one in ranked],
         std=std,
         settings=sampling.described(priors)
         | ({"alpha": operator.alpha} if isinstance(operator, Mixture) else {})
         | {"samples": samples, "select": select},
     )
+
+
+def corrected(x: Tensor, operator: Operator, y: Tensor, sampling: Sampling) -> Tensor:
+    """The pictures ``x`` ``(k, n, c, h, w)`` within [0, 1] and, unless ``y`` is noisy, consistent with it."""
+    return x.clamp(0, 1) if sampling.noise_std else consistent(x, operator, y)
 
 
 def restoring(operator: Operator) -> str:
@@ -377,7 +385,9 @@ def graying(weights: Sequence[float], shape: tuple[int, int, int]) -> Gray:
     return Gray(weights)
 
 
-def coded(coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int, int, int]) -> Jpeg:
+def coded(
+    coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int, int, int], name: str = "the JPEG file"
+) -> Jpeg:
     """The operator of a file coded as :func:`basis_cli.images.jpeg_coding` says, for a prior of this ``shape``.
 
     Raises:
@@ -387,10 +397,10 @@ def coded(coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int
     if (h, w) != tuple(shape[1:]):
         tiles = "--tile; " if h >= shape[1] and w >= shape[2] else ""
         hint = f"{tiles}another size cannot be fitted: its 8 x 8 blocks would be lost"
-        raise InputError(f"a JPEG file of {w} x {h} pixels, but the prior models {shape[2]} x {shape[1]}", hint)
+        raise InputError(f"{name} has {w} x {h} pixels, but the prior models {shape[2]} x {shape[1]}", hint)
     if (len(tables) == 1) != (shape[0] == 1):
         kind = "gray" if len(tables) == 1 else "in colour"
-        raise InputError(f"the JPEG file is {kind}, but the prior models {shape[0]} channels")
+        raise InputError(f"{name} is {kind}, but the prior models {shape[0]} channels")
     return Jpeg(*coding)
 
 

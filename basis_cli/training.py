@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -148,8 +149,10 @@ def fit(
     except ImportError:
         raise UsageError("training needs accelerate", "pip install 'basis-cli[train]'") from None
 
-    cpu = choose_device(device).type == "cpu"
-    accelerator = Accelerator(cpu=cpu)
+    where = choose_device(device)
+    if where.type == "cuda" and where.index is not None:  # Accelerate takes the current one
+        torch.cuda.set_device(where)
+    accelerator = Accelerator(cpu=where.type == "cpu")
     device_ = accelerator.device
     out.mkdir(parents=True, exist_ok=True)
     state_path, metrics_path = out / "state.pt", out / "metrics.jsonl"
@@ -180,7 +183,9 @@ def fit(
     model = accelerator.prepare(model)
     optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(network, settings)]
-    data = torch.tensor(images, device=device_)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to it
+        data = torch.from_numpy(images).to(device_)
     classes = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device_)
     generator = torch.Generator(device_)
     began, running, since = time.monotonic() - elapsed, torch.zeros((), device=device_), 0
@@ -225,12 +230,14 @@ def fit(
         running += value.detach()
         since += 1
         last = done == settings.steps
+        saving = done % settings.save_every == 0 or last
+        if saving:
+            check_loss(float(running), done)
         if done % 50 == 0 or last:
             mean = float(running) / since
             running.zero_()
             since = 0
-            if not math.isfinite(mean):
-                raise NotFiniteError(f"the loss is {mean} at step {done}", "--resume with a smaller --learning-rate")
+            check_loss(mean, done)
             seconds = time.monotonic() - began
             metrics = {"step": done, "loss": mean, "learning_rate": settings.learning_rate * factor, "seconds": seconds}
             metrics["images_per_second"] = done * settings.batch * accelerator.num_processes / seconds
@@ -240,7 +247,7 @@ def fit(
                 with metrics_path.open("a") as file:
                     file.write(json.dumps(metrics) + "\n")
             callback(done, metrics)
-        if done % settings.save_every == 0 or last:
+        if saving:
             save(done)
         if sheet and accelerator.is_main_process and (done % settings.sheet_every == 0 or last):
             sheet(average, out / f"samples-{done:07d}.png")
@@ -248,6 +255,12 @@ def fit(
         export(average, out / "weights.safetensors")
     accelerator.wait_for_everyone()
     return average
+
+
+def check_loss(loss: float, step: int) -> None:
+    """Raise :class:`NotFiniteError` if the loss is NaN or infinite: the weights are lost, what was saved is not."""
+    if not math.isfinite(loss):
+        raise NotFiniteError(f"the loss is {loss} at step {step}", "--resume with a smaller --learning-rate")
 
 
 def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -260,7 +273,7 @@ def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def _may_change(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that a resumed run may change; with more ``steps`` it goes on where a finished one ended."""
-    return {key: settings[key] for key in ("steps", "save_every", "sheet_every", "compile")}
+    return {key: settings[key] for key in ("steps", "learning_rate", "save_every", "sheet_every", "compile")}
 
 
 def _keep_metrics_until(path: Path, step: int) -> None:

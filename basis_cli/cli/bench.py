@@ -27,7 +27,7 @@ from .options import (
     Weights,
     with_options,
 )
-from .output import figure, stderr, stdout, warnings_as_lines
+from .output import check_plot, figure, stderr, stdout, warnings_as_lines
 
 app = typer.Typer(no_args_is_help=True, help="Measure what the algorithms cost on this machine.")
 
@@ -151,6 +151,7 @@ def samplers(
     from ..sampling import Sampling
     from .run import load_priors, numbers
 
+    check_plot(plot)
     priors, hashes = load_priors(prior, k, weights, device)
     test = load_dataset(data, "test", data_dir)
     chosen = [contender for contender in CONTENDERS if not only or contender.name in only]
@@ -171,15 +172,17 @@ def samplers(
             sampling=Sampling(step_size=step_size, seed=seed, device=device, dtype=dtype.value, batch=batch),
             callback=lambda name, budget: status.update(f"{name}, {budget} evaluations"),
         )
+    if not rows:
+        raise UsageError(f"--budgets {budgets} buys no sampler a run", "ep takes three levels of two evaluations")
     published = PAPER_PSNR[protocol.value] if (data, k) == ("mnist", 2) else {}
     result = {"prior": prior, "weights_sha256": hashes, "data": data, "protocol": protocol.value, "k": k}
     result |= {"mixtures": pairs, "pairs_seed": seed, "rows": rows, "published": published}
-    if plot:
-        _draw_frontier(result, plot)
     if as_json:
         print(json.dumps(result))
     else:
         stdout.print(_frontier_table(result))
+    if plot:
+        _draw_frontier(result, plot)
 
 
 def _frontier_table(result: dict[str, Any]) -> Table:

@@ -28,10 +28,9 @@ from .options import (
     Weights,
     with_options,
 )
-from .output import figure, sampling_progress, stdout
+from .output import check_plot, figure, sampling_progress, stdout
 
 if TYPE_CHECKING:
-    from ..api import Prior
     from ..datasets import Dataset
     from ..evaluation import Damage
     from ..metrics import Realism
@@ -84,13 +83,12 @@ def separation(
     from ..tasks import separation as check
     from .run import load_priors
 
+    check_plot(plot)
     priors, hashes = load_priors(prior, k, weights, sampler.device)
     check(priors, k)
     sampling = sampler.sampling("separate", several.noise_std)
     channels, size, _ = priors[0].shape
     tests = [load_dataset(name, "test", data_dir, Squares(size, gray=channels == 1)) for name in data]
-    for name, loaded, test in zip(prior * k, priors, tests * k, strict=False):
-        _same_shape(name, loaded, test)
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
             tests,
@@ -107,8 +105,6 @@ def separation(
         )
     result = {"prior": prior, "weights_sha256": hashes} | result
     published = PAPER_PSNR[protocol.value] if (data, k) == (["mnist"], 2) else {}
-    if plot:
-        _histogram(result, published, plot)
     if as_json:
         print(json.dumps(result | {"published": published}))
     else:
@@ -118,6 +114,8 @@ def separation(
         for name, shares in result.get("assigned", {}).items():
             shown = ", ".join(f"{share:.0%} {how}" for how, share in shares.items())
             stdout.print(f"every component in its own place, {name}: {shown} of the mixtures")
+    if plot:
+        _histogram(result, published, plot)
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,6 @@ def _restoration(
 
     (prior,), hashes = load_priors([options.prior], 1, options.weights, sampler.device)
     test = load_dataset(options.data, "test", options.data_dir)
-    _same_shape(options.prior, prior, test)
     realism = _realism(test, options.inception, options.data_dir, sampler.device)
     done = damage(prior.shape)
     with sampling_progress(1, options.quiet) as callback:
@@ -242,7 +239,6 @@ def samples(
 
     (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
     test = load_dataset(data, "test", data_dir)
-    _same_shape(prior, loaded, test)
     realism = _realism(test, inception, data_dir, sampler.device)
     if realism is None:
         what = "gray" if test.shape[0] != 3 else f"of {test.shape[2]} x {test.shape[1]} pixels"
@@ -304,7 +300,6 @@ def likelihood(
 
     (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
     test = load_dataset(data, "test", data_dir)
-    _same_shape(prior, loaded, test)
     sampling = sampler.sampling("sample")
     with sampling_progress(1, quiet) as callback:
         result = evaluate_likelihood(test, loaded, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback)
@@ -339,28 +334,25 @@ def gradients(
     from ..evaluation import evaluate_gradients
     from .run import load_priors
 
+    check_plot(plot)
     (loaded,), hashes = load_priors([prior], 1, weights, device)
     test = load_dataset(data, "test", data_dir)
-    _same_shape(prior, loaded, test)
     sigmas = samplers.geometric(levels) if levels else loaded.sigmas or samplers.PAPER_SIGMAS
     rows = evaluate_gradients(test, loaded, sigmas=sigmas, pictures=pictures, seed=seed, device=device)
-    if plot:
-        _gradients_plot(rows, prior, plot)
     if as_json:
         about = {"prior": prior, "weights_sha256": hashes, "data": data, "split": "test", "pictures": pictures}
         print(json.dumps(about | {"seed": seed, "levels": rows}))
-        return
-    table = Table("sigma", "sigma E||score||", title=f"{prior}, {pictures} {data} test pictures", title_justify="left")
+    else:
+        _print_gradients(rows, f"{prior}, {pictures} {data} test pictures")
+    if plot:
+        _gradients_plot(rows, prior, plot)
+
+
+def _print_gradients(rows: list[dict[str, float]], title: str) -> None:
+    table = Table("sigma", "sigma E||score||", title=title, title_justify="left")
     for row in rows:
         table.add_row(f"{row['sigma']:.4f}", f"{row['scaled_norm']:.3f} ± {row['standard_error']:.3f}")
     stdout.print(table)
-
-
-def _same_shape(name: str, prior: Prior, data: Dataset) -> None:
-    from ..errors import UsageError
-
-    if tuple(prior.shape) != tuple(data.shape):
-        raise UsageError(f"{name} models {tuple(prior.shape)} pictures, but {data.name}'s are {tuple(data.shape)}")
 
 
 def _table(result: dict[str, Any], published: dict[str, float]) -> Table:

@@ -63,7 +63,7 @@ def priors_info(name: str, as_json: AsJson = False) -> None:
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in about.items():
-        table.add_row(key, "any" if key == "sigmas" and value is None else str(value))
+        table.add_row(key, "any, or those of its weights" if key == "sigmas" and value is None else str(value))
     stdout.print(table)
 
 

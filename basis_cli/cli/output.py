@@ -96,19 +96,35 @@ def training_progress(steps: int) -> Iterator[Callable[[int, dict[str, float]], 
         yield callback
 
 
-@contextmanager
-def figure(path: Path) -> Iterator[Any]:
-    """Axes to draw on; written to ``path`` as PNG at the end.
+def check_plot(path: Path | None) -> None:
+    """Raise at the start what would otherwise lose a long run at its end.
 
     Raises:
-        UsageError: matplotlib is not installed.
+        UsageError: matplotlib is not installed, or ``path`` is a folder.
+        BasisError: nothing can be written beside it.
     """
+    if path is None:
+        return
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
+
+        from ..images import out_folder
     except ImportError:
         raise UsageError("--plot needs matplotlib", "pip install 'basis-cli[plot]'") from None
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "--plot takes the name of a PNG file")
+    out_folder(path.parent)
+
+
+@contextmanager
+def figure(path: Path) -> Iterator[Any]:
+    """Axes to draw on; written to ``path`` as PNG at the end. :func:`check_plot` said that it can be."""
+    from matplotlib.figure import Figure
+
     drawn = Figure(figsize=(6, 3.5), layout="constrained")
     yield drawn.subplots()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, dpi=120)
+    try:
+        drawn.savefig(path, dpi=120)
+    except OSError as error:
+        raise BasisError(f"cannot write {path}: {error.strerror or error}", "is the disk full?") from error
     stderr.print(f"plot: {path}", highlight=False, soft_wrap=True)

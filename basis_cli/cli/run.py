@@ -215,17 +215,25 @@ def decompress(
     from .. import images, tasks
 
     run = _Run.single("decompress", inputs, sampler, several, tiles, output, model)
-    shape, _ = run.truth(model.reference, None)
+    (c, h, w), _ = run.truth(model.reference, None)
+    codings: list[Any] = []
+
+    def decoded(name: str) -> np.ndarray:
+        file = images.contents(name)
+        coding = images.jpeg_coding(file)
+        height, width = coding[1]
+        larger = tiles.tile and height >= h and width >= w
+        tasks.coded(coding, (c, height, width) if larger else (c, h, w), name)
+        pixels = images.read(file, (c, h, w), None, tiles.tile)
+        codings.append(coding)
+        return pixels
+
     groups: dict[Any, list[_Picture]] = {}
-    for picture in run.read(shape, None):
-        try:
-            groups.setdefault(images.jpeg_coding(picture.name), []).append(picture)
-        except InputError as error:
-            run.failed(error)
-    jobs = [(run.priors_of(coding[1]), coding, pictures) for coding, pictures in groups.items()]
-    jpegs = [tasks.coded(coding, priors[0].shape) for priors, coding, _ in jobs]
-    for (priors, _, pictures), jpeg in zip(jobs, jpegs, strict=True):
-        run.compute(priors, pictures, partial(tasks.decompress, jpeg=jpeg))
+    for picture, coding in zip(run.each(decoded), codings, strict=True):
+        groups.setdefault(coding, []).append(picture)
+    for coding, pictures in groups.items():
+        priors = run.priors_of(coding[1])
+        run.compute(priors, pictures, partial(tasks.decompress, jpeg=tasks.coded(coding, priors[0].shape)))
     run.finish()
 
 
@@ -321,9 +329,13 @@ class _Run:
         self.references = [images.read(path, shape, fit, self.tiles.tile) for path in paths]
 
     def read(self, shape: tuple[int, int, int], fit: str | None) -> list[_Picture]:
-        """All inputs that can be read; each that cannot is reported, and the others go on."""
+        """All inputs that can be read and fitted."""
         from .. import images
 
+        return self.each(lambda name: images.read(name, shape, fit, self.tiles.tile))
+
+    def each(self, read: Callable[[str], np.ndarray]) -> list[_Picture]:
+        """All inputs that ``read`` can read; each that it cannot is reported, and the others go on."""
         if self.references and len(self.inputs) > 1:
             raise UsageError("--reference goes with one input")
         self.sampling.options(self.priors)
@@ -331,15 +343,15 @@ class _Run:
         with warnings_as_lines():
             for name, stem in self.to_do:
                 try:
-                    pictures.append(_Picture(name, stem, images.read(name, shape, fit, self.tiles.tile)))
+                    pictures.append(_Picture(name, stem, read(name)))
                 except InputError as error:
                     self.failed(error)
         return pictures
 
-    def failed(self, error: InputError | NotFiniteError, pictures: int = 1) -> None:
-        """Report an error that concerns some inputs only."""
+    def failed(self, error: InputError | NotFiniteError) -> None:
+        """Report an error that concerns one input only."""
         fail(error)
-        self.failures += pictures
+        self.failures += 1
 
     def carry_out(self, pictures: Sequence[_Picture], task: Callable[..., Result], factor: int = 1) -> None:
         """Compute, write and print everything; the answers are ``factor`` times as large as the pictures."""
@@ -380,7 +392,8 @@ class _Run:
         chunks = self._chunks(pictures, max(1, at_once // samples))
         began, before = time.perf_counter(), len(self.records)
         with sampling_progress(len(chunks), self.output.quiet) as progress:
-            for chunk in chunks:
+            while chunks:
+                chunk = chunks.pop(0)
                 frames = Frames(progress) if self.output.frames else None
                 saved = self._saved_state(priors, chunk)
                 try:
@@ -395,7 +408,11 @@ class _Run:
                         saved=saved,
                     )
                 except NotFiniteError as error:
-                    self.failed(error, len(chunk))
+                    if len(chunk) > 1:  # a picture does not depend on those beside it: find out which it is
+                        chunks[:0] = [[picture] for picture in chunk]
+                    else:
+                        stderr.print(f"{chunk[0].name}:", highlight=False, soft_wrap=True)
+                        self.failed(error)
                 else:
                     for i, picture in enumerate(chunk):
                         self._write(picture, result, i, len(chunk), frames, _about_tiles(priors[0]))
@@ -468,7 +485,8 @@ class _Run:
             record["sheet"] = str(images.with_ending(out / stem, ".sheet.png"))
             _write_sheet(Path(record["sheet"]), result, index, self.references)
         if frames:
-            states = frames.of(index * self.several.samples, result.components[:, index, 0])
+            first = index * self.several.samples + result.drawn[index][0]  # the most probable one's way
+            states = frames.of(first, result.components[:, index, 0])
             record["frames"] = [str(file) for file in images.write_frames(out / stem, states.numpy())]
         record["answers"] = _write_answers(out, stem, result, index)
         if result.log_likelihood is not None:

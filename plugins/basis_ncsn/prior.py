@@ -108,6 +108,8 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePr
 
 def untrained(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePrior:
     """The network that the paper ran on pictures of this shape, with random weights: what it computes is noise."""
+    if weights is not None:
+        raise WeightsError(f"{spec.name} takes no weights: its own are random", "--prior ncsn")
     assert spec.shape, "the paper's network is for pictures of a known shape"
     channels = spec.shape[0]
     with torch.random.fork_rng(devices=[]):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from basis_cli.api import PriorSpec
+from basis_cli.api import PriorSpec, WeightsError
 
 
 class GaussianMixture:
@@ -173,5 +173,7 @@ PRIORS: dict[str, Callable[[tuple[int, int, int]], GaussianMixture]] = {
 
 def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> GaussianMixture:
     """The toy prior that ``spec`` names; there are no weights to read."""
+    if weights is not None:
+        raise WeightsError(f"{spec.name} takes no weights: it is a formula", "leave out --weights")
     assert spec.shape, "a toy is made for its shape"
     return PRIORS[spec.name](spec.shape).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_restorations_beside_their_baseline(basis, digits, command, options):
     table = basis(*run).stdout
     assert f"{report['quality']['baseline']['psnr']:.2f}" in table
     assert "mean of 2" in table
+
+
+def test_what_would_end_a_long_run_is_found_before_it(basis, digits, monkeypatch):
+    run = ["evaluate", "separation", "--prior", "toy-gaussian", "--data-dir", digits(8), "--pairs", 2]
+    monkeypatch.setattr("basis_cli.evaluation.ranked_samples", None)  # nothing may be sampled
+    Path("taken").write_text("a file")
+    Path("folder").mkdir()
+    for option, path, code in (("--plot", "folder", 2), ("--plot", "taken/plot.png", 1), ("--sheet", "taken/x.png", 1)):
+        result = basis(*run, option, path)
+        assert result.exit_code == code, result.output
+        assert "error:" in result.stderr
 
 
 def test_gray_samples_have_no_judge(basis, digits):

@@ -96,7 +96,7 @@ def test_gradients_of_any_prior(basis, digits):
 def test_pictures_must_be_of_the_priors_shape(basis, digits, command):
     result = basis("evaluate", command, "--prior", "toy-gaussian", "--data-dir", digits(10))
     assert result.exit_code == 2
-    assert "toy-gaussian models (1, 8, 8) pictures, but mnist's are (1, 10, 10)" in result.stderr
+    assert "the prior models pictures of shape (1, 8, 8), but mnist's have (1, 10, 10)" in result.stderr
 
 
 def test_a_prior_of_scores_has_no_likelihood(basis, digits):

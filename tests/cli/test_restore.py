@@ -100,6 +100,37 @@ def test_decompress_reads_the_files_own_tables(basis, photo):
     assert changed[0] > 2 * changed[1]
 
 
+def test_decompress_reads_stdin(basis, photo):
+    file = photo("coarse.jpg", quality=10)
+    assert basis("decompress", file, *QUICK).exit_code == 0
+    result = basis("decompress", "-", *QUICK, stdin=Path(file).read_bytes())
+    assert result.exit_code == 0, result.output
+    assert (pixels("out/stdin.x1.png") == pixels("out/coarse.x1.png")).all()
+
+
+def test_a_jpeg_that_does_not_fit_the_prior_does_not_stop_the_others(basis, photo, picture):
+    photo("good.jpg"), photo("wide.jpg", (20, 30)), picture("gray.jpg")
+    result = basis("decompress", "gray.jpg", "wide.jpg", "good.jpg", *QUICK)
+    assert result.exit_code == 1
+    assert "gray.jpg is gray" in result.stderr
+    assert "wide.jpg has 30 x 20 pixels" in result.stderr
+    assert "--fit" not in result.stderr
+    assert record("good")
+
+
+def test_frames_of_several_samples_end_at_the_most_probable(basis, photo):
+    result = basis("inpaint", photo(), "--mask", "right", *QUICK, "--samples", 6, "--select", "best", "--frames")
+    assert result.exit_code == 0, result.output
+    last = pixels("out/photo.frames.png")[2:10, -10:-2].astype(float)
+    assert np.abs(last - pixels("out/photo.x1.png")).mean() < 2
+
+
+def test_a_sampler_that_cannot_take_the_operator_says_so(basis, photo):
+    result = basis("decompress", photo("coarse.jpg"), *QUICK[:2], "--sampler", "average")
+    assert result.exit_code == 2
+    assert "linear" in result.stderr
+
+
 def test_several_samples_a_sheet_frames_and_the_truth(basis, photo):
     options = ["--samples", 3, "--sheet", "--frames", "--uncertainty", "--reference", photo("truth.png")]
     result = basis("colorize", photo("gray.png"), *QUICK, *options)

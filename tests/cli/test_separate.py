@@ -300,6 +300,32 @@ def test_a_prior_that_returns_nan_writes_no_black_picture(basis, picture, plugin
     assert not list(Path("out").glob("*.png"))
 
 
+def test_a_picture_that_comes_to_nothing_does_not_take_those_beside_it_along(basis, picture, plugin):
+    plugin(
+        "broken",
+        BROKEN.replace("if self.sigma < 0.5:", "if False:")
+        .replace("return -x", "return torch.where(x.mean((1, 2, 3), keepdim=True) > 0.6, float('nan'), -x / 2)")
+        .replace("class Broken", "import torch\n    class Broken"),
+    )
+    dark, light = Path("dark.png"), Path("light.png")
+    for path, gray in ((dark, 0), (light, 255)):
+        Image.new("L", (8, 8), gray).save(path)
+    result = basis("separate", dark, light, "--prior", "nan", "--sampler", "project", "--levels", 3, "--quiet")
+    assert result.exit_code == 1
+    assert "1 of 1 samples are not finite" in result.stderr
+    assert "light.png" in result.stderr
+    assert Path("out/dark.x1.png").exists()
+    assert not Path("out/light.x1.png").exists()
+
+
+def test_weights_for_a_formula_are_refused(basis, picture):
+    Path("own.safetensors").write_bytes(b"never read")
+    for path in ("own.safetensors", "missing.safetensors"):
+        result = basis("separate", picture(), "--prior", "toy-gaussian", "--weights", path)
+        assert result.exit_code == 4
+        assert "takes no weights" in result.stderr
+
+
 @pytest.mark.parametrize(("name", "says"), [("rubbish", "returned str"), ("raises", "boom")])
 def test_a_prior_that_cannot_be_used_is_named(basis, picture, plugin, name, says):
     plugin("broken", BROKEN)

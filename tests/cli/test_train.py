@@ -33,7 +33,9 @@ def test_trains_and_resumes(basis, digits):
     longer = [*run, "--steps", 5, "--resume"]
     assert basis(*longer).exit_code == 0
     assert json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["step"] == 5
-    other = basis(*run, "--learning-rate", 0.5, "--resume")
+    slower = basis(*run, "--steps", 6, "--learning-rate", 1e-4, "--resume")
+    assert slower.exit_code == 0, slower.output
+    other = basis(*run, "--batch", 3, "--resume")
     assert other.exit_code == 2
     assert "other settings" in other.stderr
     Path("run/state.pt").write_bytes(b"damaged")

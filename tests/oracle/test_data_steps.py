@@ -163,3 +163,43 @@ def test_three_components_of_unequal_weight_explain_the_mixture(mixture, gaussia
     operator, priors = Mixture([0.5, 0.3, -0.4]), [mixture, gaussian, gaussian]
     x = getattr(samplers, name)(priors, operator, Y.expand(20, *Y.shape), seeds=range(20))
     assert (operator(x) - Y).abs().max() < 2e-2
+
+
+def test_conjugate_gradients_keep_pictures_apart_whatever_the_shape_of_what_is_seen():
+    """Two numbers of each of four 4 x 4 pictures: as many pictures as rows, which must not be taken for each other."""
+    prior = soft_blobs((1, 4, 4), std=0.2)
+
+    class Seen:
+        k, scale = 1, 1.0
+
+        def __init__(self, columns):
+            self.columns = columns
+
+        def __call__(self, x):
+            seen = x[0, :, 0, 0, :2] * torch.tensor([1.0, 3.0])  # unlike scales: one step does not solve it
+            return seen if self.columns else seen[:, None, None, :]
+
+    y = torch.tensor([[0.1, 2.5], [0.9, 0.3], [0.5, 1.5], [0.7, 2.0]])
+    found = [
+        samplers.mmps([prior], Seen(columns), seen, seeds=range(4), sigmas=samplers.karras(6), noise_std=0.02)
+        for columns, seen in ((True, y), (False, y[:, None, None, :]))
+    ]
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(Seen(True)(found[0]), y, atol=0.3, rtol=0)
+
+
+def test_mmps_samples_the_prior_itself():
+    prior = soft_blobs((1, 4, 4), std=0.2)
+    x = samplers.mmps([prior], Unobserved(prior.shape), torch.zeros(3, 0), seeds=range(3), sigmas=samplers.karras(6))
+    assert torch.isfinite(x).all()
+
+
+def test_project_needs_a_projection():
+    class Squared:
+        k, scale = 1, 1.0
+
+        def __call__(self, x):
+            return x[0] ** 2
+
+    with pytest.raises(UsageError, match="project"):
+        samplers.project([soft_blobs((1, 4, 4))], Squared(), torch.zeros(1, 1, 4, 4), seeds=[0])
