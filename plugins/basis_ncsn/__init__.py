@@ -25,6 +25,22 @@ def basis_priors() -> list[PriorSpec]:
             licence="MIT",
         ),
         PriorSpec(
+            name="ncsn-lsun-church",
+            summary="Churches from outside, 64 x 64 colour: a 3.7 M parameter score network",
+            shape=(3, 64, 64),
+            load="basis_ncsn.prior:load",
+            weights=WeightFile("ncsn-lsun-church.safetensors"),
+            licence="MIT",
+        ),
+        PriorSpec(
+            name="ncsn-lsun-bedroom",
+            summary="Bedrooms, 64 x 64 colour: a 3.7 M parameter score network",
+            shape=(3, 64, 64),
+            load="basis_ncsn.prior:load",
+            weights=WeightFile("ncsn-lsun-bedroom.safetensors"),
+            licence="MIT",
+        ),
+        PriorSpec(
             name="ncsn",
             summary="A score network that you trained, for pictures of any shape (give it with --weights)",
             shape=None,
