@@ -76,8 +76,9 @@ def evaluate_separation(
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
 
     Several data sets are one for each component; ``protocol`` then does not matter. The PSNR of a mixture is the mean
-    over its components, as :func:`basis_cli.tasks.separate` would give them, under the best permutation of those that
-    share a prior.
+    over its components, clipped to [0, 1], under the best permutation of those that share a prior. The samples are
+    judged as the sampler leaves them, without the last correction that :func:`basis_cli.tasks.separate` makes: it
+    would make baselines better than they are.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
     :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG file to write
@@ -106,8 +107,9 @@ def evaluate_separation(
     seeds = _seeds(sampling.seed, pairs, samples)
     ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
     seconds = time.perf_counter() - began
-    x = corrected(torch.stack([one.select(select)[:, 0] for one in ranked], dim=1), operator, y, sampling)
+    x = torch.stack([one.select(select)[:, 0] for one in ranked], dim=1)
     off = metrics.residual(operator(x), y)
+    x = x.clamp(0, 1)
     order = metrics.component_order(x, kinds(priors, operator), references=truth, mixture=y)
     x = metrics.reordered(x, order)
     if sheet:
