@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -219,7 +220,7 @@ def decompress(
     codings: list[Any] = []
 
     def decoded(name: str) -> np.ndarray:
-        file = images.contents(name)
+        file = name if os.path.isfile(name) else images.contents(name)  # a pipe can be read once only
         coding = images.jpeg_coding(file)
         height, width = coding[1]
         larger = tiles.tile and height >= h and width >= w
@@ -411,8 +412,7 @@ class _Run:
                     if len(chunk) > 1:  # a picture does not depend on those beside it: find out which it is
                         chunks[:0] = [[picture] for picture in chunk]
                     else:
-                        stderr.print(f"{chunk[0].name}:", highlight=False, soft_wrap=True)
-                        self.failed(error)
+                        self.failed(NotFiniteError(f"{chunk[0].name}: {error.message}", error.hint))
                 else:
                     for i, picture in enumerate(chunk):
                         self._write(picture, result, i, len(chunk), frames, _about_tiles(priors[0]))

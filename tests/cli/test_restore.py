@@ -109,11 +109,13 @@ def test_decompress_reads_stdin(basis, photo):
 
 
 def test_a_jpeg_that_does_not_fit_the_prior_does_not_stop_the_others(basis, photo, picture):
-    photo("good.jpg"), photo("wide.jpg", (20, 30)), picture("gray.jpg")
-    result = basis("decompress", "gray.jpg", "wide.jpg", "good.jpg", *QUICK)
+    photo("good.jpg"), photo("wide.jpg", (20, 30)), picture("gray.jpg"), picture("drawn.png")
+    result = basis("decompress", "gray.jpg", "wide.jpg", "drawn.png", "missing.jpg", "good.jpg", *QUICK)
     assert result.exit_code == 1
     assert "gray.jpg is gray" in result.stderr
     assert "wide.jpg has 30 x 20 pixels" in result.stderr
+    assert "drawn.png is PNG, not JPEG" in result.stderr
+    assert "missing.jpg does not exist" in result.stderr
     assert "--fit" not in result.stderr
     assert record("good")
 
