@@ -230,7 +230,7 @@ def corrected(x: Tensor, operator: Operator, y: Tensor, sampling: Sampling) -> T
 
 
 def restoring(operator: Operator) -> str:
-    """The task of :data:`DEFAULTS` that answers what ``operator`` made of a picture."""
+    """The task of :data:`basis_cli.sampling.DEFAULTS` that answers what ``operator`` made of a picture."""
     return "decompress" if isinstance(operator, Jpeg) else "restore"
 
 

@@ -231,13 +231,14 @@ def fit(
         since += 1
         last = done == settings.steps
         saving = done % settings.save_every == 0 or last
-        if saving:
-            check_loss(float(running), done)
-        if done % 50 == 0 or last:
+        reporting = done % 50 == 0 or last
+        if saving or reporting:  # what is lost must not replace what was saved
             mean = float(running) / since
+            if not math.isfinite(mean):
+                raise NotFiniteError(f"the loss is {mean} at step {done}", "--resume with a smaller --learning-rate")
+        if reporting:
             running.zero_()
             since = 0
-            check_loss(mean, done)
             seconds = time.monotonic() - began
             metrics = {"step": done, "loss": mean, "learning_rate": settings.learning_rate * factor, "seconds": seconds}
             metrics["images_per_second"] = done * settings.batch * accelerator.num_processes / seconds
@@ -255,12 +256,6 @@ def fit(
         export(average, out / "weights.safetensors")
     accelerator.wait_for_everyone()
     return average
-
-
-def check_loss(loss: float, step: int) -> None:
-    """Raise :class:`NotFiniteError` if the loss is NaN or infinite: the weights are lost, what was saved is not."""
-    if not math.isfinite(loss):
-        raise NotFiniteError(f"the loss is {loss} at step {step}", "--resume with a smaller --learning-rate")
 
 
 def _read_state(path: Path, device: torch.device) -> dict[str, Any]:

@@ -105,10 +105,10 @@ def check_plot(path: Path | None) -> None:
     """
     if path is None:
         return
+    from ..images import out_folder
+
     try:
         import matplotlib.figure  # noqa: F401
-
-        from ..images import out_folder
     except ImportError:
         raise UsageError("--plot needs matplotlib", "pip install 'basis-cli[plot]'") from None
     if path.is_dir():
