@@ -45,6 +45,8 @@ PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
 PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
     "mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6},
     "cifar10": {"test, no noise": 3.4, "test": 4.5, "separations": 4.7},
+    "lsun:church_outdoor": {"test, no noise": 2.7, "test": 4.4, "separations": 4.4},
+    "lsun:bedroom": {"test, no noise": 2.4, "test": 4.2, "separations": 4.4},
 }
 
 
@@ -362,8 +364,8 @@ def _seeded(index: int, like: Tensor, uniform: bool = False) -> Tensor:
 
 
 def evaluate_likelihood(
-    data: Dataset,
-    prior: Prior,
+    data: Dataset | Sequence[Dataset],
+    priors: Sequence[Prior],
     *,
     pictures: int = 1000,
     pairs: int = 100,
@@ -371,45 +373,55 @@ def evaluate_likelihood(
     sampling: Sampling | None = None,
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
-    """Bits/dim under ``prior`` of test pictures and of separations of two of them: Table 1.
+    """Bits/dim of test pictures, and of separations of two of them with the two ``priors``: Table 1.
 
-    ``sigma`` is the lowest noise level sigma_L, by default the prior's own lowest, else the paper's 0.01. Test
-    pictures get noise of that level; the separations, drawn at it, have it.
+    Two data sets are one for each component and its prior. ``sigma`` is the lowest noise level sigma_L, by default the
+    first prior's own lowest, else the paper's 0.01. Test pictures get noise of that level; the separations, drawn at
+    it, have it.
 
     Returns:
-        ``bits_per_dim``, each a mean with its standard error: ``test, no noise`` (dequantized pictures under the
-        prior without noise; ``None`` if it has no such level), ``test`` and ``separations`` (``None`` for no pairs) at
-        ``sigma``; then how they were made.
+        ``bits_per_dim``, for each data set a mean with its standard error of ``test, no noise`` (dequantized pictures
+        under the prior without noise; ``None`` if it has no such level), ``test`` and ``separations`` (``None`` for no
+        pairs) at ``sigma``; then how they were made.
 
     Raises:
-        UsageError: the prior has no likelihood.
+        UsageError: a prior has no likelihood; neither one data set nor two; pictures of another shape than the priors'.
     """
-    _same_shape(prior, data.name, data[:1])
     sampling = (sampling or Sampling()).for_task("sample")
+    data = [data] if isinstance(data, Dataset) else data
+    y, truth, about = _mixtures(data, 2, max(pairs, 1), "class-agnostic", sampling.seed)
+    for prior in priors:
+        _same_shape(prior, about["data"], truth)
     device = choose_device(sampling.device)
-    sigma = sigma or (prior.sigmas[-1] if prior.sigmas else samplers.PAPER_SIGMAS[-1])
-    x = data[:pictures].to(device)
-    noiseless = _level_without_noise(prior)
-    found = {
-        "test, no noise": noiseless and _bits_per_dim(noiseless, x + _seeded(sampling.seed, x, uniform=True) / 255),
-        "test": _bits_per_dim(prior.at(sigma), x + sigma * _seeded(sampling.seed, x)),
-        "separations": None,
-    }
+    sigma = sigma or (priors[0].sigmas or samplers.PAPER_SIGMAS)[-1]
+    names = [each.name for each in data]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({i + 1})" for i, name in enumerate(names)]
+    own = dict(zip(names, priors, strict=False))  # one data set for both: under the first prior
+    tests = {name: each[:pictures].to(device) for name, each in zip(names, data, strict=True)}
+    found = {name: _bits_of_test(x, own[name], sigma, sampling.seed) for name, x in tests.items()}
     if pairs:
-        chosen = mixture_indices(data, 2, pairs, "class-agnostic", sampling.seed)
-        truth = data[chosen.T]
-        operator = Mixture([0.5, 0.5])
         seeds = [image_seed(sampling.seed, pair) for pair in range(pairs)]
-        components, _, _ = sample_posterior([prior, prior], operator, operator(truth), seeds, sampling, callback)
-        found["separations"] = _bits_per_dim(prior.at(sigma), components.flatten(0, 1).to(device))
-    return {
-        "data": data.name,
-        "split": data.split,
+        x, _, _ = sample_posterior(priors, Mixture([0.5, 0.5]), y, seeds, sampling, callback)
+        separations = x.to(device).unbind() if len(data) == 2 else [x.to(device).flatten(0, 1)]
+        for name, separated in zip(names, separations, strict=True):
+            found[name]["separations"] = _bits_per_dim(own[name].at(sigma), separated)
+    return about | {
         "sigma": sigma,
-        "pictures": len(x),
+        "pictures": {name: len(x) for name, x in tests.items()},
         "pairs": pairs,
         "bits_per_dim": found,
-        "settings": sampling.described([prior]),
+        "settings": sampling.described(priors),
+    }
+
+
+def _bits_of_test(x: Tensor, prior: Prior, sigma: float, seed: int) -> dict[str, dict[str, float] | None]:
+    """The rows of Table 1 that need no separations, for pictures ``x`` ``(n, c, h, w)``."""
+    clean = _level_without_noise(prior)
+    return {
+        "test, no noise": _bits_per_dim(clean, x + _seeded(seed, x, uniform=True) / 255) if clean else None,
+        "test": _bits_per_dim(prior.at(sigma), x + sigma * _seeded(seed, x)),
+        "separations": None,
     }
 
 

@@ -189,16 +189,31 @@ def test_bits_per_dim_of_a_priors_own_samples_are_its_entropy():
     prior = soft_blobs((1, 8, 8), std=0.1)
     quick = Sampling("langevin", levels=3, steps=5, device="cpu")
     data = drawn_from(prior, 400)
-    report = evaluation.evaluate_likelihood(data, prior, pictures=400, pairs=4, sigma=0.1, sampling=quick)
+    report = evaluation.evaluate_likelihood(data, [prior] * 2, pictures=400, pairs=4, sigma=0.1, sampling=quick)
     entropy = 0.5 * torch.logdet(2 * torch.pi * torch.e * prior.at(0.1).covariances[0]) / 64 / np.log(2)
-    test = report["bits_per_dim"]["test"]
+    test = report["bits_per_dim"]["samples"]["test"]
     assert test["mean"] == pytest.approx(float(entropy) + np.log2(255), abs=4 * test["standard_error"])
     assert test["standard_error"] == pytest.approx(0.5**0.5 / 64**0.5 / np.log(2) / 400**0.5, rel=0.2)
-    assert report["bits_per_dim"]["test, no noise"]["mean"] > 0
+    assert report["bits_per_dim"]["samples"]["test, no noise"]["mean"] > 0
     assert report["sigma"] == 0.1
-    again = evaluation.evaluate_likelihood(data, prior, pictures=400, pairs=0, sigma=0.1, sampling=quick)
-    assert again["bits_per_dim"]["test"] == test
-    assert again["bits_per_dim"]["separations"] is None
+    again = evaluation.evaluate_likelihood(data, [prior] * 2, pictures=400, pairs=0, sigma=0.1, sampling=quick)
+    assert again["bits_per_dim"]["samples"]["test"] == test
+    assert again["bits_per_dim"]["samples"]["separations"] is None
+
+
+def test_two_data_sets_each_have_their_own_bits_per_dim():
+    """Blobs of little and of much variance: each under its own prior, and the separations in the priors' order."""
+    priors = [soft_blobs((1, 8, 8), std=std) for std in (0.05, 0.15)]
+    data = [drawn_from(prior, 100) for prior in priors]
+    quick = Sampling("langevin", levels=10, steps=10, device="cpu")
+    report = evaluation.evaluate_likelihood(data, priors, pairs=20, sampling=quick)
+    assert report["protocol"] == "one of each"
+    bits = report["bits_per_dim"]
+    assert list(bits) == ["samples (1)", "samples (2)"]
+    low, high = (rows["test"]["mean"] for rows in bits.values())
+    assert high - low > 0.3
+    for rows in bits.values():
+        assert rows["separations"]["mean"] == pytest.approx(rows["test"]["mean"], abs=0.3)
 
 
 class Scores:
@@ -217,7 +232,7 @@ class Scores:
 
 def test_a_likelihood_is_needed():
     with pytest.raises(UsageError, match="no likelihood"):
-        evaluation.evaluate_likelihood(drawn_from(soft_blobs((1, 8, 8)), 4), Scores(), pictures=4, pairs=0)
+        evaluation.evaluate_likelihood(drawn_from(soft_blobs((1, 8, 8)), 4), [Scores()] * 2, pictures=4, pairs=0)
 
 
 def test_gradients_of_a_priors_own_samples_are_its_precisions():

@@ -31,6 +31,7 @@ from .options import (
 from .output import check_plot, figure, sampling_progress, stdout
 
 if TYPE_CHECKING:
+    from ..api import Prior
     from ..datasets import Dataset
     from ..evaluation import Damage
     from ..metrics import Realism
@@ -78,7 +79,6 @@ def separation(
 
     With a prior and a data set for each component, also in how many mixtures each came out in its own place.
     """
-    from ..datasets import Squares, load_dataset
     from ..evaluation import PAPER_PSNR, evaluate_separation
     from ..tasks import separation as check
     from .run import load_priors
@@ -87,8 +87,7 @@ def separation(
     priors, hashes = load_priors(prior, k, weights, sampler.device)
     check(priors, k)
     sampling = sampler.sampling("separate", several.noise_std)
-    channels, size, _ = priors[0].shape
-    tests = [load_dataset(name, "test", data_dir, Squares(size, gray=channels == 1)) for name in data]
+    tests = _tests(data, data_dir, priors[0])
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
             tests,
@@ -284,8 +283,8 @@ def _quality_table(result: dict[str, Any], title: str) -> Table:
 @with_options
 def likelihood(
     sampler: SamplerOptions,
-    prior: PriorName = "glow-mnist",
-    data: Data = "mnist",
+    prior: PriorNames = ["glow-mnist"],  # noqa: B006
+    data: DataNames = ["mnist"],  # noqa: B006
     data_dir: DataDir = None,
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000,
     pairs: Annotated[int, typer.Option(min=0, help="Mixtures to separate; the paper has 100; 0: none.")] = 100,
@@ -293,26 +292,42 @@ def likelihood(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Report bits/dim of test pictures and of separations, beside the paper (Table 1). Lower is better."""
-    from ..datasets import load_dataset
+    """Report bits/dim of test pictures and of separations, beside the paper (Table 1). Lower is better.
+
+    Mixtures are of two pictures of one data set and prior, or of one each of two.
+    """
     from ..evaluation import PAPER_BITS_PER_DIM, evaluate_likelihood
+    from ..tasks import separation as check
     from .run import load_priors
 
-    (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
-    test = load_dataset(data, "test", data_dir)
+    priors, hashes = load_priors(prior, 2, weights, sampler.device)
+    check(priors, 2)
+    tests = _tests(data, data_dir, priors[0])
     sampling = sampler.sampling("sample")
     with sampling_progress(1, quiet) as callback:
-        result = evaluate_likelihood(test, loaded, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback)
-    published = PAPER_BITS_PER_DIM.get(data, {})
+        result = evaluate_likelihood(
+            tests, priors, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback
+        )
+    published = {name: PAPER_BITS_PER_DIM[name] for name in result["bits_per_dim"] if name in PAPER_BITS_PER_DIM}
     result = {"prior": prior, "weights_sha256": hashes} | result | {"published": published}
     if as_json:
         print(json.dumps(result))
         return
-    table = Table("", "bits/dim", "paper", title=f"{prior}, {data}, noise {result['sigma']:.3g}", title_justify="left")
-    for name, stats in result["bits_per_dim"].items():
-        ours = f"{stats['mean']:.3f} ± {stats['standard_error']:.3f}" if stats else "-"
-        table.add_row(name, ours, str(published.get(name, "")))
+    title = f"{', '.join(prior)}; noise {result['sigma']:.3g}"
+    table = Table("", "bits/dim", "paper", title=title, title_justify="left")
+    for name, rows in result["bits_per_dim"].items():
+        for what, stats in rows.items():
+            ours = f"{stats['mean']:.3f} ± {stats['standard_error']:.3f}" if stats else "-"
+            table.add_row(f"{name}, {what}", ours, str(published.get(name, {}).get(what, "")))
     stdout.print(table)
+
+
+def _tests(names: list[str], data_dir: Path | None, prior: Prior) -> list[Dataset]:
+    """The test splits, folders as pictures of the prior's size."""
+    from ..datasets import Squares, load_dataset
+
+    channels, size, _ = prior.shape
+    return [load_dataset(name, "test", data_dir, Squares(size, gray=channels == 1)) for name in names]
 
 
 @app.command()

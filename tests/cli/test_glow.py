@@ -38,7 +38,7 @@ def test_trains_climbs_and_separates(basis, digits, picture):
     assert record["settings"]["sigmas"] == [0.1, 0.01]
     assert len(record["weights_sha256"]["glow-mnist"]) == 64
     report = basis("evaluate", "likelihood", *prior, *data, "--pairs", 0, "--pictures", 5, "--json")
-    bits = json.loads(report.stdout)["bits_per_dim"]
+    bits = json.loads(report.stdout)["bits_per_dim"]["mnist"]
     assert bits["test, no noise"]["mean"] > 0
     assert bits["test"]["mean"] > 0
     assert bits["separations"] is None
@@ -73,11 +73,11 @@ def test_likelihood_of_a_prior_in_closed_form(basis, digits):
     run = ["evaluate", "likelihood", "--prior", "toy-gaussian", "--data-dir", digits(), "--pairs", 3, *QUICK]
     report = json.loads(basis(*run, "--json").stdout)
     assert report["sigma"] == 0.01
-    assert report["pictures"] == 20
-    assert all(stats["mean"] > 0 and stats["standard_error"] >= 0 for stats in report["bits_per_dim"].values())
-    assert report["published"] == {"test, no noise": 0.5, "test": 3.6, "separations": 3.6}
+    assert report["pictures"] == {"mnist": 20}
+    assert all(stats["mean"] > 0 and stats["standard_error"] >= 0 for stats in report["bits_per_dim"]["mnist"].values())
+    assert report["published"] == {"mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6}}
     table = basis(*run).stdout
-    assert f"{report['bits_per_dim']['test']['mean']:.3f}" in table
+    assert f"{report['bits_per_dim']['mnist']['test']['mean']:.3f}" in table
     assert "3.6" in table
 
 
