@@ -219,6 +219,11 @@ def train(
         network = FeatureNetwork(**config)
     except ValueError as error:
         raise UsageError(str(error), "see basis train features --help") from error
+
+    def evaluate(average: Any) -> dict[str, float]:
+        right = accuracy(average, held_out)
+        return {"accuracy": right, "held_out_loss": 1 - right}
+
     training.fit(
         network,
         classification_loss,
@@ -230,7 +235,7 @@ def train(
         resume=resume,
         architecture=config,
         export=lambda average, path: save(path, average, config, data, notes or {}),
-        evaluate=lambda average: {"accuracy": accuracy(average, held_out)},
+        evaluate=evaluate,
         callback=callback,
     )
     return out / "weights.safetensors"

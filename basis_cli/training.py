@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, NotFiniteError, UsageError
+from .errors import InputError, NotFiniteError, RunWarning, UsageError
 from .files import atomically
 from .priors import choose_device
 
@@ -50,8 +50,24 @@ class Settings:
     compile: bool = False
     flip: bool = False
     """Mirror half of the pictures."""
+    crop: int | None = None
+    """Side of the square to cut from each picture, at another place every time; ``None``: whole pictures."""
+    patience: int | None = None
+    """Stop after so many measurements without a better held-out loss, and keep the weights of the best one."""
     save_every: int = 500
     sheet_every: int = 2_000
+
+    def shape(self, of: tuple[int, int, int]) -> tuple[int, int, int]:
+        """That of the pictures to learn, when those of the data are ``(c, h, w)``.
+
+        Raises:
+            UsageError: they are smaller than ``crop``.
+        """
+        if self.crop is None:
+            return of
+        if self.crop > min(of[1:]):
+            raise UsageError(f"no square of {self.crop} pixels can be cut from {of[2]} x {of[1]}")
+        return of[0], self.crop, self.crop
 
 
 class Muon(torch.optim.Optimizer):
@@ -116,6 +132,15 @@ def learning_rate_factor(settings: Settings, step: int) -> float:
     raise UsageError(f"no decay is called {settings.decay!r}", "cosine, inverse-square-root or constant")
 
 
+def random_squares(data: Tensor, chosen: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """``data[chosen]`` ``(n, c, h, w)``, of each picture a square ``(n, c, side, side)`` at a place of its own."""
+    n, (h, w) = len(chosen), data.shape[2:]
+    along = torch.arange(side, device=data.device)
+    tops, lefts = (torch.randint(s - side + 1, (n, 1), generator=generator, device=data.device) for s in (h, w))
+    rows, columns = (tops + along)[:, :, None], (lefts + along)[:, None]
+    return data[chosen[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
 def fit(
     network: nn.Module,
     loss: Loss,
@@ -139,6 +164,9 @@ def fit(
     ``state.pt`` (everything needed to resume, every ``save_every`` steps), ``samples-STEP.png`` (from ``sheet``) and at
     the end ``weights.safetensors`` (from ``export``). With several processes only the first writes.
 
+    Every ``sheet_every`` steps ``evaluate`` measures the averaged network; its ``held_out_loss`` is what
+    ``settings.patience`` waits for.
+
     Raises:
         UsageError: ``out`` holds another run's state and ``resume`` is off, or holds a run of other settings.
         InputError: the saved state cannot be read.
@@ -146,6 +174,7 @@ def fit(
     """
     try:
         from accelerate import Accelerator
+        from accelerate.utils import broadcast
     except ImportError:
         raise UsageError("training needs accelerate", "pip install 'basis-cli[train]'") from None
 
@@ -164,10 +193,11 @@ def fit(
     optimizers = _optimizers(network, settings)
     identity = {"settings": asdict(settings), "architecture": architecture or {}}
     start, elapsed = 0, 0.0
+    best: dict[str, Any] = {"step": 0, "loss": math.inf, "average": {}}
     if resume and state_path.exists():
         state = _read_state(state_path, device_)
         before = {
-            "settings": state["settings"] | _may_change(identity["settings"]),
+            "settings": asdict(Settings()) | state["settings"] | _may_change(identity["settings"]),
             "architecture": state["architecture"],
         }
         if before != identity:
@@ -176,7 +206,7 @@ def fit(
         average.load_state_dict(state["average"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        start, elapsed = state["step"], state["elapsed"]
+        start, elapsed, best = state["step"], state["elapsed"], state.get("best", best)
     _keep_metrics_until(metrics_path, start)
 
     model = torch.compile(network) if settings.compile else network
@@ -188,7 +218,7 @@ def fit(
         data = torch.from_numpy(images).to(device_)
     classes = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device_)
     generator = torch.Generator(device_)
-    began, running, since = time.monotonic() - elapsed, torch.zeros((), device=device_), 0
+    began, running, since, done = time.monotonic() - elapsed, torch.zeros((), device=device_), 0, start
 
     def save(step: int) -> None:
         if not accelerator.is_main_process:
@@ -199,6 +229,7 @@ def fit(
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "step": step,
             "elapsed": time.monotonic() - began,
+            "best": best,
         }
         with atomically(state_path) as partial:
             torch.save(state, partial)
@@ -211,7 +242,8 @@ def fit(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         chosen = torch.randint(len(data), (settings.batch,), generator=generator, device=device_)
-        x = data[chosen].float().div_(255)
+        x = random_squares(data, chosen, settings.crop, generator) if settings.crop else data[chosen]
+        x = x.float().div_(255)
         if settings.flip:
             mirrored = torch.rand(settings.batch, 1, 1, 1, generator=generator, device=device_) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
@@ -230,28 +262,41 @@ def fit(
         running += value.detach()
         since += 1
         last = done == settings.steps
+        measuring = done % settings.sheet_every == 0 or last
+        reporting = done % 50 == 0 or measuring
         saving = done % settings.save_every == 0 or last
-        reporting = done % 50 == 0 or last
         if saving or reporting:  # what is lost must not replace what was saved
             mean = float(running) / since
             if not math.isfinite(mean):
                 raise NotFiniteError(f"the loss is {mean} at step {done}", "--resume with a smaller --learning-rate")
+        measured = evaluate(average) if evaluate and measuring and accelerator.is_main_process else {}
+        if settings.patience and measuring:
+            held_out = float(broadcast(torch.tensor(measured.get("held_out_loss", math.nan), device=device_)))
+            if held_out < best["loss"]:
+                best = {"step": done, "loss": held_out, "average": deepcopy(average.state_dict())}
+            last |= done - best["step"] >= settings.patience * settings.sheet_every
         if reporting:
             running.zero_()
             since = 0
             seconds = time.monotonic() - began
             metrics = {"step": done, "loss": mean, "learning_rate": settings.learning_rate * factor, "seconds": seconds}
             metrics["images_per_second"] = done * settings.batch * accelerator.num_processes / seconds
+            metrics |= measured
             if accelerator.is_main_process:
-                if evaluate and (done % settings.sheet_every == 0 or last):
-                    metrics |= evaluate(average)
                 with metrics_path.open("a") as file:
                     file.write(json.dumps(metrics) + "\n")
             callback(done, metrics)
-        if saving:
+        if saving or last:
             save(done)
-        if sheet and accelerator.is_main_process and (done % settings.sheet_every == 0 or last):
+        if sheet and accelerator.is_main_process and measuring:
             sheet(average, out / f"samples-{done:07d}.png")
+        if last:
+            break
+    if best["step"]:
+        average.load_state_dict(best["average"])
+        if best["step"] < done:
+            message = f"the held-out loss was best at step {best['step']} of {done}: those are the weights"
+            warnings.warn(message, RunWarning, stacklevel=2)
     if export and accelerator.is_main_process:
         export(average, out / "weights.safetensors")
     accelerator.wait_for_everyone()
@@ -268,7 +313,8 @@ def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def _may_change(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that a resumed run may change; with more ``steps`` it goes on where a finished one ended."""
-    return {key: settings[key] for key in ("steps", "learning_rate", "save_every", "sheet_every", "compile")}
+    keys = ("steps", "learning_rate", "patience", "save_every", "sheet_every", "compile")
+    return {key: settings[key] for key in keys}
 
 
 def _keep_metrics_until(path: Path, step: int) -> None:

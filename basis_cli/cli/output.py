@@ -86,7 +86,7 @@ def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callabl
 @contextmanager
 def training_progress(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A bar over training steps with the current loss; yields the callback of :func:`basis_cli.training.fit`."""
-    with _bar(False) as progress:
+    with warnings_as_lines(), _bar(False) as progress:
         task = progress.add_task("loss -", total=steps)
 
         def callback(step: int, metrics: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ from ..errors import UsageError
 from .options import with_options
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset
+    from ..datasets import Dataset, Squares
     from ..training import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures or on a standard data set.")
@@ -70,8 +70,26 @@ class SquareOptions:
     crop: Annotated[
         int | None, typer.Option(help="Folders and LSUN: cut so many pixels from the middle first (CelebA: 140).")
     ] = None
+    random_crop: Annotated[
+        int | None,
+        typer.Option(help="Folders and LSUN: shrink to this instead, and cut out --size at another place every time."),
+    ] = None
     gray: Annotated[bool, typer.Option("--gray", help="Folders and LSUN: gray pictures.")] = False
     limit: Annotated[int | None, typer.Option(help="Folders and LSUN: use at most so many pictures.")] = None
+
+    def of(self, split: str) -> Squares:
+        """For the library: pictures to test with are not cropped at random."""
+        from ..datasets import Squares
+
+        size = self.random_crop if self.random_crop and split == "train" else self.size
+        return Squares(size, self.crop, self.gray, self.limit)
+
+    @property
+    def cropped(self) -> int | None:
+        """The side of random crops."""
+        if self.random_crop is not None and self.random_crop < self.size:
+            raise UsageError(f"no --size {self.size} can be cut from --random-crop {self.random_crop}")
+        return self.size if self.random_crop else None
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,10 @@ class TrainingOptions:
     sheet_every: Annotated[int, typer.Option(min=1, help="Steps between sample sheets and held-out measurements.")] = (
         2_000
     )
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after so many measurements without a better one, and keep the best weights."),
+    ] = None
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same run.")] = 0
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False
@@ -164,12 +186,13 @@ def _splits(
     name: str, folder: Path | None, squares: SquareOptions | None = None
 ) -> tuple[Dataset, Dataset, dict[str, str]]:
     """Train and test split, and what a file of weights says of its making."""
-    from ..datasets import Squares, load_dataset
+    from ..datasets import load_dataset
     from .output import warnings_as_lines
 
-    how = Squares(**asdict(squares)) if squares else None
     with warnings_as_lines():
-        train_set, test_set = (load_dataset(name, split, folder, how) for split in ("train", "test"))
+        train_set, test_set = (
+            load_dataset(name, split, folder, squares.of(split) if squares else None) for split in ("train", "test")
+        )
     source = f"{train_set.name}, train split, {len(train_set.images)} pictures"
     return train_set, test_set, {"data": source, "command": command_line(sys.argv[1:])}
 
@@ -224,7 +247,7 @@ def ncsn(
             config["sigmas"] = ladder(spacing, count, begin)
         else:
             config |= {"schedule": spacing, "levels": count, "sigma_begin": begin}
-    settings = training.settings(flip)
+    settings = training.settings(flip, crop=squares.cropped)
     train_set, test_set, notes = _splits(data, data_dir, squares)
     with training_progress(settings.steps) as callback:
         path = train_ncsn(
@@ -266,7 +289,7 @@ def glow(
 
     from .output import training_progress
 
-    settings = training.settings(flip)
+    settings = training.settings(flip, crop=squares.cropped)
     train_set, test_set, notes = _splits(data, data_dir, squares)
     with training_progress(settings.steps) as callback:
         path = train_glow(
@@ -349,7 +372,7 @@ def finetune_glow(
     spec = prior_spec(prior)
     if spec.weights is None and start_from is None:
         raise UsageError(f"{prior} has no weights of its own", "give --start-from FILE; basis train glow makes one")
-    settings = training.settings(flip)
+    settings = training.settings(flip, crop=squares.cropped)
     train_set, test_set, notes = _splits(data, data_dir, squares)
     with training_progress(settings.steps * len(ladder)) as callback:
         path = finetune(

@@ -100,7 +100,8 @@ def _fit(
         return bits(model, x, level, generator).mean()
 
     def evaluate(model: Any) -> dict[str, float]:
-        return held_out_bits(model, held_out[:500].to(model.top.device), SHOWN if sigma is None else (sigma,))
+        found = held_out_bits(model, held_out[:500].to(model.top.device), SHOWN if sigma is None else (sigma,))
+        return found | {"held_out_loss": sum(found.values()) / len(found)}
 
     @torch.no_grad()
     def sheet(model: Any, path: Path) -> None:
@@ -150,7 +151,7 @@ def train(
     """
     torch.manual_seed(settings.seed)
     try:
-        network = Glow(**{"shape": data.shape} | (config or {}))
+        network = Glow(**{"shape": settings.shape(data.shape)} | (config or {}))
     except ValueError as error:
         raise UsageError(str(error), "fewer --levels") from error
     sigma = None if network.conditional else 0.0
@@ -214,8 +215,9 @@ def finetune(
     if level != 0:
         what = "a model of all noise levels" if level is None else f"the model of noise level {level:.4g}"
         raise UsageError(f"{start_from} holds {what}", "a ladder starts from a noiseless Glow: basis train glow")
-    if network.shape != data.shape:
-        raise UsageError(f"{start_from} models {network.shape} pictures, but {data.name}'s are {data.shape}")
+    shape = settings.shape(data.shape)
+    if network.shape != shape:
+        raise UsageError(f"{start_from} models {network.shape} pictures, but {data.name}'s are {shape}")
     ladder = out / LADDER
     if ladder.exists() and not resume:
         raise UsageError(f"{out} already holds a ladder", "--resume continues it; else choose another folder")

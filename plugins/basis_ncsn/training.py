@@ -136,6 +136,11 @@ def denoising_error(
     return errors
 
 
+def held_out_loss(errors: dict[str, float]) -> float:
+    """One number of :func:`denoising_error`'s: the geometric mean, so that every level counts alike."""
+    return math.exp(sum(map(math.log, errors.values())) / len(errors))
+
+
 def sheet(prior: ScorePrior, path: Path, device: torch.device, count: int = 36) -> None:
     """Write ``count`` samples of the prior: a short annealed Langevin run, enough to see how training goes."""
     with torch.inference_mode():
@@ -190,7 +195,7 @@ def train(
         WeightsError: ``start_from`` cannot be read.
         and what :func:`basis_cli.training.fit` raises.
     """
-    shape = data.shape
+    shape = settings.shape(data.shape)
     scaled = data[:: max(1, len(data.images) // 10_000)]
     config = {"channels": shape[0]} | (config or {})
     if backbone == "unet":
@@ -214,7 +219,8 @@ def train(
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         prior, where = as_prior(model)
-        return denoising_error(prior, pictures(where))
+        errors = denoising_error(prior, pictures(where))
+        return errors | {"held_out_loss": held_out_loss(errors)}
 
     def draw(model: nn.Module, path: Path) -> None:
         prior, where = as_prior(model)

@@ -67,6 +67,11 @@ def test_trains_on_a_folder_of_pictures(basis, picture, tmp_path):
     with safe_open("gray/weights.safetensors", "pt") as file:
         about = file.metadata()
     assert (about["data"], json.loads(about["shape"])) == ("photos, train split, 2 pictures", [1, 16, 16])
+    cropped = basis(*run[:-1], "cropped", "--random-crop", 20)
+    assert cropped.exit_code == 0, cropped.output
+    with safe_open("cropped/weights.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["shape"]) == [3, 16, 16]
+    assert basis(*run[:-1], "small", "--random-crop", 15).exit_code == 2
     unlabelled = basis("train", "features", "--data", tmp_path / "photos", "-o", "features")
     assert unlabelled.exit_code in (1, 2)
 
