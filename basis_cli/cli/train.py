@@ -281,6 +281,10 @@ def glow(
     conditional: Annotated[
         bool, typer.Option("--conditional", help="One model for all noise levels; else of pictures without noise.")
     ] = False,
+    score_matching: Annotated[
+        float,
+        typer.Option(min=0, help="With --conditional: weight of the score's denoising error beside the bits/dim."),
+    ] = 0.0,
     flip: Flip = False,
     start_from: StartFrom = None,
 ) -> None:
@@ -301,6 +305,7 @@ def glow(
             device=training.device,
             resume=training.resume,
             start_from=start_from,
+            score_matching=score_matching,
             notes=notes,
             callback=callback,
         )

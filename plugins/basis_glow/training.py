@@ -18,7 +18,7 @@ from basis_cli.errors import NotFiniteError, UsageError
 from basis_cli.files import atomically
 from basis_cli.metrics import bits_per_dim
 
-from .network import DEQUANTIZATION, Glow
+from .network import DATA_STD, DEQUANTIZATION, Glow
 from .prior import LADDER, add_rung, read, read_ladder, save
 
 SIGMAS = (0.008, 1.4)  # what a conditional model learns: a margin around the paper's 0.01 ... 1
@@ -55,16 +55,40 @@ def bits(network: nn.Module, x: Tensor, sigma: Tensor, generator: torch.Generato
     return bits_per_dim(network(noisy(x, sigma, generator), sigma), x[0].numel())
 
 
+def bits_and_score_error(
+    network: nn.Module, x: Tensor, sigma: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """:func:`bits`, and the error of the score that they belong to, both for each picture ``(n,)``.
+
+    The error is that of denoising score matching, ``(s^2 + std^2) / std^2 (z + s score(x + s z))^2`` a pixel: one at
+    every level for a network that knows the pictures' variance and nothing else. At ``sigma = 0`` there is none.
+    """
+    training = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = noisy(x, sigma, generator).requires_grad_()
+        log_prob = network(y, sigma)
+        (score,) = torch.autograd.grad(log_prob.sum(), y, create_graph=training)
+    s = sigma[:, None, None, None]
+    z = (y - x).detach() / torch.where(s > 0, s, 1.0)
+    error = torch.where(s > 0, (s**2 + DATA_STD**2) / DATA_STD**2 * (z + s * score) ** 2, 0.0)
+    return bits_per_dim(log_prob, x[0].numel()), error.flatten(1).mean(1)
+
+
 @torch.no_grad()
-def held_out_bits(network: Glow, pictures: Tensor, sigmas: Sequence[float]) -> dict[str, float]:
-    """Mean bits/dim of ``pictures`` at each level, with the same noise every time."""
+def measured(network: Glow, pictures: Tensor, sigmas: Sequence[float]) -> dict[str, float]:
+    """Mean bits/dim of ``pictures`` at each level, and the mean error of the score; with the same noise every time."""
     found = {}
     for sigma in sigmas:
         generator = torch.Generator(pictures.device).manual_seed(0)
         parts = pictures.split(100)
         levels = (torch.full((len(part),), sigma, device=part.device) for part in parts)
-        values = [bits(network, part, level, generator) for part, level in zip(parts, levels, strict=True)]
-        found[f"bits_per_dim_{sigma:.6g}"] = float(torch.cat(values).mean())
+        values = [
+            torch.stack(bits_and_score_error(network, part, level, generator))
+            for part, level in zip(parts, levels, strict=True)
+        ]
+        found[f"bits_per_dim_{sigma:.6g}"], error = torch.cat(values, dim=1).mean(1).tolist()
+        if sigma:
+            found[f"score_error_{sigma:.6g}"] = error
     return found
 
 
@@ -89,19 +113,28 @@ def _fit(
     resume: bool,
     notes: dict[str, str],
     callback: Callback,
+    score_matching: float = 0.0,
 ) -> Glow:
-    """Maximize the likelihood at level ``sigma`` (``None``: at all of them) and return the averaged network."""
+    """Maximize the likelihood at level ``sigma`` (``None``: at all of them) and return the averaged network.
+
+    ``score_matching`` times the error of the score is added to the bits/dim that are minimized.
+    """
 
     def loss(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         if sigma is None:
             level = noise_levels(len(x), generator, x.device)
         else:
             level = torch.full((len(x),), sigma, device=x.device)
-        return bits(model, x, level, generator).mean()
+        if not score_matching:
+            return bits(model, x, level, generator).mean()
+        value, error = bits_and_score_error(model, x, level, generator)
+        return (value + score_matching * error).mean()
 
     def evaluate(model: Any) -> dict[str, float]:
-        found = held_out_bits(model, held_out[:500].to(model.top.device), SHOWN if sigma is None else (sigma,))
-        return found | {"held_out_loss": sum(found.values()) / len(found)}
+        sigmas = SHOWN if sigma is None else (sigma,)
+        found = measured(model, held_out[:500].to(model.top.device), sigmas)
+        weighted = (value * (score_matching if "error" in name else 1) for name, value in found.items())
+        return found | {"held_out_loss": sum(weighted) / len(sigmas)}
 
     @torch.no_grad()
     def sheet(model: Any, path: Path) -> None:
@@ -117,7 +150,9 @@ def _fit(
         out,
         device=device,
         resume=resume,
-        architecture=network.config | {"shape": list(network.shape), "sigma": sigma},
+        architecture=network.config
+        | {"shape": list(network.shape), "sigma": sigma}
+        | ({"score_matching": score_matching} if score_matching else {}),
         export=lambda model, path: save(path, model, sigma, notes),  # type: ignore[arg-type]
         sheet=sheet,
         evaluate=evaluate,
@@ -136,6 +171,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     start_from: Path | None = None,
+    score_matching: float = 0.0,
     notes: dict[str, str] | None = None,
     callback: Callback = no_callback,
 ) -> Path:
@@ -143,12 +179,19 @@ def train(
 
     ``config`` are the network's own arguments (``levels``, ``depth``, ``width``, ``conditional``). A conditional Glow
     learns all noise levels, any other one pictures without noise. ``start_from`` is a file of such a network's weights.
+    With ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many times the error of
+    :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets wrong at much noise.
 
     Raises:
+        UsageError: ``score_matching`` of a Glow that is not conditional, or of a compiled one.
         UsageError: ``config`` does not make a network for these pictures, or not the one in ``start_from``.
         WeightsError: ``start_from`` cannot be read.
         and what :func:`basis_cli.training.fit` raises.
     """
+    if score_matching and not (config or {}).get("conditional"):
+        raise UsageError("score matching needs noise levels", "--conditional")
+    if score_matching and settings.compile:
+        raise UsageError("score matching needs second derivatives, which compiled networks do not have", "no --compile")
     torch.manual_seed(settings.seed)
     try:
         network = Glow(**{"shape": settings.shape(data.shape)} | (config or {}))
@@ -176,6 +219,7 @@ def train(
         resume=resume,
         notes=notes or {},
         callback=callback,
+        score_matching=score_matching,
     )
     return out / "weights.safetensors"
 

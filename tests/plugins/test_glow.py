@@ -13,7 +13,7 @@ import torch
 from basis_glow import convert, network, prior, training
 from basis_glow.network import Glow
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from basis_cli import samplers
 from basis_cli.api import PriorSpec
@@ -383,10 +383,16 @@ def tiny(split: str, shape=(1, 8, 8)) -> Dataset:
 QUICK = {"steps": 6, "batch": 8, "warmup": 2, "save_every": 2, "optimizer": "adam", "bf16": False}
 
 
-def train(out: Path, conditional: bool = False, resume: bool = False, **settings) -> Path:
-    config = TINY | {"conditional": conditional}
+def train(out: Path, conditional: bool = False, resume: bool = False, score_matching: float = 0.0, **settings) -> Path:
     return training.train(
-        tiny("train"), tiny("test"), out, Settings(**QUICK | settings), config=config, device="cpu", resume=resume
+        tiny("train"),
+        tiny("test"),
+        out,
+        Settings(**QUICK | settings),
+        config=TINY | {"conditional": conditional},
+        device="cpu",
+        resume=resume,
+        score_matching=score_matching,
     )
 
 
@@ -417,10 +423,47 @@ def test_training_raises_the_likelihood(tmp_path, conditional):
     sigma = 0.1 if conditional else 0.0
     untrained = Glow((1, 8, 8), **TINY, conditional=conditional)
     pictures = tiny("test")[:]
-    (before,) = training.held_out_bits(untrained, pictures, [sigma]).values()
-    assert metrics[f"bits_per_dim_{sigma:.6g}"] < before - 1
+    before = training.measured(untrained, pictures, [sigma])
+    assert metrics[f"bits_per_dim_{sigma:.6g}"] < before[f"bits_per_dim_{sigma:.6g}"] - 1
     assert (tmp_path / "samples-0000040.png").exists()
     assert prior.read(tmp_path / "weights.safetensors")[1] == (None if conditional else 0.0)
+
+
+class Normal(nn.Module):
+    """The density of pixels that are independent, with mean 1/2 and the standard deviation that Glow expects."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        std = (sigma**2 + network.DATA_STD**2).sqrt()[:, None, None, None]
+        return torch.distributions.Normal(0.5, std).log_prob(x).flatten(1).sum(1)
+
+
+def test_the_error_of_a_true_score_is_one_at_every_level_and_it_can_be_learned_from():
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 + network.DATA_STD * torch.randn(3, 1, 200, 200, generator=generator)
+    x.requires_grad_()  # stands in for parameters
+    sigma = torch.tensor([0.0, 0.1, 1.0])
+    bits, error = training.bits_and_score_error(Normal(), x, sigma, generator)
+    assert error.tolist() == pytest.approx([0, 1, 1], abs=0.03)
+    entropy = 0.5 * (2 * math.pi * math.e * (sigma**2 + network.DATA_STD**2)).log2() + math.log2(255)
+    assert bits.tolist() == pytest.approx(entropy.tolist(), abs=0.03)
+    with torch.no_grad():
+        assert not training.bits_and_score_error(Normal(), x, sigma, generator)[1].requires_grad
+
+
+def test_score_matching_makes_the_score_better(tmp_path):
+    errors = []
+    for weight in (0.0, 3.0):
+        out = tmp_path / f"{weight}"
+        train(out, True, score_matching=weight, steps=60, sheet_every=60, learning_rate=3e-3)
+        last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+        errors.append(last["score_error_1"])
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize(("conditional", "more"), [(False, {}), (True, {"compile": True})])
+def test_score_matching_needs_noise_and_second_derivatives(tmp_path, conditional, more):
+    with pytest.raises(UsageError, match="score matching needs"):
+        train(tmp_path, conditional, score_matching=1.0, **more)
 
 
 def test_levels_of_a_conditional_model_are_stratified():
