@@ -149,7 +149,8 @@ def samplers(
     from ..datasets import load_dataset
     from ..evaluation import PAPER_PSNR
     from ..sampling import Sampling
-    from .run import load_priors, numbers
+    from .job import load_priors
+    from .run import numbers
 
     check_plot(plot)
     priors, hashes = load_priors(prior, k, weights, device)

@@ -81,7 +81,7 @@ def separation(
     """
     from ..evaluation import PAPER_PSNR, evaluate_separation
     from ..tasks import separation as check
-    from .run import load_priors
+    from .job import load_priors
 
     check_plot(plot)
     priors, hashes = load_priors(prior, k, weights, sampler.device)
@@ -192,7 +192,7 @@ def _restoration(
     from ..datasets import load_dataset
     from ..evaluation import evaluate_restoration
     from ..tasks import restoring
-    from .run import load_priors
+    from .job import load_priors
 
     (prior,), hashes = load_priors([options.prior], 1, options.weights, sampler.device)
     test = load_dataset(options.data, "test", options.data_dir)
@@ -234,7 +234,7 @@ def samples(
     from ..datasets import load_dataset
     from ..errors import UsageError
     from ..evaluation import evaluate_samples
-    from .run import load_priors
+    from .job import load_priors
 
     (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
     test = load_dataset(data, "test", data_dir)
@@ -298,7 +298,7 @@ def likelihood(
     """
     from ..evaluation import PAPER_BITS_PER_DIM, evaluate_likelihood
     from ..tasks import separation as check
-    from .run import load_priors
+    from .job import load_priors
 
     priors, hashes = load_priors(prior, 2, weights, sampler.device)
     check(priors, 2)
@@ -347,7 +347,7 @@ def gradients(
     from .. import samplers
     from ..datasets import load_dataset
     from ..evaluation import evaluate_gradients
-    from .run import load_priors
+    from .job import load_priors
 
     check_plot(plot)
     (loaded,), hashes = load_priors([prior], 1, weights, device)

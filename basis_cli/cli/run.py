@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import time
-import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from .. import __version__
-from ..errors import InputError, InputWarning, NotFiniteError, UsageError
+from ..errors import UsageError
+from .job import Job, Picture, load_priors, to_do
 from .options import (
     AsJson,
     FitOption,
@@ -34,14 +32,11 @@ from .options import (
     Weights,
     with_options,
 )
-from .output import fail, sampling_progress, stderr, warnings_as_lines
+from .output import sampling_progress, warnings_as_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..api import Prior
-    from ..resume import SavedState
-    from ..sampling import Sampling
     from ..tasks import Result
 
 
@@ -57,23 +52,6 @@ def numbers(text: str | None, option: str) -> list[float] | None:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise UsageError(f"{option} {text!r} is not a list of numbers", f"for example {option} 0.7,0.3") from None
-
-
-def load_priors(names: list[str], k: int, weights: Path | None, device: str) -> tuple[list[Prior], dict[str, str]]:
-    """Each prior loaded once, and what a record says of their weights."""
-    from .. import weights as store
-    from ..plugins import prior_spec
-    from ..priors import load_prior
-
-    loaded, hashes = {}, {}
-    for name in names:
-        if name not in loaded:
-            loaded[name] = load_prior(name, weights_path=weights, device=device)
-            spec = prior_spec(name)
-            path = store.find(spec.weights, weights) if spec.weights else weights
-            if path:
-                hashes[name] = store.sha256(path)
-    return [loaded[name] for name in (names * k if len(names) == 1 else names)], hashes
 
 
 @with_options
@@ -99,14 +77,14 @@ def separate(
     """
     from .. import tasks
 
-    run = _Run("separate", inputs, sampler.sampling("separate", several.noise_std), several, tiles, output, prior)
-    run.priors, run.hashes = load_priors(prior, k, weights, sampler.device)
+    job = Job("separate", inputs, sampler.sampling("separate", several.noise_std), several, tiles, output, prior)
+    job.priors, job.hashes = load_priors(prior, k, weights, sampler.device)
     coefficients = numbers(alpha, "--alpha")
-    tasks.separation(run.priors, k, coefficients, several.samples, reference or None)
+    tasks.separation(job.priors, k, coefficients, several.samples, reference or None)
     how = fit.value if fit else None
-    shape = run.priors[0].shape
-    run.read_references(reference or [], shape, how)
-    run.carry_out(run.read(shape, how), partial(tasks.separate, k=k, alpha=coefficients))
+    shape = job.priors[0].shape
+    job.read_references(reference or [], shape, how)
+    job.carry_out(job.read(shape, how), partial(tasks.separate, k=k, alpha=coefficients))
 
 
 @with_options
@@ -129,11 +107,11 @@ def colorize(
     """
     from .. import images, tasks
 
-    run = _Run.single("colorize", inputs, sampler, several, tiles, output, model)
-    shape, how = run.truth(model.reference, fit.value if fit else None)
+    job = Job.single("colorize", inputs, sampler, several, tiles, output, model)
+    shape, how = job.truth(model.reference, fit.value if fit else None)
     channels = images.LUMA.tolist() if luma else [1 / 3] * 3
     tasks.graying(channels, shape)
-    run.carry_out(run.read(shape, how), partial(tasks.colorize, channel_weights=channels))
+    job.carry_out(job.read(shape, how), partial(tasks.colorize, channel_weights=channels))
 
 
 @with_options
@@ -157,9 +135,9 @@ def inpaint(
     """
     from .. import tasks
 
-    run = _Run.single("inpaint", inputs, sampler, several, tiles, output, model)
-    shape, how = run.truth(model.reference, fit.value if fit else None)
-    pictures = run.read(shape, how)
+    job = Job.single("inpaint", inputs, sampler, several, tiles, output, model)
+    shape, how = job.truth(model.reference, fit.value if fit else None)
+    pictures = job.read(shape, how)
     sizes: set[tuple[int, int]] = {picture.pixels.shape[1:] for picture in pictures}
     with warnings_as_lines():
         unknown = {size: tasks.unknown(mask, size, how) for size in sizes}
@@ -168,7 +146,7 @@ def inpaint(
         h, w = batch.shape[2:]
         return tasks.inpaint(batch, ~unknown[h, w] if invert_mask else unknown[h, w], **options)
 
-    run.carry_out(pictures, task)
+    job.carry_out(pictures, task)
 
 
 @with_options
@@ -192,12 +170,12 @@ def upscale(
     from .. import operators, tasks
 
     method = "bicubic" if bicubic else "box"
-    run = _Run.single("upscale", inputs, sampler, several, tiles, output, model)
-    (c, h, w), how = run.truth(model.reference, fit.value if fit else None)
+    job = Job.single("upscale", inputs, sampler, several, tiles, output, model)
+    (c, h, w), how = job.truth(model.reference, fit.value if fit else None)
     if not tiles.tile:
         operators.Downsample(factor, (h, w), method)
-    pictures = run.read((c, -(-h // factor), -(-w // factor)), how)
-    run.carry_out(pictures, partial(tasks.upscale, factor=factor, method=method), factor)
+    pictures = job.read((c, -(-h // factor), -(-w // factor)), how)
+    job.carry_out(pictures, partial(tasks.upscale, factor=factor, method=method), factor)
 
 
 @with_options
@@ -215,8 +193,8 @@ def decompress(
     """
     from .. import images, tasks
 
-    run = _Run.single("decompress", inputs, sampler, several, tiles, output, model)
-    (c, h, w), _ = run.truth(model.reference, None)
+    job = Job.single("decompress", inputs, sampler, several, tiles, output, model)
+    (c, h, w), _ = job.truth(model.reference, None)
     codings: list[Any] = []
 
     def decoded(name: str) -> np.ndarray:
@@ -229,345 +207,13 @@ def decompress(
         codings.append(coding)
         return pixels
 
-    groups: dict[Any, list[_Picture]] = {}
-    for picture, coding in zip(run.each(decoded), codings, strict=True):
+    groups: dict[Any, list[Picture]] = {}
+    for picture, coding in zip(job.each(decoded), codings, strict=True):
         groups.setdefault(coding, []).append(picture)
     for coding, pictures in groups.items():
-        priors = run.priors_of(coding[1])
-        run.compute(priors, pictures, partial(tasks.decompress, jpeg=tasks.coded(coding, priors[0].shape)))
-    run.finish()
-
-
-class _Picture(NamedTuple):
-    name: str
-    stem: str
-    pixels: np.ndarray
-
-
-class _Run:
-    """One command at work: which inputs, what is done with them, what became of them."""
-
-    def __init__(
-        self,
-        task: str,
-        inputs: list[str],
-        sampling: Sampling,
-        several: SampleOptions,
-        tiles: TileOptions,
-        output: OutputOptions,
-        prior: str | list[str],
-    ):
-        self.task, self.sampling, self.several, self.output, self.prior = task, sampling, several, output, prior
-        self.tiles = tiles
-        self.priors: list[Prior] = []
-        self.hashes: dict[str, str] = {}
-        self.references: list[np.ndarray] = []
-        self.inputs = inputs
-        self.failures = 0
-        self.records: list[dict[str, Any]] = []
-        stems = _stems(inputs)
-        records = [output.out / f"{stem}.json" for stem in stems]
-        self.begun = self._begun_by_killed_runs(stems)
-        to_do = set(_to_do(records, output.overwrite, output.skip_existing or output.resume))
-        to_do |= {stems.index(stem) for chunk in self.begun for stem in chunk}
-        self.to_do = [(inputs[i], stems[i]) for i in sorted(to_do)]
-        self._check()
-
-    def _begun_by_killed_runs(self, stems: list[str]) -> list[list[str]]:
-        """The inputs that killed runs had at work, each run's together, as their saved states say."""
-        from ..resume import identity
-
-        paths = [path for path in map(self._state, stems) if self.output.resume and path.exists()]
-        begun = [identity(path)["inputs"] for path in paths]
-        return [[stem for stem in chunk if stem in stems] for chunk in begun]
-
-    def _state(self, stem: str) -> Path:
-        return self.output.out / f"{stem}.state.safetensors"
-
-    @classmethod
-    def single(
-        cls,
-        task: str,
-        inputs: list[str],
-        sampler: SamplerOptions,
-        several: SampleOptions,
-        tiles: TileOptions,
-        output: OutputOptions,
-        model: ModelOptions,
-    ) -> _Run:
-        """For tasks whose answer is one picture."""
-        sampling = sampler.sampling(task, several.noise_std)
-        run = cls(task, inputs, sampling, several, tiles, output, model.prior)
-        run.priors, run.hashes = load_priors([model.prior], 1, model.weights, sampler.device)
-        return run
-
-    def _check(self) -> None:
-        from ..samplers import TOO_SURE
-
-        if self.several.samples < 1:
-            raise UsageError(f"samples must be at least 1, not {self.several.samples}")
-        if self.tiles.overlap is not None and not self.tiles.tile:
-            raise UsageError("--overlap is of tiles", "add --tile")
-        if self.output.resume and self.output.frames:
-            raise UsageError("--resume does not keep --frames", "leave out one of them")
-        if self.output.uncertainty and self.several.samples < 2:
-            raise UsageError("--uncertainty compares samples", "--samples 10")
-        if self.output.uncertainty and self.sampling.sampler in TOO_SURE:
-            with warnings_as_lines():
-                message = f"{self.sampling.sampler}'s samples are too sure of themselves; mmps' and langevin's are not"
-                warnings.warn(message, InputWarning, stacklevel=2)
-
-    def truth(self, reference: Path | None, fit: str | None) -> tuple[tuple[int, int, int], str | None]:
-        """Read the reference, if given; the shape of what the prior models, and how pictures are made to fit it."""
-        c, h, w = self.priors[0].shape
-        self.read_references([reference] if reference else [], (c, h, w), fit)
-        return (c, h, w), fit
-
-    def read_references(self, paths: list[Path], shape: tuple[int, int, int], fit: str | None) -> None:
-        """Read the true pictures."""
-        from .. import images
-
-        self.references = [images.read(path, shape, fit, self.tiles.tile) for path in paths]
-
-    def read(self, shape: tuple[int, int, int], fit: str | None) -> list[_Picture]:
-        """All inputs that can be read and fitted."""
-        from .. import images
-
-        return self.each(lambda name: images.read(name, shape, fit, self.tiles.tile))
-
-    def each(self, read: Callable[[str], np.ndarray]) -> list[_Picture]:
-        """All inputs that ``read`` can read; each that it cannot is reported, and the others go on."""
-        if self.references and len(self.inputs) > 1:
-            raise UsageError("--reference goes with one input")
-        self.sampling.options(self.priors)
-        pictures = []
-        with warnings_as_lines():
-            for name, stem in self.to_do:
-                try:
-                    pictures.append(_Picture(name, stem, read(name)))
-                except InputError as error:
-                    self.failed(error)
-        return pictures
-
-    def failed(self, error: InputError | NotFiniteError) -> None:
-        """Report an error that concerns one input only."""
-        fail(error)
-        self.failures += 1
-
-    def carry_out(self, pictures: Sequence[_Picture], task: Callable[..., Result], factor: int = 1) -> None:
-        """Compute, write and print everything; the answers are ``factor`` times as large as the pictures."""
-        sizes: dict[tuple[int, int], list[_Picture]] = {}
-        for picture in pictures:
-            sizes.setdefault(picture.pixels.shape[1:], []).append(picture)
-        for (h, w), group in sizes.items():
-            self.compute(self.priors_of((factor * h, factor * w)), group, task)
-        self.finish()
-
-    def priors_of(self, size: tuple[int, int]) -> list[Prior]:
-        """The priors for pictures of ``(h, w)``: with --tile, of larger pictures in tiles."""
-        from ..tiles import TiledPrior
-
-        if not self.tiles.tile or size == tuple(self.priors[0].shape[1:]):
-            return self.priors
-        tiled = {id(prior): TiledPrior(prior, size, self.tiles.overlap) for prior in self.priors}
-        return [tiled[id(prior)] for prior in self.priors]
-
-    def compute(self, priors: list[Prior], pictures: Sequence[_Picture], task: Callable[..., Result]) -> None:
-        """Compute a batch at a time and write each before the next begins, so nothing done is lost."""
-        import torch
-
-        from .. import images
-        from ..memory import batch_size
-        from ..priors import choose_device
-        from ..sampling import Frames
-
-        if self.output.dry_run or not pictures:
-            for picture in pictures:
-                where = self.output.out / f"{picture.stem}.x1.png"
-                stderr.print(f"would {self.task} {picture.name} into {where} ...", highlight=False)
-            return
-        images.out_folder(self.output.out)
-        samples = self.several.samples
-        device = choose_device(self.sampling.device)
-        at_once = self.sampling.batch or batch_size(priors, len(pictures) * samples, device)
-        chunks = self._chunks(pictures, max(1, at_once // samples))
-        began, before = time.perf_counter(), len(self.records)
-        with sampling_progress(len(chunks), self.output.quiet) as progress:
-            while chunks:
-                chunk = chunks.pop(0)
-                frames = Frames(progress) if self.output.frames else None
-                saved = self._saved_state(priors, chunk)
-                try:
-                    result = task(
-                        torch.stack([torch.from_numpy(p.pixels) for p in chunk]),
-                        prior=priors if self.task == "separate" else priors[0],
-                        samples=samples,
-                        select=self.several.select.value,
-                        references=self._references(),
-                        sampling=self.sampling,
-                        callback=frames or progress,
-                        saved=saved,
-                    )
-                except NotFiniteError as error:
-                    if len(chunk) > 1:  # a picture does not depend on those beside it: find out which it is
-                        chunks[:0] = [[picture] for picture in chunk]
-                    else:
-                        self.failed(NotFiniteError(f"{chunk[0].name}: {error.message}", error.hint))
-                else:
-                    for i, picture in enumerate(chunk):
-                        self._write(picture, result, i, len(chunk), frames, _about_tiles(priors[0]))
-                if saved:
-                    saved.remove()
-        if not self.output.quiet:
-            done = len(self.records) - before
-            stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s", highlight=False)
-
-    def _chunks(self, pictures: Sequence[_Picture], size: int) -> list[list[_Picture]]:
-        """The pictures, ``size`` at a time; first those that killed runs had at work together."""
-        begun = [[picture for picture in pictures if picture.stem in stems] for stems in self.begun]
-        rest = [picture for picture in pictures if not any(picture.stem in stems for stems in self.begun)]
-        chunks = begun + [rest[first : first + size] for first in range(0, len(rest), size)]
-        return [chunk for chunk in chunks if chunk]
-
-    def _saved_state(self, priors: list[Prior], chunk: list[_Picture]) -> SavedState | None:
-        """Where the state of a run on ``chunk`` is kept, with what tells it from other runs."""
-        from ..resume import SavedState
-
-        if not self.output.resume:
-            return None
-        about: dict[str, Any] = {
-            "basis": __version__,
-            "task": self.task,
-            "prior": self.prior,
-            "weights_sha256": self.hashes,
-        }
-        about |= {"inputs": [picture.stem for picture in chunk], "tiles": _about_tiles(priors[0])}
-        return SavedState(self._state(chunk[0].stem), about)
-
-    def _references(self) -> Any:
-        if not self.references:
-            return None
-        return self.references if self.task == "separate" else self.references[0]
-
-    def finish(self) -> None:
-        """The command's output proper: one JSON object, or the paths of the pictures; and its exit code."""
-        if self.output.as_json and not self.output.dry_run:
-            print(json.dumps({"results": self.records}))
-        elif not self.output.as_json:
-            for record in self.records:
-                for answer in record["answers"]:
-                    print(*answer["components"], sep="\n")
-        if self.failures:
-            raise typer.Exit(1)
-
-    def _write(
-        self, picture: _Picture, result: Result, index: int, count: int, frames: Any, tiles: dict[str, Any] | None
-    ) -> None:
-        """Write the answers for one picture and, last, their record."""
-        from .. import images
-
-        out, stem = self.output.out, picture.stem
-        record: dict[str, Any] = {
-            "input": picture.name,
-            "basis": __version__,
-            "task": self.task,
-            "prior": self.prior,
-            "weights_sha256": self.hashes,
-            "settings": result.settings,
-            "evaluations": result.evaluations,
-            "seconds": round(result.seconds / count, 3),
-        }
-        if tiles:
-            record["tiles"] = tiles
-        if self.output.uncertainty:
-            record |= _write_std(out / stem, result, index)
-        if self.output.sheet:
-            record["sheet"] = str(images.with_ending(out / stem, ".sheet.png"))
-            _write_sheet(Path(record["sheet"]), result, index, self.references)
-        if frames:
-            first = index * self.several.samples + result.drawn[index][0]  # the most probable one's way
-            states = frames.of(first, result.components[:, index, 0])
-            record["frames"] = [str(file) for file in images.write_frames(out / stem, states.numpy())]
-        record["answers"] = _write_answers(out, stem, result, index)
-        if result.log_likelihood is not None:
-            record["log_likelihood_nats"] = [round(float(value), 2) for value in result.log_likelihood[index]]
-            record["samples_per_distinct_answer"] = result.answers[index]
-        images.write_text(out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
-        self.records.append(record)
-
-
-def _about_tiles(prior: Prior) -> dict[str, Any] | None:
-    """What a record says of the tiles that pictures were worked on in, if they were."""
-    from ..tiles import TiledPrior
-
-    if not isinstance(prior, TiledPrior):
-        return None
-    return {"count": len(prior.corners), "size": prior.tile, "overlap": prior.overlaps}
-
-
-def _stems(inputs: list[str]) -> list[str]:
-    """What each input's results are called; two inputs must not write the same files."""
-    stems = ["stdin" if name == "-" else Path(name).stem for name in inputs]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise UsageError(f"two inputs are called {stem!r}: their results would overwrite each other", "rename one")
-    return stems
-
-
-def _to_do(records: list[Path], overwrite: bool, skip_existing: bool) -> list[int]:
-    """Which inputs to work on, given the record that each will write last."""
-    if overwrite and skip_existing:
-        raise UsageError("--overwrite excludes --skip-existing and --resume")
-    there = [record.exists() for record in records]
-    if any(there) and not (overwrite or skip_existing):
-        raise UsageError(f"{records[there.index(True)]} exists", "--overwrite, --skip-existing, or another --out")
-    return [i for i, exists in enumerate(there) if not (exists and skip_existing)]
-
-
-def _write_answers(out: Path, stem: str, result: Result, index: int) -> list[dict[str, Any]]:
-    from .. import images
-
-    k, _, samples = result.components.shape[:3]
-    answers = []
-    for sample in range(samples):
-        prefix = stem if samples == 1 else f"{stem}.s{sample + 1}"
-        files = [out / f"{prefix}.x{i + 1}.png" for i in range(k)]
-        for i, file in enumerate(files):
-            images.write_png(file, images.to_pillow(result.components[i, index, sample].numpy()))
-        answer: dict[str, Any] = {
-            "components": [str(file) for file in files],
-            "residual_8bit_rms": round(float(result.residual[index, sample]), 4),
-        }
-        if result.psnr is not None:
-            answer["psnr_db"] = [round(float(value), 3) for value in result.psnr[:, index, sample]]
-        answers.append(answer)
-    return answers
-
-
-def _write_std(base: Path, result: Result, index: int) -> dict[str, Any]:
-    """Write each component's standard deviation, white at a quarter, and return what a record says of it."""
-    from .. import images
-
-    assert result.std is not None, "uncertainty is refused for a single sample"
-    std = result.std[:, index].clamp_max(0.25)
-    files = [images.with_ending(base, f".x{i + 1}.std.png") for i in range(len(std))]
-    for file, component in zip(files, std, strict=True):
-        images.write_png(file, images.to_pillow((4 * component).numpy()))
-    means = [round(float(component.mean()), 5) for component in result.std[:, index]]
-    return {"uncertainty": {"files": [str(file) for file in files], "white": 0.25, "mean_std": means}}
-
-
-def _write_sheet(path: Path, result: Result, index: int, references: list[np.ndarray]) -> None:
-    """A row for each component: the input (in the first), the answers, and the truth if it is known."""
-    from .. import images
-
-    answers = result.components[:, index].numpy()
-    k, _, c, h, w = answers.shape
-    seen = images.filled(result.y[index].numpy(), (c, h, w))
-    rows = []
-    for i in range(k):
-        rows += [seen if i == 0 else np.ones_like(seen), *answers[i], *references[i : i + 1]]
-    images.write_sheet(path, np.stack(rows), columns=len(rows) // k)
+        priors = job.priors_of(coding[1])
+        job.compute(priors, pictures, partial(tasks.decompress, jpeg=tasks.coded(coding, priors[0].shape)))
+    job.finish()
 
 
 @with_options
@@ -589,7 +235,7 @@ def sample(
 
     stem = prior.replace("/", "-")
     sheet = out / f"{stem}.png"
-    _to_do([sheet], overwrite, False)
+    to_do([sheet], overwrite, False)
     loaded, hashes = load_priors([prior], 1, weights, sampler.device)
     sampling = sampler.sampling("sample")
     sampling.options(loaded)

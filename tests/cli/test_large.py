@@ -120,7 +120,7 @@ def test_large_pictures_are_restored_in_tiles(basis, photo):
 @pytest.fixture
 def kill(monkeypatch):
     """``kill(batch, level)``: the next run is killed there, as a power cut would; ``kill()``: not any more."""
-    from basis_cli.cli import run
+    from basis_cli.cli import job
 
     def at(batch=None, level=None):
         @contextmanager
@@ -136,7 +136,7 @@ def kill(monkeypatch):
             where = (batch, level)
             yield callback
 
-        monkeypatch.setattr(run, "sampling_progress", progress)
+        monkeypatch.setattr(job, "sampling_progress", progress)
 
     return at
 
