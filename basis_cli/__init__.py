@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .tasks import sample as sample
     from .tasks import separate as separate
     from .tasks import upscale as upscale
+    from .tiles import PyramidPrior as PyramidPrior
     from .tiles import TiledPrior as TiledPrior
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "load_prior": "priors",
     "SavedState": "resume",
     "Sampling": "sampling",
+    "PyramidPrior": "tiles",
     "TiledPrior": "tiles",
 } | dict.fromkeys(("Result", "colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks")
 __all__ = ["__version__", *_HOMES]

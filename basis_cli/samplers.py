@@ -40,6 +40,16 @@ def linear(levels: int, high: float = 1.3, low: float = 0.03) -> tuple[float, ..
     return karras(levels, high, low, rho=1.0)
 
 
+def from_coarse(sigmas: Sequence[float], halvings: int) -> tuple[float, ...]:
+    """``sigmas``, and before them those of its highest octave again for every halving, twice as high each time.
+
+    For pictures that are settled scale by scale (:class:`basis_cli.tiles.PyramidPrior`): every scale comes down from
+    as much noise, in as small steps.
+    """
+    octave = [sigma for sigma in sigmas if sigma > sigmas[0] / 2]
+    return (*(sigma * 2**i for i in range(halvings, 0, -1) for sigma in octave), *sigmas)
+
+
 PAPER_SIGMAS = geometric(10)
 LADDERS = {"project": karras, "conjugate": karras, "mmps": karras, "ep": linear}
 """The kind of ladder that a sampler takes by name; :func:`geometric` unless stated here."""

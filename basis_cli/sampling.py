@@ -87,6 +87,9 @@ class Sampling:
                 raise UsageError("the highest noise level is below the lowest", "--sigma-max, --sigma-min")
         elif own and "sigmas" in takes:
             given["sigmas"] = own
+        halvings = max(getattr(prior, "halvings", 0) for prior in priors)
+        if halvings and "sigmas" in takes:
+            given["sigmas"] = samplers.from_coarse(given.get("sigmas", takes["sigmas"].default), halvings)
         for name in ("steps", "step_size", "noise_std", "overrelaxation"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)

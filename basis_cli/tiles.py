@@ -1,10 +1,11 @@
-"""Pictures larger than a prior's: overlapping tiles, blended at every step."""
+"""Pictures larger than a prior's: overlapping tiles, blended at every step, of the picture alone or at every scale."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -72,6 +73,79 @@ class TiledLevel:
         if not torch.is_grad_enabled():
             return self.level.score(tiles)
         return checkpoint(self.level.score, tiles, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+class PyramidPrior:
+    """A prior of pictures ``size`` ``(h, w)`` that sees them at every scale: shrunk, as a whole, and in tiles.
+
+    The mean of 2 x 2 pixels that have independent noise ``sigma`` has noise ``sigma / 2``, and a photograph that was
+    shrunk is a photograph. So the denoised picture is taken from the shrunk one, denoised as such, and only what is
+    finer than that from tiles of the picture itself, with ``P`` the mean and ``U`` its repetition::
+
+        D(x; sigma) = U D(P x; sigma / 2) + (1 - U P) D_tiles(x; sigma)
+
+    The shrunk picture in turn is halved until a tile covers most of it. Each scale has a say while its own noise is
+    between :data:`FINEST` and :data:`COARSEST`: above, what is finer is taken to be zero, so that a picture is settled
+    from its large shapes to its details; below, the scale above it knows as much. So noise levels must begin at
+    ``2**halvings`` times the usual one: :func:`basis_cli.samplers.from_coarse`.
+
+    Args:
+        overlap: of tiles, as for :class:`TiledPrior`.
+
+    Raises:
+        UsageError: as for :class:`TiledPrior`; or ``prior`` has noise levels of its own, which another scale has not.
+    """
+
+    def __init__(self, prior: Prior, size: tuple[int, int], overlap: int | None = None):
+        if prior.sigmas:
+            raise UsageError("a pyramid needs a prior that takes any noise level", "--tile without --pyramid")
+        sizes = [size]
+        while all(-(-side // 2) >= tile for side, tile in zip(sizes[-1], prior.shape[1:], strict=True)):
+            h, w = sizes[-1]
+            sizes.append((-(-h // 2), -(-w // 2)))
+        self.prior, self.shape = prior, (prior.shape[0], *size)
+        self.sigmas: tuple[float, ...] | None = None
+        self.scales = [TiledPrior(prior, each, overlap) for each in sizes]
+        self.halvings = len(sizes) - 1
+        if hasattr(prior, "compile"):
+            self.compile = prior.compile
+
+    def at(self, sigma: float) -> PyramidLevel:
+        last = max((i for i in range(1, len(self.scales)) if sigma / 2**i >= FINEST), default=0)
+        first = min(next((i for i in range(len(self.scales)) if sigma / 2**i <= COARSEST), last), last)
+        return PyramidLevel([None] * first + [self.scales[i].at(sigma / 2**i) for i in range(first, last + 1)], sigma)
+
+
+FINEST, COARSEST = 0.02, 1.4
+"""Noise between which a scale of a :class:`PyramidPrior` is denoised: what networks learn, but for the little left."""
+
+
+class PyramidLevel:
+    """A :class:`PyramidPrior` at one noise level: what each scale knows, from fine to coarse; ``None``: nothing."""
+
+    def __init__(self, levels: list[TiledLevel | None], sigma: float):
+        self.levels, self.sigma = levels, sigma
+
+    def score(self, x: Tensor) -> Tensor:
+        return self._score(x, 0)
+
+    def _score(self, x: Tensor, scale: int) -> Tensor:
+        level = self.levels[scale]
+        own = -x * (2**scale / self.sigma) ** 2 if level is None else level.score(x)
+        if scale + 1 == len(self.levels):
+            return own
+        coarse = self._score(halved(x), scale + 1) / 4  # D - x = sigma^2 score, with half the sigma
+        return own + doubled(coarse - halved(own), x.shape[2:])
+
+
+def halved(x: Tensor) -> Tensor:
+    """The means of 2 x 2 pixels; of fewer at an edge that is odd."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
+
+
+def doubled(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Each pixel as 2 x 2, fewer at an edge that is odd: ``(..., *size)``."""
+    return x.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., : size[0], : size[1]]
 
 
 def starts(side: int, tile: int, overlap: int) -> list[int]:

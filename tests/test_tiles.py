@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from basis_toy.prior import GaussianMixture, four_pictures, soft_blobs
@@ -10,7 +12,7 @@ from basis_cli import load_prior, samplers, tasks
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture
 from basis_cli.sampling import Sampling
-from basis_cli.tiles import TiledPrior, raised_cosine, starts
+from basis_cli.tiles import COARSEST, FINEST, PyramidPrior, TiledPrior, doubled, halved, raised_cosine, starts
 
 SHAPE = (1, 8, 8)
 
@@ -117,3 +119,109 @@ def test_library_takes_a_tiled_prior_for_any_task():
     assert result.components.shape == (2, 1, 1, 1, 20, 28)
     assert result.residual.max() < 1
     assert result.evaluations == 2 * (3 * 2 + 8)  # of whole pictures
+
+
+# --- pyramids --------------------------------------------------------------------------------------------------------
+
+
+def denoised(prior, x, sigma):
+    return x + sigma**2 * prior.at(sigma).score(x)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 23), (35, 40)])
+def test_halving_takes_back_doubling(size):
+    small = torch.rand(2, 3, *(-(-side // 2) for side in size))
+    large = doubled(small, size)
+    assert large.shape == (2, 3, *size)
+    torch.testing.assert_close(halved(large), small)
+    assert float(large[0, 0, 5, 7]) == float(small[0, 0, 2, 3])
+
+
+def test_a_pyramid_halves_until_a_tile_covers_most():
+    prior = soft_blobs(SHAPE)
+    for size, scales in [
+        ((8, 8), [(8, 8)]),
+        ((14, 40), [(14, 40)]),
+        ((15, 40), [(15, 40), (8, 20)]),
+        ((64, 40), [(64, 40), (32, 20), (16, 10)]),
+    ]:
+        pyramid = PyramidPrior(prior, size, overlap=2)
+        assert [scale.shape[1:] for scale in pyramid.scales] == scales
+        assert pyramid.halvings == len(scales) - 1
+        assert all(scale.overlaps == [2, 2] for scale in pyramid.scales)
+    x = torch.rand(2, 1, 14, 11)
+    assert torch.equal(PyramidPrior(prior, (14, 11)).at(0.3).score(x), TiledPrior(prior, (14, 11)).at(0.3).score(x))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 30)])
+def test_what_is_large_comes_from_the_shrunk_picture_and_the_rest_from_tiles(size):
+    prior, sigma = soft_blobs(SHAPE), 0.5
+    x = torch.randn(3, 1, *size)
+    found = denoised(PyramidPrior(prior, size, 4), x, sigma)
+    torch.testing.assert_close(halved(found), denoised(TiledPrior(prior, halved(x).shape[2:], 4), halved(x), sigma / 2))
+    tiles = denoised(TiledPrior(prior, size, 4), x, sigma)
+    torch.testing.assert_close(found - doubled(halved(found), size), tiles - doubled(halved(tiles), size))
+
+
+class Telling:
+    """A prior that notes the noise levels it is asked for."""
+
+    shape, sigmas = (1, 8, 8), None
+
+    def __init__(self):
+        self.asked = []
+
+    def at(self, sigma):
+        self.asked.append(sigma)
+        return self
+
+    def score(self, x):
+        return torch.zeros_like(x)
+
+
+def test_each_scale_speaks_while_its_own_noise_is_what_networks_know():
+    for sigma, spoken in [
+        (4.0, [1.0]),
+        (2.4, [1.2, 0.6]),
+        (1.0, [1.0, 0.5, 0.25]),
+        (0.05, [0.05, 0.025]),
+        (0.03, [0.03]),
+        (0.001, [0.001]),
+        (40.0, [10.0]),
+    ]:
+        prior = Telling()
+        x = torch.rand(2, 1, 32, 32)
+        found = denoised(PyramidPrior(prior, (32, 32)), x, sigma)
+        assert prior.asked == pytest.approx(spoken), sigma
+        assert all(FINEST <= level <= COARSEST for level in spoken) or len(spoken) == 1
+        coarse = x  # the score is zero, so what is denoised is as it was, and finer than that there is nothing
+        silent = round(math.log2(sigma / spoken[0]))
+        for _ in range(silent):
+            coarse = halved(coarse)
+        for _ in range(silent):
+            coarse = doubled(coarse, tuple(2 * side for side in coarse.shape[2:]))
+        torch.testing.assert_close(found, coarse)
+
+
+def test_ladders_begin_higher_for_coarser_scales():
+    assert samplers.from_coarse((1.0, 0.7, 0.4, 0.1), 2) == pytest.approx((4, 2.8, 2, 1.4, 1, 0.7, 0.4, 0.1))
+    assert samplers.from_coarse((1.0, 0.4), 0) == (1.0, 0.4)
+    pyramid = PyramidPrior(soft_blobs(SHAPE), (40, 33))
+    options = Sampling("ep", levels=4).options([pyramid])
+    assert options["sigmas"] == samplers.from_coarse(samplers.linear(4), 2)
+    assert Sampling("langevin").options([pyramid])["sigmas"] == samplers.from_coarse(samplers.PAPER_SIGMAS, 2)
+
+
+@pytest.mark.parametrize("sampler", ["ep", "langevin", "mmps"])
+def test_a_pyramid_separates(sampler):
+    y = torch.rand(2, 1, 17, 32, generator=torch.Generator().manual_seed(0))
+    pyramid = PyramidPrior(soft_blobs(SHAPE), (17, 32))
+    sampling = Sampling(sampler, levels=3, steps=2 if sampler == "langevin" else None, device="cpu")
+    result = tasks.separate(y, k=2, prior=pyramid, sampling=sampling)
+    assert result.components.shape == (2, 2, 1, 1, 17, 32)
+    assert float(result.residual.max()) < 1
+
+
+def test_a_pyramid_needs_any_noise_level():
+    with pytest.raises(UsageError, match="any noise level"):
+        PyramidPrior(Constant(), (32, 32))

@@ -113,6 +113,8 @@ class Job:
             raise UsageError(f"samples must be at least 1, not {self.several.samples}")
         if self.tiles.overlap is not None and not self.tiles.tile:
             raise UsageError("--overlap is of tiles", "add --tile")
+        if self.tiles.pyramid and not self.tiles.tile:
+            raise UsageError("--pyramid is of tiles", "add --tile")
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.several.samples < 2:
@@ -170,11 +172,12 @@ class Job:
 
     def priors_of(self, size: tuple[int, int]) -> list[Prior]:
         """The priors for pictures of ``(h, w)``: with --tile, of larger pictures in tiles."""
-        from ..tiles import TiledPrior
+        from ..tiles import PyramidPrior, TiledPrior
 
         if not self.tiles.tile or size == tuple(self.priors[0].shape[1:]):
             return self.priors
-        tiled = {id(prior): TiledPrior(prior, size, self.tiles.overlap) for prior in self.priors}
+        larger: type[TiledPrior | PyramidPrior] = PyramidPrior if self.tiles.pyramid else TiledPrior
+        tiled = {id(prior): larger(prior, size, self.tiles.overlap) for prior in self.priors}
         return [tiled[id(prior)] for prior in self.priors]
 
     def compute(self, priors: list[Prior], pictures: Sequence[Picture], task: Callable[..., Result]) -> None:
@@ -303,11 +306,15 @@ class Job:
 
 def _about_tiles(prior: Prior) -> dict[str, Any] | None:
     """What a record says of the tiles that pictures were worked on in, if they were."""
-    from ..tiles import TiledPrior
+    from ..tiles import PyramidPrior, TiledPrior
 
-    if not isinstance(prior, TiledPrior):
+    scales = prior.scales if isinstance(prior, PyramidPrior) else [prior]
+    tiled = [scale for scale in scales if isinstance(scale, TiledPrior)]
+    if not tiled:
         return None
-    return {"count": len(prior.corners), "size": prior.tile, "overlap": prior.overlaps}
+    counts = [len(scale.corners) for scale in tiled]
+    count = counts if isinstance(prior, PyramidPrior) else counts[0]
+    return {"count": count, "size": tiled[0].tile, "overlap": tiled[0].overlaps}
 
 
 def _stems(inputs: list[str]) -> list[str]:

@@ -166,6 +166,9 @@ class TileOptions:
     overlap: Annotated[
         int | None, typer.Option(help="--tile: pixels that neighbouring tiles share. (default: half a tile)")
     ] = None
+    pyramid: Annotated[
+        bool, typer.Option("--pyramid", help="--tile at every scale: large shapes are seen in the shrunk picture.")
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,22 @@ def basis_priors() -> list[PriorSpec]:
             load="basis_glow.prior:load",
         ),
         PriorSpec(
+            name="glow-lsun-church",
+            summary="Churches from outside, 64 x 64 colour: a 2.7 M parameter Glow for all noise levels",
+            shape=(3, 64, 64),
+            load="basis_glow.prior:load",
+            weights=WeightFile("glow-lsun-church.safetensors"),
+            licence="MIT",
+        ),
+        PriorSpec(
+            name="glow-lsun-bedroom",
+            summary="Bedrooms, 64 x 64 colour: a 2.7 M parameter Glow for all noise levels",
+            shape=(3, 64, 64),
+            load="basis_glow.prior:load",
+            weights=WeightFile("glow-lsun-bedroom.safetensors"),
+            licence="MIT",
+        ),
+        PriorSpec(
             name="glow",
             summary="A Glow that you trained, for pictures of any shape (give it with --weights)",
             shape=None,

@@ -75,11 +75,19 @@ def test_tiles_overlap_as_told(basis, picture):
     assert record("mix")["tiles"] == {"count": 3 * 5, "size": [8, 8], "overlap": [2, 2]}
 
 
+def test_a_pyramid_sees_every_scale(basis, picture):
+    assert basis("separate", picture(size=(20, 28)), *TOY, "--tile", "--pyramid", "--overlap", 2).exit_code == 0
+    about = record("mix")
+    assert about["tiles"] == {"count": [3 * 5, 2 * 2], "size": [8, 8], "overlap": [2, 2]}
+    assert about["settings"]["sigmas"][0] > 1.3
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (["wide.png"], 1, "--tile, or --fit"),
         (["thin.png"], 1, "(--fit crop"),
+        (["wide.png", "--pyramid"], 2, "add --tile"),
         (["thin.png", "--tile"], 1, "7 x 40"),
         (["wide.png", "--tile", "--overlap", 8], 2, "overlap by 8"),
         (["wide.png", "--overlap", 3], 2, "--tile"),
