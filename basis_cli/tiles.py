@@ -116,8 +116,9 @@ class PyramidPrior:
         return PyramidLevel([None] * first + [self.scales[i].at(sigma / 2**i) for i in range(first, last + 1)], sigma)
 
 
-FINEST, COARSEST = 0.02, 1.4
-"""Noise between which a scale of a :class:`PyramidPrior` is denoised: what networks learn, but for the little left."""
+FINEST, COARSEST = 0.1, 1.4
+"""Noise between which a scale of a :class:`PyramidPrior` is denoised: what networks learn, without the lowest levels,
+where the picture itself says more than the shrunk one."""
 
 
 class PyramidLevel:

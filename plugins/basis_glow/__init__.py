@@ -24,7 +24,7 @@ def basis_priors() -> list[PriorSpec]:
         ),
         PriorSpec(
             name="glow-lsun-church",
-            summary="Churches from outside, 64 x 64 colour: a 2.7 M parameter Glow for all noise levels",
+            summary="Churches from outside, 64 x 64 colour: a 3.1 M parameter Glow for all noise levels",
             shape=(3, 64, 64),
             load="basis_glow.prior:load",
             weights=WeightFile("glow-lsun-church.safetensors"),
@@ -32,7 +32,7 @@ def basis_priors() -> list[PriorSpec]:
         ),
         PriorSpec(
             name="glow-lsun-bedroom",
-            summary="Bedrooms, 64 x 64 colour: a 2.7 M parameter Glow for all noise levels",
+            summary="Bedrooms, 64 x 64 colour: a 3.1 M parameter Glow for all noise levels",
             shape=(3, 64, 64),
             load="basis_glow.prior:load",
             weights=WeightFile("glow-lsun-bedroom.safetensors"),
