@@ -75,8 +75,6 @@ class PriorSpec:
     ``None``, and returns a :class:`Prior` on that device."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels, high to low; ``None``: any."""
-    labels: tuple[str, ...] = ()
-    """Class names of a class-conditional prior."""
     weights: WeightFile | None = None
     """``None`` for a prior without weights."""
     licence: str = ""

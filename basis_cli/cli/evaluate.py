@@ -98,7 +98,7 @@ def separation(
             samples=several.samples,
             select=several.select.value,
             sampling=sampling,
-            realism=_realism(tests[0], inception, data_dir, sampler.device) if len(tests) == 1 else None,
+            realism=_realism(tests[0], data[0], inception, data_dir, sampler.device) if len(tests) == 1 else None,
             sheet=sheet,
             callback=callback,
         )
@@ -189,14 +189,13 @@ def _restoration(
     damage: Callable[[tuple[int, int, int]], Damage], options: RestorationOptions, sampler: SamplerOptions
 ) -> None:
     """What these four commands have in common."""
-    from ..datasets import load_dataset
     from ..evaluation import evaluate_restoration
     from ..tasks import restoring
     from .job import load_priors
 
     (prior,), hashes = load_priors([options.prior], 1, options.weights, sampler.device)
-    test = load_dataset(options.data, "test", options.data_dir)
-    realism = _realism(test, options.inception, options.data_dir, sampler.device)
+    (test,) = _tests([options.data], options.data_dir, prior)
+    realism = _realism(test, options.data, options.inception, options.data_dir, sampler.device)
     done = damage(prior.shape)
     with sampling_progress(1, options.quiet) as callback:
         result = evaluate_restoration(
@@ -231,14 +230,13 @@ def samples(
     quiet: Quiet = False,
 ) -> None:
     """Measure how much samples of a prior itself look like test pictures."""
-    from ..datasets import load_dataset
     from ..errors import UsageError
     from ..evaluation import evaluate_samples
     from .job import load_priors
 
     (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
-    test = load_dataset(data, "test", data_dir)
-    realism = _realism(test, inception, data_dir, sampler.device)
+    (test,) = _tests([data], data_dir, loaded)
+    realism = _realism(test, data, inception, data_dir, sampler.device)
     if realism is None:
         what = "gray" if test.shape[0] != 3 else f"of {test.shape[2]} x {test.shape[1]} pixels"
         raise UsageError(f"no network is at hand to judge {data}'s pictures: they are {what}", "--data cifar10")
@@ -252,15 +250,16 @@ def samples(
         stdout.print(_quality_table(result, f"{count} samples of {prior}"))
 
 
-def _realism(test: Dataset, inception: Path | None, data_dir: Path | None, device: str) -> Realism | None:
+def _realism(test: Dataset, name: str, inception: Path | None, data_dir: Path | None, device: str) -> Realism | None:
     """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
-    from ..datasets import load_dataset
+    from ..datasets import Squares, load_dataset
     from ..features import cifar_realism, inception_realism
 
     if test.shape[0] != 3:
         return None
     if inception:
-        return inception_realism(inception, load_dataset(test.name, "train", data_dir), device)
+        train = load_dataset(name, "train", data_dir, Squares(test.shape[1]))
+        return inception_realism(inception, train, device)
     return cifar_realism(device=device) if test.shape[1:] == (32, 32) else None
 
 
@@ -345,13 +344,12 @@ def gradients(
 ) -> None:
     """Report sigma E||score|| at each noise level, which should be nearly constant where noise is high (Figure 2)."""
     from .. import samplers
-    from ..datasets import load_dataset
     from ..evaluation import evaluate_gradients
     from .job import load_priors
 
     check_plot(plot)
     (loaded,), hashes = load_priors([prior], 1, weights, device)
-    test = load_dataset(data, "test", data_dir)
+    (test,) = _tests([data], data_dir, loaded)
     sigmas = samplers.geometric(levels) if levels else loaded.sigmas or samplers.PAPER_SIGMAS
     rows = evaluate_gradients(test, loaded, sigmas=sigmas, pictures=pictures, seed=seed, device=device)
     if as_json:

@@ -60,7 +60,9 @@ PriorName = Annotated[str, typer.Option("--prior", help="The prior: what picture
 PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
 Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
 FitOption = Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")]
-Data = Annotated[str, typer.Option(help="Data set, mnist or cifar10; its test split is used.")]
+Data = Annotated[
+    str, typer.Option(help="mnist, cifar10, lsun:CATEGORY, or a folder of pictures. Its test split is used.")
+]
 DataNames = Annotated[
     list[str],
     typer.Option(

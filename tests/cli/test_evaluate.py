@@ -79,6 +79,20 @@ def test_restorations_beside_their_baseline(basis, digits, command, options):
     assert "mean of 2" in table
 
 
+def test_pictures_of_a_folder_are_made_as_large_as_the_priors(basis, picture, tmp_path):
+    for i in range(3):
+        for split in ("train", "test"):
+            (tmp_path / "photos" / split).mkdir(parents=True, exist_ok=True)
+            picture(f"photos/{split}/{i}.png", i, size=(9, 12))
+    run = ["--prior", "toy-gaussian", "--data", tmp_path / "photos", "--pictures", 2, "--json", "-q"]
+    result = basis("evaluate", "upscaling", *run, "--factor", 2, "--levels", 2)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["data"], report["pictures"]) == ("photos", 2)
+    assert basis("evaluate", "gradients", *run[:-1], "--levels", 2).exit_code == 0
+
+
+
 def test_what_would_end_a_long_run_is_found_before_it(basis, digits, monkeypatch):
     run = ["evaluate", "separation", "--prior", "toy-gaussian", "--data-dir", digits(8), "--pairs", 2]
     monkeypatch.setattr("basis_cli.evaluation.ranked_samples", None)  # nothing may be sampled
