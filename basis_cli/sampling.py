@@ -125,6 +125,7 @@ class _Counted:
 
     def __init__(self, prior: Prior, pictures: Tensor):
         self.prior, self.shape, self.sigmas, self.pictures = prior, prior.shape, prior.sigmas, pictures
+        self.halvings = getattr(prior, "halvings", 0)
 
     def at(self, sigma: float) -> Level:
         return _CountedLevel(self, self.prior.at(sigma))

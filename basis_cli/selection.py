@@ -30,7 +30,8 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
         log p(x) = const - integral of E ||D(x + s z, s) - x||^2 / s^2 d(log s)
 
     as a sum over ``sigmas`` (evenly spaced in ``log s``), one evaluation each, with the same ``z`` for all pictures, so
-    that the noise of the estimate nearly cancels in differences. For comparing samples of one mixture only.
+    that the noise of the estimate nearly cancels in differences. For comparing samples of one mixture only. A pyramid
+    (:class:`basis_cli.tiles.PyramidPrior`) is asked from as much higher a level on as it has scales.
     """
     noise = PerImageNoise([seed], x.device)
     total = torch.zeros(x.shape[1], device=x.device)
@@ -43,6 +44,10 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
             scored.append(i)
     pictures = x[scored]
     step = math.log(sigmas[0] / sigmas[-1]) / (len(sigmas) - 1)
+    if halvings := max(getattr(prior, "halvings", 0) for prior in priors):
+        higher = round(halvings * math.log(2) / step)
+        sigmas = geometric(len(sigmas) + higher, sigmas[0] * 2**halvings, sigmas[-1])
+        step = math.log(sigmas[0] / sigmas[-1]) / (len(sigmas) - 1)
     for sigma in sigmas if scored else ():
         noisy = pictures + sigma * noise.normal((1, 1, *x.shape[2:]))
         error = joint_denoiser([priors[i] for i in scored], sigma)(noisy) - pictures

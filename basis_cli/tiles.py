@@ -86,7 +86,7 @@ class PyramidPrior:
 
     The shrunk picture in turn is halved until a tile covers most of it. Each scale has a say while its own noise is
     between :data:`FINEST` and :data:`COARSEST`: above, what is finer is taken to be zero, so that a picture is settled
-    from its large shapes to its details; below, the scale above it knows as much. So noise levels must begin at
+    from its large shapes to its details; below, the finer scale sees more. So noise levels must begin at
     ``2**halvings`` times the usual one: :func:`basis_cli.samplers.from_coarse`.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from basis_toy.prior import GaussianMixture, four_pictures, soft_blobs
 
-from basis_cli import load_prior, samplers, tasks
+from basis_cli import load_prior, samplers, selection, tasks
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture
 from basis_cli.sampling import Sampling
@@ -220,6 +220,20 @@ def test_a_pyramid_separates(sampler):
     result = tasks.separate(y, k=2, prior=pyramid, sampling=sampling)
     assert result.components.shape == (2, 2, 1, 1, 17, 32)
     assert float(result.residual.max()) < 1
+
+
+def test_samples_of_a_pyramid_are_ranked_by_their_large_shapes_too():
+    """At the levels of other priors, and above them two octaves more in steps of about the same size."""
+
+    class Recording(PyramidPrior):
+        def at(self, sigma):
+            asked.append(sigma)
+            return super().at(sigma)
+
+    asked = []
+    selection.log_likelihood([Recording(Telling(), (32, 32))], torch.rand(1, 2, 1, 32, 32))
+    levels = asked[1:]  # the first is to see whether there is a likelihood
+    assert levels == pytest.approx(samplers.geometric(11, 4 * selection.SIGMAS[0], selection.SIGMAS[-1]))
 
 
 def test_a_pyramid_needs_any_noise_level():

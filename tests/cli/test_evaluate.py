@@ -92,7 +92,6 @@ def test_pictures_of_a_folder_are_made_as_large_as_the_priors(basis, picture, tm
     assert basis("evaluate", "gradients", *run[:-1], "--levels", 2).exit_code == 0
 
 
-
 def test_what_would_end_a_long_run_is_found_before_it(basis, digits, monkeypatch):
     run = ["evaluate", "separation", "--prior", "toy-gaussian", "--data-dir", digits(8), "--pairs", 2]
     monkeypatch.setattr("basis_cli.evaluation.ranked_samples", None)  # nothing may be sampled
