@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ..errors import UsageError
 from .options import (
     AsJson,
     Data,
@@ -25,6 +26,7 @@ from .options import (
     SampleOptions,
     SamplerOptions,
     Seed,
+    TileOptions,
     Weights,
     with_options,
 )
@@ -62,12 +64,16 @@ def evaluate() -> None:
 def separation(
     sampler: SamplerOptions,
     several: SampleOptions,
+    tiles: TileOptions,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
     data: DataNames = ["mnist"],  # noqa: B006
     data_dir: DataDir = None,
     protocol: ProtocolOption = Protocol.class_agnostic,
     pairs: Annotated[int, typer.Option(min=1, help="Mixtures to separate; the paper has 6,000.")] = 500,
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="--tile, folders and LSUN: side of the pictures. (default: the prior's)")
+    ] = None,
     weights: Weights = None,
     plot: Annotated[Path | None, typer.Option(help="Write a histogram of the PSNRs here (PNG; Figure 6).")] = None,
     inception: InceptionOption = None,
@@ -81,10 +87,14 @@ def separation(
     """
     from ..evaluation import PAPER_PSNR, evaluate_separation
     from ..tasks import separation as check
-    from .job import load_priors
+    from .job import load_priors, tiled
 
     check_plot(plot)
+    tiles.check()
+    if size and not tiles.tile:
+        raise UsageError("--size is of pictures larger than the prior's", "add --tile")
     priors, hashes = load_priors(prior, k, weights, sampler.device)
+    priors = tiled(priors, (size, size), tiles) if size else priors
     check(priors, k)
     sampling = sampler.sampling("separate", several.noise_std)
     tests = _tests(data, data_dir, priors[0])
@@ -230,7 +240,6 @@ def samples(
     quiet: Quiet = False,
 ) -> None:
     """Measure how much samples of a prior itself look like test pictures."""
-    from ..errors import UsageError
     from ..evaluation import evaluate_samples
     from .job import load_priors
 

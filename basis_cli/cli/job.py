@@ -41,6 +41,17 @@ def load_priors(names: list[str], k: int, weights: Path | None, device: str) -> 
     return [loaded[name] for name in (names * k if len(names) == 1 else names)], hashes
 
 
+def tiled(priors: list[Prior], size: tuple[int, int], tiles: TileOptions) -> list[Prior]:
+    """The ``priors`` for pictures of ``(h, w)``: with --tile, of larger pictures in tiles."""
+    from ..tiles import PyramidPrior, TiledPrior
+
+    if not tiles.tile or size == tuple(priors[0].shape[1:]):
+        return priors
+    larger: type[TiledPrior | PyramidPrior] = PyramidPrior if tiles.pyramid else TiledPrior
+    made = {id(prior): larger(prior, size, tiles.overlap) for prior in priors}
+    return [made[id(prior)] for prior in priors]
+
+
 class Picture(NamedTuple):
     """One input."""
 
@@ -111,10 +122,7 @@ class Job:
 
         if self.several.samples < 1:
             raise UsageError(f"samples must be at least 1, not {self.several.samples}")
-        if self.tiles.overlap is not None and not self.tiles.tile:
-            raise UsageError("--overlap is of tiles", "add --tile")
-        if self.tiles.pyramid and not self.tiles.tile:
-            raise UsageError("--pyramid is of tiles", "add --tile")
+        self.tiles.check()
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.several.samples < 2:
@@ -171,14 +179,8 @@ class Job:
         self.finish()
 
     def priors_of(self, size: tuple[int, int]) -> list[Prior]:
-        """The priors for pictures of ``(h, w)``: with --tile, of larger pictures in tiles."""
-        from ..tiles import PyramidPrior, TiledPrior
-
-        if not self.tiles.tile or size == tuple(self.priors[0].shape[1:]):
-            return self.priors
-        larger: type[TiledPrior | PyramidPrior] = PyramidPrior if self.tiles.pyramid else TiledPrior
-        tiled = {id(prior): larger(prior, size, self.tiles.overlap) for prior in self.priors}
-        return [tiled[id(prior)] for prior in self.priors]
+        """The priors for pictures of ``(h, w)``."""
+        return tiled(self.priors, size, self.tiles)
 
     def compute(self, priors: list[Prior], pictures: Sequence[Picture], task: Callable[..., Result]) -> None:
         """Compute a batch at a time and write each before the next begins, so nothing done is lost."""

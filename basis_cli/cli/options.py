@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from ..sampling import Sampling
 
@@ -171,6 +173,12 @@ class TileOptions:
     pyramid: Annotated[
         bool, typer.Option("--pyramid", help="--tile at every scale: large shapes are seen in the shrunk picture.")
     ] = False
+
+    def check(self) -> None:
+        """Raise a :class:`UsageError` for what is said of tiles without --tile."""
+        for option, given in (("--overlap", self.overlap is not None), ("--pyramid", self.pyramid)):
+            if given and not self.tile:
+                raise UsageError(f"{option} is of tiles", "add --tile")
 
 
 @dataclass(frozen=True)

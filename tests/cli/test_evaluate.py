@@ -90,6 +90,12 @@ def test_pictures_of_a_folder_are_made_as_large_as_the_priors(basis, picture, tm
     report = json.loads(result.stdout)
     assert (report["data"], report["pictures"]) == ("photos", 2)
     assert basis("evaluate", "gradients", *run[:-1], "--levels", 2).exit_code == 0
+    mixtures = ["evaluate", "separation", *run[:4], "--pairs", 2, "--levels", 2, "--json", "-q"]
+    larger = basis(*mixtures, "--tile", "--pyramid", "--size", 9, "--overlap", 2)
+    assert larger.exit_code == 0, larger.output
+    assert json.loads(larger.stdout)["mixtures"] == 2
+    assert basis(*mixtures, "--size", 9).exit_code == 2
+    assert basis(*mixtures, "--pyramid").exit_code == 2
 
 
 def test_what_would_end_a_long_run_is_found_before_it(basis, digits, monkeypatch):
