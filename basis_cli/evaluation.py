@@ -375,9 +375,8 @@ def evaluate_likelihood(
 ) -> dict[str, Any]:
     """Bits/dim of test pictures, and of separations of two of them with the two ``priors``: Table 1.
 
-    Two data sets are one for each component and its prior. ``sigma`` is the lowest noise level sigma_L, by default the
-    first prior's own lowest, else the paper's 0.01. Test pictures get noise of that level; the separations, drawn at
-    it, have it.
+    Two data sets are one for each component and its prior. ``sigma`` is the lowest noise level sigma_L, by default that
+    of the sampler. Test pictures get noise of that level; the separations, drawn at it, have it.
 
     Returns:
         ``bits_per_dim``, for each data set a mean with its standard error of ``test, no noise`` (dequantized pictures
@@ -385,15 +384,18 @@ def evaluate_likelihood(
         pairs) at ``sigma``; then how they were made.
 
     Raises:
-        UsageError: a prior has no likelihood; neither one data set nor two; pictures of another shape than the priors'.
+        UsageError: a prior has no likelihood; neither one data set nor two, or one for two different priors; pictures
+            of another shape than the priors'.
     """
     sampling = (sampling or Sampling()).for_task("sample")
     data = [data] if isinstance(data, Dataset) else data
+    if len(data) == 1 and priors[0] is not priors[1]:
+        raise UsageError("two priors need a data set each", "--data A --data B")
     y, truth, about = _mixtures(data, 2, max(pairs, 1), "class-agnostic", sampling.seed)
     for prior in priors:
         _same_shape(prior, about["data"], truth)
     device = choose_device(sampling.device)
-    sigma = sigma or (priors[0].sigmas or samplers.PAPER_SIGMAS)[-1]
+    sigma = sigma or sampling.sigmas(priors)[-1]
     names = [each.name for each in data]
     if len(set(names)) < len(names):
         names = [f"{name} ({i + 1})" for i, name in enumerate(names)]

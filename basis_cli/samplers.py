@@ -50,6 +50,11 @@ def from_coarse(sigmas: Sequence[float], halvings: int) -> tuple[float, ...]:
     return (*(sigma * 2**i for i in range(halvings, 0, -1) for sigma in octave), *sigmas)
 
 
+def halvings(priors: Sequence[Prior]) -> int:
+    """How many scales the pyramids among ``priors`` have below their pictures' own; 0 if there are none."""
+    return max(getattr(prior, "halvings", 0) for prior in priors)
+
+
 PAPER_SIGMAS = geometric(10)
 LADDERS = {"project": karras, "conjugate": karras, "mmps": karras, "ep": linear}
 """The kind of ladder that a sampler takes by name; :func:`geometric` unless stated here."""

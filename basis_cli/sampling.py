@@ -28,9 +28,10 @@ class Sampling:
     """See docs/samplers.md. Default: the one in :data:`DEFAULTS`."""
     levels: int | None = None
     """Noise levels on the sampler's kind of ladder. Default: for Langevin dynamics the prior's own, else the paper's
-    ten; for ``ep`` 25, for the others 50; to undo JPEG 25."""
+    ten; for ``ep`` 25, for the others 50; to undo JPEG 25. A pyramid adds some above them for its coarser scales."""
     sigma_max: float | None = None
-    """Highest noise level. Default: 1; for ``ep`` 1.3; to undo JPEG 0.2, since the decoded file tells that much."""
+    """Highest noise level. Default: 1; for ``ep`` 1.3; for a pyramid twice as high for every halving; to undo JPEG 0.2,
+    since the decoded file tells that much."""
     sigma_min: float | None = None
     """Lowest noise level. Default: for Langevin dynamics and JPEG 0.01, else 0.03."""
     steps: int | None = None
@@ -87,8 +88,8 @@ class Sampling:
                 raise UsageError("the highest noise level is below the lowest", "--sigma-max, --sigma-min")
         elif own and "sigmas" in takes:
             given["sigmas"] = own
-        halvings = max(getattr(prior, "halvings", 0) for prior in priors)
-        if halvings and "sigmas" in takes:
+        halvings = samplers.halvings(priors)
+        if halvings and self.sigma_max is None and "sigmas" in takes:
             given["sigmas"] = samplers.from_coarse(given.get("sigmas", takes["sigmas"].default), halvings)
         for name in ("steps", "step_size", "noise_std", "overrelaxation"):
             if getattr(self, name) is not None:
@@ -96,6 +97,12 @@ class Sampling:
         for name in sorted(set(given) - set(takes)):
             raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
         return given
+
+    def sigmas(self, priors: Sequence[Prior]) -> tuple[float, ...]:
+        """The noise levels, high to low; of a sampler that has none, the paper's."""
+        takes = inspect.signature(plugins.sampler(str(self.sampler))).parameters
+        default = takes["sigmas"].default if "sigmas" in takes else samplers.PAPER_SIGMAS
+        return tuple(self.options(priors).get("sigmas", default))
 
     def described(self, priors: Sequence[Prior]) -> dict[str, Any]:
         """Everything that was set, for a record."""
@@ -125,7 +132,7 @@ class _Counted:
 
     def __init__(self, prior: Prior, pictures: Tensor):
         self.prior, self.shape, self.sigmas, self.pictures = prior, prior.shape, prior.sigmas, pictures
-        self.halvings = getattr(prior, "halvings", 0)
+        self.halvings = samplers.halvings([prior])
 
     def at(self, sigma: float) -> Level:
         return _CountedLevel(self, self.prior.at(sigma))

@@ -12,7 +12,7 @@ from torch import Tensor
 from .api import Prior
 from .metrics import assignment
 from .noise import PerImageNoise
-from .samplers import geometric, joint_denoiser
+from .samplers import geometric, halvings, joint_denoiser
 
 SELECT = ("all", "best", "mode", "mean")
 SIGMAS = geometric(8, 0.8, 0.03)
@@ -44,9 +44,8 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
             scored.append(i)
     pictures = x[scored]
     step = math.log(sigmas[0] / sigmas[-1]) / (len(sigmas) - 1)
-    if halvings := max(getattr(prior, "halvings", 0) for prior in priors):
-        higher = round(halvings * math.log(2) / step)
-        sigmas = geometric(len(sigmas) + higher, sigmas[0] * 2**halvings, sigmas[-1])
+    if octaves := halvings(priors):
+        sigmas = geometric(len(sigmas) + round(octaves * math.log(2) / step), sigmas[0] * 2**octaves, sigmas[-1])
         step = math.log(sigmas[0] / sigmas[-1]) / (len(sigmas) - 1)
     for sigma in sigmas if scored else ():
         noisy = pictures + sigma * noise.normal((1, 1, *x.shape[2:]))

@@ -140,8 +140,9 @@ class PyramidLevel:
 
 
 def halved(x: Tensor) -> Tensor:
-    """The means of 2 x 2 pixels; of fewer at an edge that is odd."""
-    return F.avg_pool2d(x, 2, ceil_mode=True)
+    """The means of 2 x 2 pixels. An odd edge is paired with the line before it, so that all have half the noise."""
+    h, w = x.shape[2:]
+    return F.avg_pool2d(F.pad(x, (0, w % 2, 0, h % 2), mode="reflect"), 2)
 
 
 def doubled(x: Tensor, size: tuple[int, ...]) -> Tensor:

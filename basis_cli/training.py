@@ -132,8 +132,10 @@ def learning_rate_factor(settings: Settings, step: int) -> float:
     raise UsageError(f"no decay is called {settings.decay!r}", "cosine, inverse-square-root or constant")
 
 
-def random_squares(data: Tensor, chosen: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """``data[chosen]`` ``(n, c, h, w)``, of each picture a square ``(n, c, side, side)`` at a place of its own."""
+def taken(data: Tensor, chosen: Tensor, side: int | None, generator: torch.Generator) -> Tensor:
+    """``data[chosen]`` ``(n, c, h, w)``, or of each picture a square ``(n, c, side, side)`` at a place of its own."""
+    if side is None:
+        return data[chosen]
     n, (h, w) = len(chosen), data.shape[2:]
     along = torch.arange(side, device=data.device)
     tops, lefts = (torch.randint(s - side + 1, (n, 1), generator=generator, device=data.device) for s in (h, w))
@@ -192,7 +194,7 @@ def fit(
     average = deepcopy(network).requires_grad_(False)
     optimizers = _optimizers(network, settings)
     identity = {"settings": asdict(settings), "architecture": architecture or {}}
-    start, elapsed = 0, 0.0
+    start, elapsed, stopped = 0, 0.0, False
     best: dict[str, Any] = {"step": 0, "loss": math.inf, "average": {}}
     if resume and state_path.exists():
         state = _read_state(state_path, device_)
@@ -207,6 +209,7 @@ def fit(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         start, elapsed, best = state["step"], state["elapsed"], state.get("best", best)
+        stopped = state.get("stopped") == [settings.patience, settings.steps]
     _keep_metrics_until(metrics_path, start)
 
     model = torch.compile(network) if settings.compile else network
@@ -230,11 +233,12 @@ def fit(
             "step": step,
             "elapsed": time.monotonic() - began,
             "best": best,
+            "stopped": [settings.patience, settings.steps] if stopped else None,
         }
         with atomically(state_path) as partial:
             torch.save(state, partial)
 
-    for step in range(start, settings.steps):
+    for step in range(start, start if stopped else settings.steps):
         entropy = np.random.SeedSequence((settings.seed, step, accelerator.process_index))
         generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
         factor = learning_rate_factor(settings, step)
@@ -242,8 +246,7 @@ def fit(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         chosen = torch.randint(len(data), (settings.batch,), generator=generator, device=device_)
-        x = random_squares(data, chosen, settings.crop, generator) if settings.crop else data[chosen]
-        x = x.float().div_(255)
+        x = taken(data, chosen, settings.crop, generator).float().div_(255)
         if settings.flip:
             mirrored = torch.rand(settings.batch, 1, 1, 1, generator=generator, device=device_) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
@@ -272,9 +275,12 @@ def fit(
         measured = evaluate(average) if evaluate and measuring and accelerator.is_main_process else {}
         if settings.patience and measuring:
             held_out = float(broadcast(torch.tensor(measured.get("held_out_loss", math.nan), device=device_)))
+            if not math.isfinite(held_out):
+                raise NotFiniteError(f"the held-out loss is {held_out} at step {done}", "leave out --patience")
             if held_out < best["loss"]:
                 best = {"step": done, "loss": held_out, "average": deepcopy(average.state_dict())}
-            last |= done - best["step"] >= settings.patience * settings.sheet_every
+            stopped = done - best["step"] >= settings.patience * settings.sheet_every
+            last |= stopped
         if reporting:
             running.zero_()
             since = 0
@@ -292,7 +298,7 @@ def fit(
             sheet(average, out / f"samples-{done:07d}.png")
         if last:
             break
-    if best["step"]:
+    if settings.patience and best["step"]:
         average.load_state_dict(best["average"])
         if best["step"] < done:
             message = f"the held-out loss was best at step {best['step']} of {done}: those are the weights"

@@ -216,6 +216,17 @@ def test_two_data_sets_each_have_their_own_bits_per_dim():
         assert rows["separations"]["mean"] == pytest.approx(rows["test"]["mean"], abs=0.3)
 
 
+def test_two_priors_of_one_data_set_have_no_bits_per_dim():
+    with pytest.raises(UsageError, match="a data set each"):
+        evaluation.evaluate_likelihood(drawn_from(soft_blobs((1, 8, 8)), 4), [soft_blobs((1, 8, 8)) for _ in "ab"])
+
+
+def test_bits_per_dim_are_at_the_level_that_was_sampled_to():
+    data, prior = drawn_from(soft_blobs((1, 8, 8)), 20), soft_blobs((1, 8, 8))
+    sampling = Sampling("langevin", levels=3, steps=2, sigma_min=0.1, device="cpu")
+    assert evaluation.evaluate_likelihood(data, [prior] * 2, pairs=2, sampling=sampling)["sigma"] == pytest.approx(0.1)
+
+
 class Scores:
     """A prior without a likelihood, and without a level 0."""
 

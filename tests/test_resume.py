@@ -11,7 +11,7 @@ from basis_cli.errors import InputError, UsageError
 from basis_cli.plugins import BUILT_IN_SAMPLERS
 from basis_cli.resume import SavedState
 from basis_cli.sampling import Sampling
-from basis_cli.tiles import TiledPrior
+from basis_cli.tiles import PyramidPrior, TiledPrior
 
 SHAPE = (1, 8, 8)
 MIXTURES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0)) / 2 + 0.25
@@ -72,9 +72,10 @@ def test_killed_again_and_again_over_batches_of_samples(tmp_path):
     assert same(resumed, run(**options))
 
 
-def test_a_tiled_run_resumes(tmp_path):
-    prior = TiledPrior(four_pictures(SHAPE), (12, 20))
-    mixture = torch.rand(1, 12, 20, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("larger", [TiledPrior, PyramidPrior])
+def test_a_tiled_run_resumes(tmp_path, larger):
+    prior = larger(four_pictures(SHAPE), (15, 20))
+    mixture = torch.rand(1, 15, 20, generator=torch.Generator().manual_seed(1))
     path = tmp_path / "state"
     with pytest.raises(Killed):
         run(path, kill_at(2), mixtures=mixture, prior=prior)

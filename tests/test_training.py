@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from basis_cli import training
-from basis_cli.errors import RunWarning, UsageError
+from basis_cli.errors import NotFiniteError, RunWarning, UsageError
 from basis_cli.training import Settings
 
 
@@ -31,11 +31,12 @@ def exported(network: nn.Module, path: Path) -> None:
     path.write_text(str(float(network.value)))
 
 
-def test_random_squares_are_cut_from_everywhere():
+def test_squares_are_cut_from_everywhere():
     """Every picture's pixels count up, so a square's corner says where it was cut and the rest must follow."""
     data = torch.arange(2 * 3 * 5 * 7).view(2, 3, 5, 7)
     chosen = torch.arange(400) % 2
-    squares = training.random_squares(data, chosen, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(training.taken(data, chosen, None, torch.Generator()), data[chosen])
+    squares = training.taken(data, chosen, 4, torch.Generator().manual_seed(0))
     assert squares.shape == (400, 3, 4, 4)
     corners = squares[:, 0, 0, 0] - 105 * chosen
     for square, corner, which in zip(squares, corners.tolist(), chosen, strict=True):
@@ -81,6 +82,21 @@ def test_stops_when_the_held_out_loss_rises_and_keeps_the_best(tmp_path):
     assert float((tmp_path / "weights.safetensors").read_text()) == values[4] != values[8]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["held_out_loss"] for line in lines] == [3.0, 1.0, 2.0, 1.0]
+
+
+def test_a_run_that_stopped_does_not_go_on_when_resumed(tmp_path):
+    with pytest.warns(RunWarning):
+        values = run(tmp_path, [1.0, 2.0, 2.0], patience=2)
+    with pytest.warns(RunWarning):
+        assert run(tmp_path, [], resume=True, patience=2) == {}
+    assert float((tmp_path / "weights.safetensors").read_text()) == values[2]
+    after = run(tmp_path, [9.0, 9.0, 9.0], resume=True)  # without patience it does, and the last weights are kept
+    assert float((tmp_path / "weights.safetensors").read_text()) == after[6]
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_run(tmp_path):
+    with pytest.raises(NotFiniteError, match="held-out loss is nan at step 4"):
+        run(tmp_path, [1.0, float("nan")], patience=2)
 
 
 def test_without_patience_the_last_weights_are_kept(tmp_path):

@@ -87,12 +87,12 @@ def separation(
     """
     from ..evaluation import PAPER_PSNR, evaluate_separation
     from ..tasks import separation as check
-    from .job import load_priors, tiled
+    from .job import about_tiles, load_priors, tiled
 
     check_plot(plot)
     tiles.check()
-    if size and not tiles.tile:
-        raise UsageError("--size is of pictures larger than the prior's", "add --tile")
+    if bool(size) != tiles.tile:
+        raise UsageError("--size and --tile are for pictures larger than the prior's", "give both")
     priors, hashes = load_priors(prior, k, weights, sampler.device)
     priors = tiled(priors, (size, size), tiles) if size else priors
     check(priors, k)
@@ -112,7 +112,12 @@ def separation(
             sheet=sheet,
             callback=callback,
         )
-    result = {"prior": prior, "weights_sha256": hashes} | result
+    result = {
+        "prior": prior,
+        "weights_sha256": hashes,
+        "shape": priors[0].shape,
+        "tiles": about_tiles(priors[0]),
+    } | result
     published = PAPER_PSNR[protocol.value] if (data, k) == (["mnist"], 2) else {}
     if as_json:
         print(json.dumps(result | {"published": published}))

@@ -225,7 +225,7 @@ class Job:
                         self.failed(NotFiniteError(f"{chunk[0].name}: {error.message}", error.hint))
                 else:
                     for i, picture in enumerate(chunk):
-                        self._write(picture, result, i, len(chunk), frames, _about_tiles(priors[0]))
+                        self._write(picture, result, i, len(chunk), frames, about_tiles(priors[0]))
                 if saved:
                     saved.remove()
         if not self.output.quiet:
@@ -251,7 +251,7 @@ class Job:
             "prior": self.prior,
             "weights_sha256": self.hashes,
         }
-        about |= {"inputs": [picture.stem for picture in chunk], "tiles": _about_tiles(priors[0])}
+        about |= {"inputs": [picture.stem for picture in chunk], "tiles": about_tiles(priors[0])}
         return SavedState(self._state(chunk[0].stem), about)
 
     def _references(self) -> Any:
@@ -306,7 +306,7 @@ class Job:
         self.records.append(record)
 
 
-def _about_tiles(prior: Prior) -> dict[str, Any] | None:
+def about_tiles(prior: Prior) -> dict[str, Any] | None:
     """What a record says of the tiles that pictures were worked on in, if they were."""
     from ..tiles import PyramidPrior, TiledPrior
 

@@ -193,6 +193,8 @@ def _splits(
         train_set, test_set = (
             load_dataset(name, split, folder, squares.of(split) if squares else None) for split in ("train", "test")
         )
+    if squares and squares.cropped not in (None, test_set.shape[1]):
+        raise UsageError(f"--random-crop is for folders and LSUN, not for {name}")
     source = f"{train_set.name}, train split, {len(train_set.images)} pictures"
     return train_set, test_set, {"data": source, "command": command_line(sys.argv[1:])}
 

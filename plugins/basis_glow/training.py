@@ -133,8 +133,9 @@ def _fit(
     def evaluate(model: Any) -> dict[str, float]:
         sigmas = SHOWN if sigma is None else (sigma,)
         found = measured(model, held_out[:500].to(model.top.device), sigmas)
-        weighted = (value * (score_matching if "error" in name else 1) for name, value in found.items())
-        return found | {"held_out_loss": sum(weighted) / len(sigmas)}
+        weights = {name: score_matching if name.startswith("score_error") else 1 for name in found}
+        loss = sum(weight * found[name] for name, weight in weights.items() if weight) / len(sigmas)
+        return found | {"held_out_loss": loss}
 
     @torch.no_grad()
     def sheet(model: Any, path: Path) -> None:
@@ -205,7 +206,8 @@ def train(
         network = start
     elif not (resume and (out / "state.pt").exists()):
         generator = torch.Generator().manual_seed(settings.seed)
-        x = data[:256]
+        first = torch.from_numpy(data.images[:256].copy())
+        x = training.taken(first, torch.arange(len(first)), settings.crop, generator) / 255
         level = torch.zeros(len(x)) if sigma == 0 else noise_levels(len(x), generator, x.device)
         network.initialize(noisy(x, level, generator), level)
     _fit(

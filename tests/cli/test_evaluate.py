@@ -83,7 +83,7 @@ def test_pictures_of_a_folder_are_made_as_large_as_the_priors(basis, picture, tm
     for i in range(3):
         for split in ("train", "test"):
             (tmp_path / "photos" / split).mkdir(parents=True, exist_ok=True)
-            picture(f"photos/{split}/{i}.png", i, size=(9, 12))
+            picture(f"photos/{split}/{i}.png", i, size=(17, 20))
     run = ["--prior", "toy-gaussian", "--data", tmp_path / "photos", "--pictures", 2, "--json", "-q"]
     result = basis("evaluate", "upscaling", *run, "--factor", 2, "--levels", 2)
     assert result.exit_code == 0, result.output
@@ -91,10 +91,14 @@ def test_pictures_of_a_folder_are_made_as_large_as_the_priors(basis, picture, tm
     assert (report["data"], report["pictures"]) == ("photos", 2)
     assert basis("evaluate", "gradients", *run[:-1], "--levels", 2).exit_code == 0
     mixtures = ["evaluate", "separation", *run[:4], "--pairs", 2, "--levels", 2, "--json", "-q"]
-    larger = basis(*mixtures, "--tile", "--pyramid", "--size", 9, "--overlap", 2)
+    larger = basis(*mixtures, "--tile", "--pyramid", "--size", 17, "--overlap", 2)
     assert larger.exit_code == 0, larger.output
-    assert json.loads(larger.stdout)["mixtures"] == 2
-    assert basis(*mixtures, "--size", 9).exit_code == 2
+    report = json.loads(larger.stdout)
+    assert (report["shape"], report["tiles"]["count"]) == ([1, 17, 17], [9, 4])
+    assert len(report["settings"]["sigmas"]) == 3
+    assert json.loads(basis(*mixtures).stdout)["tiles"] is None
+    assert basis(*mixtures, "--size", 17).exit_code == 2
+    assert basis(*mixtures, "--tile").exit_code == 2
     assert basis(*mixtures, "--pyramid").exit_code == 2
 
 

@@ -120,8 +120,9 @@ def test_large_pictures_are_restored_in_tiles(basis, photo):
     assert basis("upscale", photo("little.png", (7, 5)), "--factor", 3, *options).exit_code == 0
     assert pixels("out/little.x1.png").shape == (21, 15, 3)
     assert record("little")["answers"][0]["residual_8bit_rms"] < 1
-    result = basis("decompress", photo("x.jpg", quality=30), *options)
-    assert result.exit_code == 0, result.output
+    for more in ([], ["--pyramid", "--overwrite"]):
+        result = basis("decompress", photo("x.jpg", quality=30), *options, *more)
+        assert result.exit_code == 0, result.output
     assert pixels("out/x.x1.png").shape == (20, 28, 3)
 
 

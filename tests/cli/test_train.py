@@ -44,7 +44,7 @@ def test_trains_and_resumes(basis, digits):
     assert "cannot resume" in damaged.stderr
 
 
-def test_trains_on_a_folder_of_pictures(basis, picture, tmp_path):
+def test_trains_on_a_folder_of_pictures(basis, picture, digits, tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(5):
         picture(f"photos/{i}.png", i, size=(20, 30))
@@ -72,6 +72,9 @@ def test_trains_on_a_folder_of_pictures(basis, picture, tmp_path):
     with safe_open("cropped/weights.safetensors", "pt") as file:
         assert json.loads(file.metadata()["shape"]) == [3, 16, 16]
     assert basis(*run[:-1], "small", "--random-crop", 15).exit_code == 2
+    refused = basis("train", "ncsn", "--data-dir", digits(28), "--size", 16, "--random-crop", 20, *TINY, "-o", "digits")
+    assert refused.exit_code == 2
+    assert "folders and LSUN" in refused.stderr
     unlabelled = basis("train", "features", "--data", tmp_path / "photos", "-o", "features")
     assert unlabelled.exit_code in (1, 2)
 
