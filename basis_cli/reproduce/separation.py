@@ -60,7 +60,7 @@ def _algorithm1(setup: Setup, **options: Any) -> Sampling:
 
 def _lsun() -> list[Row]:
     return [
-        Row(f"{name}, {what}", value, None, None, "quoted")
+        Row(f"LSUN {name.removeprefix('lsun:')}, {what}", value, None, None, "quoted")
         for name, values in PAPER_BITS_PER_DIM.items()
         if name.startswith("lsun:")
         for what, value in values.items()
