@@ -111,9 +111,9 @@ class PyramidPrior:
             self.compile = prior.compile
 
     def at(self, sigma: float) -> PyramidLevel:
-        last = max((i for i in range(1, len(self.scales)) if sigma / 2**i >= FINEST), default=0)
-        first = min(next((i for i in range(len(self.scales)) if sigma / 2**i <= COARSEST), last), last)
-        return PyramidLevel([None] * first + [self.scales[i].at(sigma / 2**i) for i in range(first, last + 1)], sigma)
+        speaking = [i for i in range(len(self.scales)) if FINEST <= sigma / 2**i <= COARSEST]
+        speaking = speaking or [0 if sigma < FINEST else self.halvings]
+        return PyramidLevel([None] * speaking[0] + [self.scales[i].at(sigma / 2**i) for i in speaking], sigma)
 
 
 FINEST, COARSEST = 0.1, 1.4

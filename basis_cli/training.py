@@ -296,7 +296,7 @@ def fit(
             save(done)
         if sheet and accelerator.is_main_process and measuring:
             sheet(average, out / f"samples-{done:07d}.png")
-        if last:
+        if stopped:
             break
     if settings.patience and best["step"]:
         average.load_state_dict(best["average"])

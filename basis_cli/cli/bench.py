@@ -25,6 +25,7 @@ from .options import (
     SamplerOptions,
     StepSize,
     Weights,
+    numbers,
     with_options,
 )
 from .output import check_plot, figure, stderr, stdout, warnings_as_lines
@@ -150,7 +151,6 @@ def samplers(
     from ..evaluation import PAPER_PSNR
     from ..sampling import Sampling
     from .job import load_priors
-    from .run import numbers
 
     check_plot(plot)
     priors, hashes = load_priors(prior, k, weights, device)

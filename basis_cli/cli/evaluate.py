@@ -33,7 +33,6 @@ from .options import (
 from .output import check_plot, figure, sampling_progress, stdout
 
 if TYPE_CHECKING:
-    from ..api import Prior
     from ..datasets import Dataset
     from ..evaluation import Damage
     from ..metrics import Realism
@@ -87,7 +86,7 @@ def separation(
     """
     from ..evaluation import PAPER_PSNR, evaluate_separation
     from ..tasks import separation as check
-    from .job import about_tiles, load_priors, tiled
+    from .job import about_tiles, load_pictures, load_priors, tiled
 
     check_plot(plot)
     tiles.check()
@@ -97,7 +96,7 @@ def separation(
     priors = tiled(priors, (size, size), tiles) if size else priors
     check(priors, k)
     sampling = sampler.sampling("separate", several.noise_std)
-    tests = _tests(data, data_dir, priors[0])
+    tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
     with sampling_progress(1, quiet) as callback:
         result = evaluate_separation(
             tests,
@@ -206,10 +205,10 @@ def _restoration(
     """What these four commands have in common."""
     from ..evaluation import evaluate_restoration
     from ..tasks import restoring
-    from .job import load_priors
+    from .job import load_pictures, load_priors
 
     (prior,), hashes = load_priors([options.prior], 1, options.weights, sampler.device)
-    (test,) = _tests([options.data], options.data_dir, prior)
+    test = load_pictures(options.data, "test", options.data_dir, prior.shape)
     realism = _realism(test, options.data, options.inception, options.data_dir, sampler.device)
     done = damage(prior.shape)
     with sampling_progress(1, options.quiet) as callback:
@@ -246,10 +245,10 @@ def samples(
 ) -> None:
     """Measure how much samples of a prior itself look like test pictures."""
     from ..evaluation import evaluate_samples
-    from .job import load_priors
+    from .job import load_pictures, load_priors
 
     (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
-    (test,) = _tests([data], data_dir, loaded)
+    test = load_pictures(data, "test", data_dir, loaded.shape)
     realism = _realism(test, data, inception, data_dir, sampler.device)
     if realism is None:
         what = "gray" if test.shape[0] != 3 else f"of {test.shape[2]} x {test.shape[1]} pixels"
@@ -266,14 +265,13 @@ def samples(
 
 def _realism(test: Dataset, name: str, inception: Path | None, data_dir: Path | None, device: str) -> Realism | None:
     """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
-    from ..datasets import Squares, load_dataset
     from ..features import cifar_realism, inception_realism
+    from .job import load_pictures
 
     if test.shape[0] != 3:
         return None
     if inception:
-        train = load_dataset(name, "train", data_dir, Squares(test.shape[1]))
-        return inception_realism(inception, train, device)
+        return inception_realism(inception, load_pictures(name, "train", data_dir, test.shape), device)
     return cifar_realism(device=device) if test.shape[1:] == (32, 32) else None
 
 
@@ -311,11 +309,11 @@ def likelihood(
     """
     from ..evaluation import PAPER_BITS_PER_DIM, evaluate_likelihood
     from ..tasks import separation as check
-    from .job import load_priors
+    from .job import load_pictures, load_priors
 
     priors, hashes = load_priors(prior, 2, weights, sampler.device)
     check(priors, 2)
-    tests = _tests(data, data_dir, priors[0])
+    tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
     sampling = sampler.sampling("sample")
     with sampling_progress(1, quiet) as callback:
         result = evaluate_likelihood(
@@ -335,14 +333,6 @@ def likelihood(
     stdout.print(table)
 
 
-def _tests(names: list[str], data_dir: Path | None, prior: Prior) -> list[Dataset]:
-    """The test splits, folders as pictures of the prior's size."""
-    from ..datasets import Squares, load_dataset
-
-    channels, size, _ = prior.shape
-    return [load_dataset(name, "test", data_dir, Squares(size, gray=channels == 1)) for name in names]
-
-
 @app.command()
 def gradients(
     prior: PriorName = "ncsn-mnist",
@@ -359,11 +349,11 @@ def gradients(
     """Report sigma E||score|| at each noise level, which should be nearly constant where noise is high (Figure 2)."""
     from .. import samplers
     from ..evaluation import evaluate_gradients
-    from .job import load_priors
+    from .job import load_pictures, load_priors
 
     check_plot(plot)
     (loaded,), hashes = load_priors([prior], 1, weights, device)
-    (test,) = _tests([data], data_dir, loaded)
+    test = load_pictures(data, "test", data_dir, loaded.shape)
     sigmas = samplers.geometric(levels) if levels else loaded.sigmas or samplers.PAPER_SIGMAS
     rows = evaluate_gradients(test, loaded, sigmas=sigmas, pictures=pictures, seed=seed, device=device)
     if as_json:

@@ -19,6 +19,7 @@ from .output import fail, sampling_progress, stderr, warnings_as_lines
 
 if TYPE_CHECKING:
     from ..api import Prior
+    from ..datasets import Dataset
     from ..resume import SavedState
     from ..sampling import Sampling
     from ..tasks import Result
@@ -39,6 +40,13 @@ def load_priors(names: list[str], k: int, weights: Path | None, device: str) -> 
             if path:
                 hashes[name] = store.sha256(path)
     return [loaded[name] for name in (names * k if len(names) == 1 else names)], hashes
+
+
+def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int, int, int]) -> Dataset:
+    """The split of a data set; a folder's or LSUN's pictures are made those of a prior of ``shape``."""
+    from ..datasets import Squares, load_dataset
+
+    return load_dataset(name, split, data_dir, Squares(shape[1], gray=shape[0] == 1))
 
 
 def tiled(priors: list[Prior], size: tuple[int, int], tiles: TileOptions) -> list[Prior]:

@@ -210,3 +210,17 @@ class OutputOptions:
     as_json: AsJson = False
     quiet: Quiet = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False
+
+
+def numbers(text: str | None, option: str) -> list[float] | None:
+    """The numbers in ``a,b,...``.
+
+    Raises:
+        UsageError: something else.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not a list of numbers", f"for example {option} 0.7,0.3") from None

@@ -13,7 +13,6 @@ import numpy as np
 import typer
 
 from .. import __version__
-from ..errors import UsageError
 from .job import Job, Picture, load_priors, to_do
 from .options import (
     AsJson,
@@ -30,6 +29,7 @@ from .options import (
     SamplerOptions,
     TileOptions,
     Weights,
+    numbers,
     with_options,
 )
 from .output import sampling_progress, warnings_as_lines
@@ -38,20 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..tasks import Result
-
-
-def numbers(text: str | None, option: str) -> list[float] | None:
-    """The numbers in ``a,b,...``.
-
-    Raises:
-        UsageError: something else.
-    """
-    if text is None:
-        return None
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is not a list of numbers", f"for example {option} 0.7,0.3") from None
 
 
 @with_options
