@@ -147,14 +147,13 @@ def samplers(
     All budgets and samplers take most of an hour for 100 mixtures on two CPU cores.
     """
     from ..benchmarks import CONTENDERS, frontier
-    from ..datasets import load_dataset
     from ..evaluation import PAPER_PSNR
     from ..sampling import Sampling
-    from .job import load_priors
+    from .job import load_pictures, load_priors
 
     check_plot(plot)
     priors, hashes = load_priors(prior, k, weights, device)
-    test = load_dataset(data, "test", data_dir)
+    test = load_pictures(data, "test", data_dir, priors[0].shape)
     chosen = [contender for contender in CONTENDERS if not only or contender.name in only]
     if not chosen:
         names = "; ".join(contender.name for contender in CONTENDERS)

@@ -283,6 +283,10 @@ def glow(
     conditional: Annotated[
         bool, typer.Option("--conditional", help="One model for all noise levels; else of pictures without noise.")
     ] = False,
+    whiten: Annotated[
+        int,
+        typer.Option(min=0, help="With --conditional: begin with the Gaussian of so many principal directions."),
+    ] = 0,
     score_matching: Annotated[
         float,
         typer.Option(min=0, help="With --conditional: weight of the score's denoising error beside the bits/dim."),
@@ -303,7 +307,7 @@ def glow(
             test_set,
             out,
             settings,
-            config={"levels": levels, "depth": depth, "width": width, "conditional": conditional},
+            config={"levels": levels, "depth": depth, "width": width, "conditional": conditional, "whiten": whiten},
             device=training.device,
             resume=training.resume,
             start_from=start_from,

@@ -180,16 +180,75 @@ class Step(nn.Module):
         return z * (-log_scale).exp() - bias
 
 
+class Whitening(nn.Module):
+    """Linear and exactly invertible: at much noise pictures come out white, at little noise only scaled.
+
+    Noisy pictures have the covariance ``C + s^2 I``. What is taken for ``C`` goes from ``DATA_STD^2 I`` at little
+    noise, where whitening would spread the noise unevenly and hide edges, to the pictures' own at much noise, where a
+    Gaussian is nearly all that is left of them::
+
+        C(s) = g sum_i variance_i u_i u_i^T + (1 - g) DATA_STD^2 I,   g = s^2 / (s^2 + DATA_STD^2)
+
+    with the ``components`` principal directions ``u_i`` of the pictures. With none it is a scale and nothing else.
+    """
+
+    mean: Tensor
+    variances: Tensor
+    directions: Tensor
+
+    def __init__(self, size: int, components: int):
+        super().__init__()
+        self.size, self.components = size, components
+        kept = components > 0
+        self.register_buffer("mean", torch.full((size,), 0.5), persistent=kept)
+        self.register_buffer("variances", torch.zeros(components), persistent=kept)
+        self.register_buffer("directions", torch.eye(size, components), persistent=kept)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Take mean and principal directions from pictures ``x`` ``(n, c, h, w)``, at least as many as directions."""
+        flat = x.flatten(1)
+        _, deviations, directions = torch.pca_lowrank(flat, self.components, niter=6)
+        self.mean.copy_(flat.mean(0))
+        self.variances.copy_(deviations**2 / (len(x) - 1))
+        self.directions.copy_(directions)
+
+    def stds(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """At noise levels ``(rows,)``: of what no direction covers ``(rows, 1)``, of each ``(rows, components)``."""
+        noise = sigma[:, None] ** 2
+        share = noise / (noise + DATA_STD**2) if self.components else torch.zeros_like(noise)
+        rest = noise + (1 - share) * DATA_STD**2
+        return rest.sqrt(), (rest + share * self.variances).sqrt()
+
+    def _each(self, flat: Tensor, rest: Tensor, along: Tensor) -> Tensor:
+        """``flat`` ``(n, size)`` times ``along`` in the principal directions, and times ``rest`` in all others."""
+        with full_precision(flat):
+            return flat * rest + ((flat @ self.directions) * (along - rest)) @ self.directions.T
+
+    def forward(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """``x`` ``(n, c, h, w)`` white, and the log-determinant ``(rows,)``."""
+        rest, along = self.stds(sigma)
+        flat = x.flatten(1) - self.mean
+        log_det = (self.components - self.size) * rest.log()[:, 0] - along.log().sum(1)
+        return self._each(flat, 1 / rest, 1 / along).view_as(x), log_det
+
+    def inverse(self, z: Tensor, sigma: Tensor) -> Tensor:
+        flat = self._each(z.flatten(1), *self.stds(sigma))
+        return (flat + self.mean).view_as(z)
+
+
 class Glow(nn.Module):
     """The density of pictures of ``shape`` ``(c, h, w)`` as published: ``levels`` resolutions, ``depth`` steps at each.
 
     At every level the picture is squeezed (2 x 2 pixels become channels), goes through the steps, and hands over half
     of its channels, whose distribution is a Gaussian given the other half; what is left at the top has a learned one.
     ``width`` is that of the networks in the couplings. A ``conditional`` model is one for all noise levels: every
-    actnorm, those in the couplings included, sees ``log sigma``.
+    actnorm, those in the couplings included, sees ``log sigma``. ``whiten`` is of how many principal directions its
+    :class:`Whitening` knows the variance.
 
     Raises:
-        ValueError: sides that cannot be halved ``levels`` times, or numbers below one.
+        ValueError: sides that cannot be halved ``levels`` times, or numbers below one; more directions than pixels, or
+            directions for a model that is not conditional.
     """
 
     frequencies: Tensor
@@ -201,15 +260,20 @@ class Glow(nn.Module):
         depth: int = 16,
         width: int = 128,
         conditional: bool = False,
+        whiten: int = 0,
     ):
         super().__init__()
         channels, h, w = shape
+        if not 0 <= whiten <= (math.prod(shape) if conditional else 0):
+            raise ValueError(f"whitening along {whiten} directions is for conditional models, with that many pixels")
         if min(levels, depth, width) < 1 or h % 2**levels or w % 2**levels:
             raise ValueError(f"{w} x {h} pictures cannot be halved {levels} times, or a number is below one")
         self.config = {"shape": shape, "levels": levels, "depth": depth, "width": width, "conditional": conditional}
+        self.config |= {"whiten": whiten} if whiten else {}
         self.shape, self.size, self.width, self.conditional = shape, math.prod(shape), width, conditional
         embedding = EMBEDDING if conditional else 0
         if conditional:
+            self.whitening = Whitening(self.size, whiten)
             self.register_buffer("frequencies", math.pi * torch.arange(1, 9), persistent=False)
             self.embed = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.levels, self.splits = nn.ModuleList(), nn.ModuleList()
@@ -232,12 +296,6 @@ class Glow(nn.Module):
             angles = u * self.frequencies
             return self.embed(torch.cat([u, angles.cos(), angles.sin()], dim=1))
 
-    def _input_scale(self, sigma: Tensor | None) -> Tensor | float:
-        """What the input is multiplied with: for a conditional model, so that its variance is one at every level."""
-        if not self.conditional:
-            return 1.0
-        return (sigma**2 + DATA_STD**2).rsqrt()[:, None, None, None]
-
     def activation_bytes(self) -> int:
         """About how much a gradient keeps for each picture: what goes in and out of every convolution."""
         _, h, w = self.shape
@@ -256,12 +314,13 @@ class Glow(nn.Module):
 
         ``sigma``, ``(n,)`` or ``(1,)``, is what a conditional model needs and any other one ignores.
         """
-        embedding, scale = self._embedding(sigma), self._input_scale(sigma)
+        embedding = self._embedding(sigma)
         again = torch.is_grad_enabled() and len(x) * self.activation_bytes() > MEMORY
-        z = (x.float() - 0.5) * scale
-        log_det = torch.zeros(len(x), device=x.device)
-        if isinstance(scale, Tensor):
-            log_det = log_det + self.size * scale.flatten().log()
+        z, log_det = x.float() - 0.5, torch.zeros(len(x), device=x.device)
+        if self.conditional:
+            assert sigma is not None
+            z, log_det = self.whitening(x.float(), sigma)
+            log_det = log_det.expand(len(x))
         latents = []
         for level, steps in enumerate(self.levels):
             z = F.pixel_unshuffle(z, 2).contiguous(memory_format=torch.channels_last)
@@ -286,7 +345,10 @@ class Glow(nn.Module):
             for step in reversed(self.levels[level]):
                 z = step.inverse(z, embedding)
             z = F.pixel_shuffle(z, 2)
-        return z / self._input_scale(sigma) + 0.5
+        if self.conditional:
+            assert sigma is not None
+            return self.whitening.inverse(z, sigma)
+        return z + 0.5
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """``log p(x)`` in nats, ``(n,)``, for ``x`` ``(n, c, h, w)``; ``sigma`` as for :meth:`encode`."""

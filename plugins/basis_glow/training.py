@@ -23,6 +23,7 @@ from .prior import LADDER, add_rung, read, read_ladder, save
 
 SIGMAS = (0.008, 1.4)  # what a conditional model learns: a margin around the paper's 0.01 ... 1
 CLEAN = 0.1  # and the share of pictures that it sees without noise
+PICTURES = 10_000  # that principal directions are taken from
 SHOWN = (0.0, 0.01, 0.1, 1.0)  # levels at which its likelihood is reported
 ATTEMPTS = 3  # at a rung of the ladder
 LOST = 0.01  # intensity by which inverse(encode(x)) may miss x
@@ -178,10 +179,11 @@ def train(
 ) -> Path:
     """Train a Glow on ``data`` and return the file of its weights, ``out/weights.safetensors``.
 
-    ``config`` are the network's own arguments (``levels``, ``depth``, ``width``, ``conditional``). A conditional Glow
-    learns all noise levels, any other one pictures without noise. ``start_from`` is a file of such a network's weights.
-    With ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many times the error of
-    :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets wrong at much noise.
+    ``config`` are the network's own arguments (``levels``, ``depth``, ``width``, ``conditional``, ``whiten``). A
+    conditional Glow learns all noise levels, any other one pictures without noise. ``start_from`` is a file of such a
+    network's weights. With ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many
+    times the error of :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets
+    wrong at much noise. With ``whiten`` it begins with the Gaussian of the pictures, of which that is most.
 
     Raises:
         UsageError: ``score_matching`` of a Glow that is not conditional, or of a compiled one.
@@ -206,9 +208,22 @@ def train(
         network = start
     elif not (resume and (out / "state.pt").exists()):
         generator = torch.Generator().manual_seed(settings.seed)
-        first = torch.from_numpy(data.images[:256].copy())
+        first = torch.from_numpy(data.images[:PICTURES].copy())
         x = training.taken(first, torch.arange(len(first)), settings.crop, generator) / 255
-        level = torch.zeros(len(x)) if sigma == 0 else noise_levels(len(x), generator, x.device)
+        if network.conditional and network.whitening.components:
+            if len(x) <= network.whitening.components:
+                few = f"{len(x)} pictures have fewer principal directions than {network.whitening.components}"
+                raise UsageError(few, "a smaller --whiten")
+            network.whitening.fit(torch.cat([x, x.flip(-1)]) if settings.flip else x)
+        x = x[:256]
+        if not network.conditional:
+            level = torch.zeros(len(x))
+        elif (
+            network.whitening.components
+        ):  # at much noise it is their Gaussian; what little noise needs is learned fast
+            level = torch.full((len(x),), SIGMAS[1])
+        else:
+            level = noise_levels(len(x), generator, x.device)
         network.initialize(noisy(x, level, generator), level)
     _fit(
         network,

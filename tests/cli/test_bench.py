@@ -68,3 +68,14 @@ def test_samplers_prints_a_table_and_draws_it(basis, digits):
     unknown = basis(*run, "--only", "speed")
     assert unknown.exit_code == 2
     assert "ep, mode of 4" in unknown.stderr
+
+
+def test_samplers_reads_a_folders_pictures_at_the_priors_size(basis, picture, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "photographs" / split).mkdir(parents=True)
+        for i in range(5):
+            picture(f"photographs/{split}/{i}.png", seed=i, size=(20, 16))
+    run = ["bench", "samplers", "--prior", "toy-mixture", "--data", "photographs", "--pairs", 2, "--budgets", "10"]
+    result = basis(*run, "--only", "ep", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["rows"]) == 1

@@ -48,6 +48,20 @@ def pictures(n: int, shape=(1, 8, 8)) -> Tensor:
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(1))
 
 
+def correlated(n: int) -> Tensor:
+    """Pictures of 8 x 8 pixels about 0.4 with four directions of large variance, and a little in all others."""
+    generator = torch.Generator().manual_seed(2)
+    patterns = torch.randn(4, 64, generator=generator) / 7
+    flat = torch.randn(n, 4, generator=generator) @ patterns + 0.02 * torch.randn(n, 64, generator=generator)
+    return (0.4 + flat).view(n, 1, 8, 8)
+
+
+def whitened(**config) -> Glow:
+    net = glow(conditional=True, whiten=6, **config)
+    net.whitening.fit(correlated(500))
+    return net
+
+
 # --- the map and its density -----------------------------------------------------------------------------------------
 
 
@@ -67,6 +81,30 @@ def test_log_determinant_is_that_of_the_jacobian(shape, levels, conditional):
 
             jacobian = torch.autograd.functional.jacobian(flat, x[i].flatten())
             assert float(torch.linalg.slogdet(jacobian.double())[1]) == pytest.approx(float(log_det[i]), abs=2e-3)
+
+
+def test_whitening_is_exact_at_every_noise_level():
+    net, x = whitened(), pictures(len(LEVELS))
+    latents, _ = net.encode(x, LEVELS)
+    torch.testing.assert_close(net.inverse(latents, LEVELS), x, atol=1e-5, rtol=0)
+    _, log_det = net.whitening(x, LEVELS)
+    for level, expected in zip(LEVELS, log_det, strict=True):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v, s=level: net.whitening(v.view(1, 1, 8, 8), s[None])[0].flatten(), x[0].flatten()
+        )
+        assert float(torch.linalg.slogdet(jacobian.double())[1]) == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_whitening_makes_noisy_pictures_white_at_much_noise_and_scales_them_at_little():
+    net, x = whitened(), correlated(20_000)
+    z, _ = net.whitening(x + torch.randn(x.shape), torch.ones(1))
+    z = z.flatten(1)
+    assert z.mean(0).abs().max() < 0.1
+    off_white = z.T.cov() - torch.eye(64)
+    plain = (x + torch.randn(x.shape)).flatten(1) / (1 + network.DATA_STD**2) ** 0.5
+    assert torch.linalg.matrix_norm(off_white, 2) < 0.2 < torch.linalg.matrix_norm(plain.T.cov() - torch.eye(64), 2)
+    z, _ = net.whitening(x, torch.zeros(1))
+    torch.testing.assert_close(z.flatten(1), (x.flatten(1) - net.whitening.mean) / network.DATA_STD)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -121,7 +159,8 @@ def test_initialization_from_data_normalizes_every_activation(conditional):
     level = torch.full((64,), 0.1)
     net.initialize(x, level)
     step = net.levels[0][0]
-    z = torch.nn.functional.pixel_unshuffle((x - 0.5) * net._input_scale(level), 2)
+    scaled = net.whitening(x, level)[0] if conditional else x - 0.5
+    z = torch.nn.functional.pixel_unshuffle(scaled, 2)
     log_scale, bias = step.actnorm.at(net._embedding(level))
     seen = (z + bias) * log_scale.exp()
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
@@ -383,13 +422,21 @@ def tiny(split: str, shape=(1, 8, 8)) -> Dataset:
 QUICK = {"steps": 6, "batch": 8, "warmup": 2, "save_every": 2, "optimizer": "adam", "bf16": False}
 
 
-def train(out: Path, conditional: bool = False, resume: bool = False, score_matching: float = 0.0, **settings) -> Path:
+def train(
+    out: Path,
+    conditional: bool = False,
+    resume: bool = False,
+    score_matching: float = 0.0,
+    whiten: int = 0,
+    images: np.ndarray | None = None,
+    **settings,
+) -> Path:
     return training.train(
-        tiny("train"),
+        tiny("train") if images is None else Dataset("given", "train", images, np.zeros(len(images), int)),
         tiny("test"),
         out,
         Settings(**QUICK | settings),
-        config=TINY | {"conditional": conditional},
+        config=TINY | {"conditional": conditional, "whiten": whiten},
         device="cpu",
         resume=resume,
         score_matching=score_matching,
@@ -458,6 +505,24 @@ def test_score_matching_makes_the_score_better(tmp_path):
         last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
         errors.append(last["score_error_1"])
     assert errors[1] < errors[0]
+
+
+def test_a_whitened_model_begins_with_the_pictures_own_gaussian(tmp_path):
+    """Before anything is learned, and its file has it, too."""
+    x = (255 * correlated(80).clamp(0, 1)).byte().numpy()
+    errors = []
+    for whiten in (6, 0):
+        path = train(tmp_path / str(whiten), True, whiten=whiten, images=x, steps=1, learning_rate=0.0)
+        errors.append(training.measured(prior.read(path)[0], correlated(200), [1.0])["score_error_1"])
+    assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("conditional", "whiten", "says"), [(False, 6, "conditional"), (True, 65, "along 65"), (True, 60, "40 pictures")]
+)
+def test_errors_of_whitening(tmp_path, conditional, whiten, says):
+    with pytest.raises(UsageError, match=says):
+        train(tmp_path, conditional, whiten=whiten)
 
 
 def test_trains_on_squares_cut_from_the_pictures(tmp_path):
