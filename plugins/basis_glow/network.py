@@ -7,6 +7,8 @@ couplings and splits run in bfloat16, so that the map stays invertible and its l
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 DEQUANTIZATION = 1 / 255  # width of the uniform noise that makes 8-bit intensities continuous
 DATA_STD = 0.3  # of the pictures' intensities, about: with the noise it sets the scale of a conditional model's input
+UNCHANGED = math.log1p(math.exp(-2))  # makes the scale of a coupling one before it has learned anything
 EMBEDDING = 32  # width of the embedding of the noise level
 MEMORY = 2**30  # bytes of activations to keep for a gradient; beyond that, they are computed a second time
 
@@ -22,6 +25,22 @@ MEMORY = 2**30  # bytes of activations to keep for a gradient; beyond that, they
 def full_precision(x: Tensor) -> torch.autocast:
     """A context without autocast."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+class Noise(NamedTuple):
+    """What the flow knows of the noise level, in one row for all pictures or one for each."""
+
+    embedding: Tensor
+    """``(rows, EMBEDDING)``."""
+    strength: Tensor | None
+    """What all shifts and logarithms of scales are multiplied with, ``(rows, 1, 1, 1)``, behind a
+    :class:`Whitening`. It vanishes at much noise, where the flow is a rotation then and the density a Gaussian: what
+    is learned for little noise, where nearly all of the gradient comes from, must not disturb it."""
+
+
+def softened(noise: Noise | None, *of: Tensor) -> tuple[Tensor, ...]:
+    """Shifts or logarithms of scales, times the strength of a noise level."""
+    return of if noise is None or noise.strength is None else tuple(noise.strength * each for each in of)
 
 
 class ActNorm(nn.Module):
@@ -37,12 +56,12 @@ class ActNorm(nn.Module):
             nn.init.zeros_(self.modulation.bias)
         self.watching = False  # only during Glow.initialize
 
-    def at(self, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``log_scale`` and ``bias``, each ``(rows, channels, 1, 1)``; one row, or one for each of ``embedding``."""
+    def at(self, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """``log_scale`` and ``bias``, each ``(rows, channels, 1, 1)``; one row, or one for each of ``noise``."""
         log_scale, bias = 3 * self.logs[None], self.bias[None]  # as published: scales learn three times as fast
-        if self.modulation is not None and embedding is not None:
-            with full_precision(embedding):
-                more = self.modulation(embedding).chunk(2, dim=1)
+        if self.modulation is not None and noise is not None:
+            with full_precision(noise.embedding):
+                more = self.modulation(noise.embedding).chunk(2, dim=1)
             log_scale, bias = log_scale + more[0], bias + more[1]
         return log_scale[..., None, None], bias[..., None, None]
 
@@ -67,10 +86,10 @@ class NormalizedConv(nn.Module):
         self.norm = ActNorm(channels, embedding)
         self.padding, self.zero = size // 2, zero
 
-    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
         if self.norm.watching and not self.zero:
             self.norm.watch(self.convolved(x, self.weight, self.outside(x)))
-        log_scale, bias = self.norm.at(embedding)
+        log_scale, bias = self.norm.at(noise)
         scale = log_scale.exp()
         shift = (bias + self.outside(x)) * scale
         if len(scale) == 1:  # one noise level for all: scaled weights save a pass over the activations
@@ -102,21 +121,23 @@ class Coupling(nn.Module):
         self.conv2 = NormalizedConv(width, width, 1, embedding)
         self.conv3 = NormalizedConv(width, channels, 3, embedding, zero=True)
 
-    def shift_and_scale(self, kept: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def shift_and_scale(self, kept: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """The shift and the logarithm of the scale for the other half, as large as ``kept``."""
-        h = self.conv1(kept, embedding).relu_()
-        h = self.conv2(h, embedding).relu_()
-        shift, scale = self.conv3(h, embedding).float().chunk(2, dim=1)
-        return shift, F.logsigmoid(scale + 2)
+        h = self.conv1(kept, noise).relu_()
+        h = self.conv2(h, noise).relu_()
+        shift, scale = self.conv3(h, noise).float().chunk(2, dim=1)
+        if noise is None or noise.strength is None:
+            return shift, F.logsigmoid(scale + 2)
+        return noise.strength * shift, noise.strength * (F.logsigmoid(scale + 2) + UNCHANGED)
 
-    def forward(self, z: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         kept, other = z.chunk(2, dim=1)
-        shift, log_scale = self.shift_and_scale(kept, embedding)
+        shift, log_scale = self.shift_and_scale(kept, noise)
         return torch.cat([kept, (other + shift) * log_scale.exp()], dim=1), log_scale.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor, embedding: Tensor | None) -> Tensor:
+    def inverse(self, z: Tensor, noise: Noise | None) -> Tensor:
         kept, other = z.chunk(2, dim=1)
-        shift, log_scale = self.shift_and_scale(kept, embedding)
+        shift, log_scale = self.shift_and_scale(kept, noise)
         return torch.cat([kept, other * (-log_scale).exp() - shift], dim=1)
 
 
@@ -161,20 +182,20 @@ class Step(nn.Module):
         self.mix = InvertibleConv(channels)
         self.coupling = Coupling(channels, width, embedding)
 
-    def forward(self, z: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """The transformed ``z`` and the log-determinant, ``(n,)``."""
         if self.actnorm.watching:
             self.actnorm.watch(z)
-        log_scale, bias = self.actnorm.at(embedding)
+        log_scale, bias = softened(noise, *self.actnorm.at(noise))
         with full_precision(z):
             z = F.conv2d((z + bias) * log_scale.exp(), self.mix.matrix()[..., None, None])
         log_det = z[0, 0].numel() * (log_scale.flatten(1).sum(1) + self.mix.log_s.sum())
-        z, more = self.coupling(z, embedding)
+        z, more = self.coupling(z, noise)
         return z, log_det + more
 
-    def inverse(self, z: Tensor, embedding: Tensor | None) -> Tensor:
-        z = self.coupling.inverse(z, embedding)
-        log_scale, bias = self.actnorm.at(embedding)
+    def inverse(self, z: Tensor, noise: Noise | None) -> Tensor:
+        z = self.coupling.inverse(z, noise)
+        log_scale, bias = softened(noise, *self.actnorm.at(noise))
         with full_precision(z):
             z = F.conv2d(z, torch.linalg.inv(self.mix.matrix().double()).float()[..., None, None])
         return z * (-log_scale).exp() - bias
@@ -189,7 +210,8 @@ class Whitening(nn.Module):
 
         C(s) = g sum_i variance_i u_i u_i^T + (1 - g) DATA_STD^2 I,   g = s^2 / (s^2 + DATA_STD^2)
 
-    with the ``components`` principal directions ``u_i`` of the pictures. With none it is a scale and nothing else.
+    with the ``components`` principal directions ``u_i`` of the pictures. With none it is a scale and nothing else. What
+    comes behind it counts as ``(1 - g)^2`` (:class:`Noise`).
     """
 
     mean: Tensor
@@ -213,11 +235,15 @@ class Whitening(nn.Module):
         self.variances.copy_(deviations**2 / (len(x) - 1))
         self.directions.copy_(directions)
 
+    def share(self, sigma: Tensor) -> Tensor:
+        """``g`` at noise levels ``(rows,)``, ``(rows, 1)``; zero if there are no directions."""
+        share = sigma**2 / (sigma**2 + DATA_STD**2) if self.components else torch.zeros_like(sigma)
+        return share[:, None]
+
     def stds(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """At noise levels ``(rows,)``: of what no direction covers ``(rows, 1)``, of each ``(rows, components)``."""
-        noise = sigma[:, None] ** 2
-        share = noise / (noise + DATA_STD**2) if self.components else torch.zeros_like(noise)
-        rest = noise + (1 - share) * DATA_STD**2
+        share = self.share(sigma)
+        rest = sigma[:, None] ** 2 + (1 - share) * DATA_STD**2
         return rest.sqrt(), (rest + share * self.variances).sqrt()
 
     def _each(self, flat: Tensor, rest: Tensor, along: Tensor) -> Tensor:
@@ -285,16 +311,25 @@ class Glow(nn.Module):
                 self.splits.append(NormalizedConv(channels, 2 * channels, 3, embedding, zero=True))
         self.top = nn.Parameter(torch.zeros(1, 2 * channels, h >> levels, w >> levels))
         self.top_norm = ActNorm(2 * channels, embedding)
+        if whiten:
+            for step in self.steps():
+                step.mix.requires_grad_(False)  # rotations: anything else would undo the whitening
 
-    def _embedding(self, sigma: Tensor | None) -> Tensor | None:
-        """``(rows, EMBEDDING)`` for noise levels ``(rows,)``; none unless the model is conditional."""
+    def steps(self) -> Iterator[Step]:
+        for steps in self.levels:
+            yield from steps  # type: ignore[misc]
+
+    def _noise(self, sigma: Tensor | None) -> Noise | None:
+        """For noise levels ``(rows,)``; none unless the model is conditional."""
         if not self.conditional:
             return None
         assert sigma is not None, "a conditional model needs a noise level"
         with full_precision(sigma):
             u = (sigma**2 + DEQUANTIZATION**2 / 12).log()[:, None] / 14  # log of the whole noise, in about [-1, 0]
             angles = u * self.frequencies
-            return self.embed(torch.cat([u, angles.cos(), angles.sin()], dim=1))
+            embedding = self.embed(torch.cat([u, angles.cos(), angles.sin()], dim=1))
+        strength = (1 - self.whitening.share(sigma)).square()[..., None, None]
+        return Noise(embedding, strength if self.whitening.components else None)
 
     def activation_bytes(self) -> int:
         """About how much a gradient keeps for each picture: what goes in and out of every convolution."""
@@ -302,19 +337,22 @@ class Glow(nn.Module):
         floats = sum(len(steps) * 3 * self.width * (h >> i + 1) * (w >> i + 1) for i, steps in enumerate(self.levels))
         return 4 * floats
 
-    def _moments(self, kept: Tensor | None, level: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _moments(self, kept: Tensor | None, level: int, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of what leaves at ``level``, given what goes on (at the top, nothing)."""
         if kept is None:
-            log_scale, bias = self.top_norm.at(embedding)
-            return ((self.top + bias) * log_scale.exp()).chunk(2, dim=1)  # type: ignore[return-value]
-        return self.splits[level](kept, embedding).float().chunk(2, dim=1)
+            log_scale, bias = self.top_norm.at(noise)
+            moments = (self.top + bias) * log_scale.exp()
+        else:
+            moments = self.splits[level](kept, noise).float()
+        mean, logs = softened(noise, *moments.chunk(2, dim=1))
+        return mean, logs
 
     def encode(self, x: Tensor, sigma: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """White noise for each level (the top last), as large as ``x`` in all, and the log-determinant ``(n,)``.
 
         ``sigma``, ``(n,)`` or ``(1,)``, is what a conditional model needs and any other one ignores.
         """
-        embedding = self._embedding(sigma)
+        noise = self._noise(sigma)
         again = torch.is_grad_enabled() and len(x) * self.activation_bytes() > MEMORY
         z, log_det = x.float() - 0.5, torch.zeros(len(x), device=x.device)
         if self.conditional:
@@ -325,10 +363,10 @@ class Glow(nn.Module):
         for level, steps in enumerate(self.levels):
             z = F.pixel_unshuffle(z, 2).contiguous(memory_format=torch.channels_last)
             for step in steps:
-                z, more = checkpoint(step, z, embedding, use_reentrant=False) if again else step(z, embedding)
+                z, more = checkpoint(step, z, noise, use_reentrant=False) if again else step(z, noise)
                 log_det = log_det + more
             kept, leaving = z.chunk(2, dim=1) if level + 1 < len(self.levels) else (None, z)
-            mean, logs = self._moments(kept, level, embedding)
+            mean, logs = self._moments(kept, level, noise)
             latents.append((leaving - mean) * (-logs).exp())
             log_det = log_det - logs.expand_as(leaving).flatten(1).sum(1)
             z = kept
@@ -336,14 +374,14 @@ class Glow(nn.Module):
 
     def inverse(self, latents: list[Tensor], sigma: Tensor | None = None) -> Tensor:
         """The pictures ``(n, c, h, w)`` that :meth:`encode` makes ``latents`` of."""
-        embedding = self._embedding(sigma)
+        noise = self._noise(sigma)
         z = None
         for level in reversed(range(len(self.levels))):
-            mean, logs = self._moments(z, level, embedding)
+            mean, logs = self._moments(z, level, noise)
             leaving = latents[level] * logs.exp() + mean
             z = leaving if z is None else torch.cat([z, leaving], dim=1)
             for step in reversed(self.levels[level]):
-                z = step.inverse(z, embedding)
+                z = step.inverse(z, noise)
             z = F.pixel_shuffle(z, 2)
         if self.conditional:
             assert sigma is not None
@@ -371,6 +409,8 @@ class Glow(nn.Module):
     def initialize(self, x: Tensor, sigma: Tensor | None = None) -> None:
         """Choose every actnorm so that its output for ``x`` has mean 0 and variance 1 (data-dependent start)."""
         norms = [module for module in self.modules() if isinstance(module, ActNorm)]
+        if self.conditional and self.whitening.components:  # what goes through is white already
+            norms = [norm for norm in norms if all(norm is not step.actnorm for step in self.steps())]
         for norm in norms:
             norm.watching = True
         try:

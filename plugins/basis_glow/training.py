@@ -216,14 +216,7 @@ def train(
                 raise UsageError(few, "a smaller --whiten")
             network.whitening.fit(torch.cat([x, x.flip(-1)]) if settings.flip else x)
         x = x[:256]
-        if not network.conditional:
-            level = torch.zeros(len(x))
-        elif (
-            network.whitening.components
-        ):  # at much noise it is their Gaussian; what little noise needs is learned fast
-            level = torch.full((len(x),), SIGMAS[1])
-        else:
-            level = noise_levels(len(x), generator, x.device)
+        level = noise_levels(len(x), generator, x.device) if network.conditional else torch.zeros(len(x))
         network.initialize(noisy(x, level, generator), level)
     _fit(
         network,

@@ -35,7 +35,7 @@ def roughened(net: Glow, amount: float = 0.05) -> Glow:
     """``net`` with noise on every parameter: as initialized, some are zero and hide what is behind them."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in net.parameters():
+        for parameter in filter(lambda p: p.requires_grad, net.parameters()):
             parameter += amount * torch.randn(parameter.shape, generator=generator)
     return net
 
@@ -65,10 +65,10 @@ def whitened(**config) -> Glow:
 # --- the map and its density -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("config", [{}, {"conditional": True}, {"conditional": True, "whiten": 5}])
 @pytest.mark.parametrize(("shape", "levels"), [((1, 8, 8), 2), ((3, 4, 8), 1), ((1, 8, 8), 3)])
-def test_log_determinant_is_that_of_the_jacobian(shape, levels, conditional):
-    net = glow(shape, conditional, levels=levels)
+def test_log_determinant_is_that_of_the_jacobian(shape, levels, config):
+    net = glow(shape, **config, levels=levels)
     x = pictures(2, shape)
     for sigma in (0.0, 0.05, 1.0):
         s = torch.full((2,), sigma)
@@ -93,6 +93,21 @@ def test_whitening_is_exact_at_every_noise_level():
             lambda v, s=level: net.whitening(v.view(1, 1, 8, 8), s[None])[0].flatten(), x[0].flatten()
         )
         assert float(torch.linalg.slogdet(jacobian.double())[1]) == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_behind_a_whitening_the_flow_fades_as_noise_comes_in():
+    """And what is learned does not keep the mixing of channels from being a rotation."""
+    net, x = whitened(), pictures(4)
+    moved = []
+    for sigma in (0.01, 0.3, 1.0):
+        level = torch.full((1,), sigma)
+        z, _ = net.whitening(x, level)
+        energy = sum(latent.square().sum() for latent in net.encode(x, level)[0])
+        moved.append(float((energy / z.square().sum()).log().abs()))
+    assert moved[0] > moved[1] > moved[2]
+    assert moved[2] < 0.05 * moved[0]
+    fresh = Glow((1, 8, 8), **TINY, conditional=True, whiten=6)
+    assert not any(p.requires_grad for step in fresh.steps() for p in step.mix.parameters())
 
 
 def test_whitening_makes_noisy_pictures_white_at_much_noise_and_scales_them_at_little():
@@ -161,7 +176,7 @@ def test_initialization_from_data_normalizes_every_activation(conditional):
     step = net.levels[0][0]
     scaled = net.whitening(x, level)[0] if conditional else x - 0.5
     z = torch.nn.functional.pixel_unshuffle(scaled, 2)
-    log_scale, bias = step.actnorm.at(net._embedding(level))
+    log_scale, bias = step.actnorm.at(net._noise(level))
     seen = (z + bias) * log_scale.exp()
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(seen.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
