@@ -357,7 +357,7 @@ def features(
 def finetune_glow(
     training: Finetuning,
     squares: SquareOptions,
-    prior: Annotated[str, typer.Option("--prior", help="The noiseless Glow to start from.")] = "glow-mnist",
+    prior: Annotated[str, typer.Option("--prior", help="The Glow to start from, at no noise.")] = "glow-mnist",
     start_from: Annotated[Path | None, typer.Option(help="Its weights, if they are a file of your own.")] = None,
     sigmas: Annotated[str, typer.Option(help="How many noise levels from 0.01 to 1, or a list a,b,...")] = "10",
     data: Data = "mnist",

@@ -331,6 +331,31 @@ class Glow(nn.Module):
         strength = (1 - self.whitening.share(sigma)).square()[..., None, None]
         return Noise(embedding, strength if self.whitening.components else None)
 
+    @torch.no_grad()
+    def of_level(self, sigma: float) -> Glow:
+        """A Glow that is not conditional, with the density that this conditional one has at ``sigma``.
+
+        Raises:
+            ValueError: this one begins with a :class:`Whitening`, or is not conditional.
+        """
+        if not self.conditional or self.whitening.components:
+            raise ValueError("only a conditional Glow without whitening has levels that can be taken out of it")
+        device = self.top.device
+        level = torch.full((1,), sigma, device=device)
+        plain = Glow(**self.config | {"conditional": False}).to(device)
+        shared = plain.state_dict().keys()
+        plain.load_state_dict({name: tensor for name, tensor in self.state_dict().items() if name in shared})
+        norms = [[m for m in net.modules() if isinstance(m, ActNorm)] for net in (self, plain)]
+        for ours, its in zip(*norms, strict=True):
+            log_scale, bias = ours.at(self._noise(level))
+            its.logs.copy_(log_scale.flatten() / 3)
+            its.bias.copy_(bias.flatten())
+        std, _ = self.whitening.stds(level)  # what the input is divided by is the first actnorm's now
+        first = next(plain.steps()).actnorm
+        first.bias.mul_(std.flatten())
+        first.logs.sub_(std.log().flatten() / 3)
+        return plain
+
     def activation_bytes(self) -> int:
         """About how much a gradient keeps for each picture: what goes in and out of every convolution."""
         _, h, w = self.shape

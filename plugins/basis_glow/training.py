@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as deserialized
 from torch import Tensor, nn
 
 from basis_cli import images, training
@@ -19,7 +20,7 @@ from basis_cli.files import atomically
 from basis_cli.metrics import bits_per_dim
 
 from .network import DATA_STD, DEQUANTIZATION, Glow
-from .prior import LADDER, add_rung, read, read_ladder, save
+from .prior import LADDER, add_rung, packed, read, read_ladder, save
 
 SIGMAS = (0.008, 1.4)  # what a conditional model learns: a margin around the paper's 0.01 ... 1
 CLEAN = 0.1  # and the share of pictures that it sees without noise
@@ -248,8 +249,9 @@ def finetune(
     callback: Callback = no_callback,
     report: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Climb from the noiseless Glow in ``start_from`` to every noise level of ``sigmas``; returns ``out/ladder.json``.
+    """Climb from the Glow in ``start_from`` to every noise level of ``sigmas``; returns ``out/ladder.json``.
 
+    It is a noiseless one, or conditional: then the ladder begins with the level that it has for no noise.
     Each rung begins with the weights of the one below and takes ``settings.steps`` steps: from the noiseless model
     straight to much noise, invertibility breaks. A rung whose likelihood is not finite or whose inverse is lost is
     tried again with a third of the learning rate, and ``report`` told. What is done is kept: with ``resume``, finished
@@ -259,16 +261,21 @@ def finetune(
     of the rung among the metrics.
 
     Raises:
-        UsageError: ``start_from`` is conditional or not noiseless, or of other pictures; ``out`` holds a ladder and
-            ``resume`` is off, or it has another start.
+        UsageError: ``start_from`` has no noiseless level, or one behind a whitening, or is of other pictures; ``out``
+            holds a ladder and ``resume`` is off, or it has another start.
         WeightsError: ``start_from`` cannot be read.
         NotFiniteError: a rung failed at every learning rate.
         and what :func:`basis_cli.training.fit` raises.
     """
     network, level = read(start_from)
-    if level != 0:
-        what = "a model of all noise levels" if level is None else f"the model of noise level {level:.4g}"
-        raise UsageError(f"{start_from} holds {what}", "a ladder starts from a noiseless Glow: basis train glow")
+    if level:
+        hint = "a ladder starts from a noiseless Glow: basis train glow"
+        raise UsageError(f"{start_from} holds the model of noise level {level:.4g}", hint)
+    if level is None:
+        try:
+            network = network.of_level(0.0)
+        except ValueError as error:
+            raise UsageError(f"{start_from}: {error}", "start from one without: basis train glow") from error
     shape = settings.shape(data.shape)
     if network.shape != shape:
         raise UsageError(f"{start_from} models {network.shape} pictures, but {data.name}'s are {shape}")
@@ -277,10 +284,11 @@ def finetune(
         raise UsageError(f"{out} already holds a ladder", "--resume continues it; else choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     below = out / "sigma-0.safetensors"
+    content = start_from.read_bytes() if level == 0 else packed(network, 0.0, {})
     if not below.exists():
         with atomically(below) as partial:
-            shutil.copyfile(start_from, partial)
-    elif below.read_bytes() != start_from.read_bytes():
+            partial.write_bytes(content)
+    elif not _same_weights(below.read_bytes(), content):
         raise UsageError(f"{out} holds the ladder of another model", "resume with the --start-from that began it")
     add_rung(below, 0.0, network.shape)
     done = {rung.sigma for rung in read_ladder(ladder)[0]}
@@ -296,6 +304,12 @@ def finetune(
             add_rung(path, sigma, network.shape)
         below = path
     return ladder
+
+
+def _same_weights(one: bytes, other: bytes) -> bool:
+    """Whether two safetensors files hold the same tensors; what else they say has no fixed order."""
+    a, b = deserialized(one), deserialized(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def _rung(

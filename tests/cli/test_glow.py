@@ -48,18 +48,26 @@ def test_trains_climbs_and_separates(basis, digits, picture):
     assert "basis finetune-glow" in refused.stderr
 
 
+def test_climbs_from_the_shipped_weights(basis, digits):
+    run = ["finetune-glow", "--data-dir", digits(28), "--batch", 4, "--steps", 1, "--sigmas", "0.01", "-o", "ladder"]
+    result = basis(*run, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    rungs = json.loads(Path("ladder/ladder.json").read_text())["rungs"]
+    assert [rung["sigma"] for rung in rungs] == [0.0, 0.01]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["finetune-glow"], 2, "a ladder starts from a noiseless Glow"),
-        (["finetune-glow", "--prior", "glow-cifar"], 2, "--start-from"),
+        (["finetune-glow", "--prior", "glow"], 2, "--start-from"),
+        (["finetune-glow", "--prior", "glow-lsun-church"], 2, "models (3, 64, 64) pictures"),
         (["finetune-glow", "--prior", "glow-minst"], 3, "did you mean 'glow-mnist'"),
         (["finetune-glow", "--sigmas", "0"], 2, "no ladder of noise levels"),
         (["finetune-glow", "--sigmas", "0.1,-1"], 2, "no ladder of noise levels"),
         (["finetune-glow", "--sigmas", "a"], 2, "no ladder of noise levels"),
         (["finetune-glow", "--start-from", "nowhere.safetensors"], 4, "nowhere.safetensors"),
         (["train", "glow", "--levels", 3], 2, "fewer --levels"),
-        (["evaluate", "likelihood", "--prior", "glow-cifar"], 4, "basis train glow"),
+        (["evaluate", "likelihood", "--prior", "glow"], 4, "basis train glow"),
     ],
 )
 def test_errors(basis, digits, arguments, code, says):

@@ -664,12 +664,12 @@ def test_inverse_error_sees_a_lost_inverse():
 
 
 def test_only_a_noiseless_model_of_such_pictures_begins_a_ladder(tmp_path, start):
-    saved(tmp_path / "all.safetensors", None)
+    prior.save(tmp_path / "white.safetensors", whitened(), None, {})
     saved(tmp_path / "noisy.safetensors", 0.1)
     saved(tmp_path / "colour.safetensors", 0.0, (3, 8, 8))
     saved(tmp_path / "other.safetensors", 0.0)
     for name, reason in (
-        ("all", "all noise levels"),
+        ("white", "without whitening"),
         ("noisy", r"noise level 0\.1"),
         ("colour", r"models \(3, 8, 8\) pictures"),
     ):
@@ -678,6 +678,26 @@ def test_only_a_noiseless_model_of_such_pictures_begins_a_ladder(tmp_path, start
     climb(start, tmp_path / "out", (0.01,))
     with pytest.raises(UsageError, match="ladder of another model"):
         climb(tmp_path / "other.safetensors", tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_a_level_of_a_conditional_model_is_a_model_of_its_own(sigma):
+    net, x = glow(conditional=True), pictures(3)
+    torch.testing.assert_close(net.of_level(sigma)(x), net(x, torch.full((1,), sigma)), rtol=1e-5, atol=1e-3)
+    with pytest.raises(ValueError, match="only a conditional Glow"):
+        glow().of_level(sigma)
+
+
+def test_a_ladder_begins_with_the_noiseless_level_of_a_conditional_model(tmp_path):
+    start = tmp_path / "all.safetensors"
+    saved(start, None)
+    ladder = climb(start, tmp_path / "out", (0.01,))
+    rungs, _ = prior.read_ladder(ladder)
+    assert [rung.sigma for rung in rungs] == [0.0, 0.01]
+    x = pictures(3)
+    expected = prior.read(start)[0](x, torch.zeros(1))
+    torch.testing.assert_close(prior.read(rungs[0].path)[0](x), expected, rtol=1e-4, atol=1e-2)
+    assert climb(start, tmp_path / "out", (0.01, 0.1), resume=True) == ladder
 
 
 # --- TensorFlow checkpoints ------------------------------------------------------------------------------------------
