@@ -54,7 +54,8 @@ def priors_info(name: str, as_json: AsJson = False) -> None:
         try:
             about["weights_path"] = str(path := weights.find(spec.weights))
             about["weights_sha256"] = weights.sha256(path)
-            card = path.with_suffix(".md")
+            stated = weights.entry(spec.weights, path)
+            card = path.with_name(stated.card) if stated else path.with_suffix(".md")
             about["card"] = str(card) if card.is_file() else ""
         except BasisError as error:
             about["weights_path"] = str(error)
