@@ -12,7 +12,7 @@ from torch import Tensor
 from .api import Prior
 from .metrics import assignment
 from .noise import PerImageNoise
-from .samplers import geometric, halvings, joint_denoiser
+from .samplers import PAPER_SIGMAS, geometric, halvings, joint_denoiser
 
 SELECT = ("all", "best", "mode", "mean")
 SIGMAS = geometric(8, 0.8, 0.03)
@@ -52,6 +52,22 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
         error = joint_denoiser([priors[i] for i in scored], sigma)(noisy) - pictures
         total -= step / sigma**2 * error.square().flatten(2).sum((0, 2))
     return total
+
+
+@torch.inference_mode()
+def component_log_prob(priors: Sequence[Prior], x: Tensor) -> Tensor | None:
+    """``log p_i(x_i + s z)`` in nats of every component, ``x`` ``(k, n, c, h, w)`` to ``(k, n)``.
+
+    ``s`` is the prior's lowest noise level, or 0.01, the paper's sigma_L, and ``z`` the same for all pictures: what
+    Table 1 says of test pictures. NaN where a prior has no likelihood; ``None`` if no prior has one.
+    """
+    z = PerImageNoise([0], x.device).normal((1, 1, *x.shape[2:]))[0]
+    found = x.new_full(x.shape[:2], math.nan)
+    for i, prior in enumerate(priors):
+        level = prior.at(sigma := prior.sigmas[-1] if prior.sigmas else PAPER_SIGMAS[-1])
+        if hasattr(level, "log_prob"):
+            found[i] = level.log_prob(x[i] + sigma * z)
+    return None if found.isnan().all() else found
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from . import images, metrics, samplers, selection
 from .api import Prior
 from .errors import InputError, UsageError
 from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, Unobserved, consistent
-from .priors import load_prior
+from .priors import choose_device, load_prior
 from .resume import SavedState
 from .sampling import Sampling, image_seed, sample_posterior
 
@@ -43,6 +43,9 @@ class Result:
     """Network evaluations for each component of each mixture, all samples and their likelihoods together."""
     log_likelihood: Tensor | None = None
     """Nats, up to a constant, ``(n, samples)``, most probable first; ``None`` for a single sample."""
+    log_prob: Tensor | None = None
+    """Nats, of each component under its own prior, ``(k, n, m)``, see
+    :func:`basis_cli.selection.component_log_prob`; ``None`` for priors without a likelihood."""
     answers: list[list[int]] = field(default_factory=list)
     """For each mixture, how many samples give the same answer as the most probable one, and as each other."""
     drawn: list[list[int]] = field(default_factory=list)
@@ -207,6 +210,7 @@ def _answers(
         order = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
         x = metrics.reordered(x, order.repeat_interleave(m, dim=1))
         std = None if std is None else metrics.reordered(std, order)
+    log_prob = selection.component_log_prob(priors, x.to(choose_device(sampling.device)))
     return Result(
         components=x.unflatten(1, (len(y), m)),
         y=y,
@@ -215,6 +219,7 @@ def _answers(
         seconds=time.perf_counter() - began,
         evaluations=evaluations,
         log_likelihood=torch.stack([one.log_likelihood for one in ranked]) if samples > 1 else None,
+        log_prob=None if log_prob is None else log_prob.cpu().view(operator.k, len(y), m),
         answers=[np.bincount(one.answer).tolist() for one in ranked],
         drawn=[one.drawn for one in ranked],
         std=std,

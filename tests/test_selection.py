@@ -39,6 +39,21 @@ def test_denoising_errors_rank_pictures_as_the_exact_likelihood_does():
     assert bound[:6].min() > bound[6:].max()
 
 
+def test_each_component_has_the_log_density_of_its_own_prior_or_none():
+    """Expected over the noise that is added: for a Gaussian in closed form, from that of the picture itself."""
+    prior = soft_blobs(SHAPE, std=0.2, length=1.0)
+    x = pictures(40)[None].repeat(2, 1, 1, 1, 1)
+    found = selection.component_log_prob([prior, ScoreOnly(prior)], x)
+    assert found[1].isnan().all()
+    level = prior.at(0.01)
+    noise = torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(3))
+    expected = torch.stack([level.log_prob(one + 0.01 * noise).mean() for one in x[0]])
+    spread = level.log_prob(x[0, :1] + 0.01 * noise).std()
+    assert (found[0] - expected).abs().max() < 5 * spread
+    assert torch.equal(selection.component_log_prob([prior], x[:1, 3:4])[0], found[0, 3:4])
+    assert selection.component_log_prob([ScoreOnly(prior)], x[:1]) is None
+
+
 def test_differences_are_in_nats_over_a_wide_range_of_noise():
     """With the levels reaching well past the prior's own width, differences are those of the log-likelihood."""
     prior = soft_blobs(SHAPE, std=0.2, length=1.0)

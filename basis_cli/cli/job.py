@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from .options import ModelOptions, OutputOptions, SampleOptions, SamplerOptions,
 from .output import fail, sampling_progress, stderr, warnings_as_lines
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..api import Prior
     from ..datasets import Dataset
     from ..resume import SavedState
@@ -346,8 +349,13 @@ def to_do(records: list[Path], overwrite: bool, skip_existing: bool) -> list[int
     return [i for i, exists in enumerate(there) if not (exists and skip_existing)]
 
 
+def _numbers(values: Tensor, digits: int) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [None if math.isnan(value) else round(value, digits) for value in values.tolist()]
+
+
 def _write_answers(out: Path, stem: str, result: Result, index: int) -> list[dict[str, Any]]:
-    from .. import images
+    from .. import images, metrics
 
     k, _, samples = result.components.shape[:3]
     answers = []
@@ -362,6 +370,11 @@ def _write_answers(out: Path, stem: str, result: Result, index: int) -> list[dic
         }
         if result.psnr is not None:
             answer["psnr_db"] = [round(float(value), 3) for value in result.psnr[:, index, sample]]
+        if result.log_prob is not None:
+            nats = result.log_prob[:, index, sample]
+            bits = metrics.bits_per_dim(nats, result.components[0, 0, 0].numel())
+            answer["log_prob_nats"] = _numbers(nats, 2)
+            answer["bits_per_dim"] = _numbers(bits, 4)
         answers.append(answer)
     return answers
 

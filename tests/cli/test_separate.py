@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -352,3 +353,11 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(picture, tmp_path):
     assert (tmp_path / "out/mix0.x1.png").exists()
     assert not (tmp_path / "out/mix3.json").exists()
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_a_prior_with_a_likelihood_says_it_of_every_component(basis, picture):
+    assert basis("separate", picture(), "--prior", "toy-mixture", "--samples", 2, "-q").exit_code == 0
+    for answer in json.loads(Path("out/mix.json").read_text())["answers"]:
+        assert len(answer["log_prob_nats"]) == len(answer["bits_per_dim"]) == 2
+        for nats, bits in zip(answer["log_prob_nats"], answer["bits_per_dim"], strict=True):
+            assert bits == pytest.approx(math.log2(255) - nats / 64 / math.log(2), abs=1e-3)
