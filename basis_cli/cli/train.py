@@ -357,7 +357,9 @@ def features(
 def finetune_glow(
     training: Finetuning,
     squares: SquareOptions,
-    prior: Annotated[str, typer.Option("--prior", help="The Glow to start from, at no noise.")] = "glow-mnist",
+    prior: Annotated[
+        str, typer.Option("--prior", help="The Glow to start from, at no noise: any without whitening.")
+    ] = "glow-mnist",
     start_from: Annotated[Path | None, typer.Option(help="Its weights, if they are a file of your own.")] = None,
     sigmas: Annotated[str, typer.Option(help="How many noise levels from 0.01 to 1, or a list a,b,...")] = "10",
     data: Data = "mnist",
@@ -367,7 +369,7 @@ def finetune_glow(
     ),
     flip: Flip = False,
 ) -> None:
-    """Fine-tune a noiseless Glow level by level, each from the one below: the paper's appendix A.1.
+    """Fine-tune a Glow level by level from no noise on, each from the one below: the paper's appendix A.1.
 
     Writes a file for each level and ladder.json, which --weights takes. A level that fails is tried again with a
     smaller learning rate.

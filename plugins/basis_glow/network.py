@@ -33,14 +33,18 @@ class Noise(NamedTuple):
     embedding: Tensor
     """``(rows, EMBEDDING)``."""
     strength: Tensor | None
-    """What all shifts and logarithms of scales are multiplied with, ``(rows, 1, 1, 1)``, behind a
-    :class:`Whitening`. It vanishes at much noise, where the flow is a rotation then and the density a Gaussian: what
-    is learned for little noise, where nearly all of the gradient comes from, must not disturb it."""
+    """What all shifts and logarithms of scales are multiplied with behind a :class:`Whitening`, ``(rows, 1, 1, 1)``.
+
+    It fades at much noise, where the flow is nearly a rotation then and the density nearly a Gaussian: what is learned
+    for little noise, where most of the gradient comes from, should disturb that as little as may be.
+    """
 
 
-def softened(noise: Noise | None, *of: Tensor) -> tuple[Tensor, ...]:
+def softened(noise: Noise | None, *values: Tensor) -> tuple[Tensor, ...]:
     """Shifts or logarithms of scales, times the strength of a noise level."""
-    return of if noise is None or noise.strength is None else tuple(noise.strength * each for each in of)
+    if noise is None or noise.strength is None:
+        return values
+    return tuple(noise.strength * value for value in values)
 
 
 class ActNorm(nn.Module):
@@ -126,9 +130,10 @@ class Coupling(nn.Module):
         h = self.conv1(kept, noise).relu_()
         h = self.conv2(h, noise).relu_()
         shift, scale = self.conv3(h, noise).float().chunk(2, dim=1)
-        if noise is None or noise.strength is None:
-            return shift, F.logsigmoid(scale + 2)
-        return noise.strength * shift, noise.strength * (F.logsigmoid(scale + 2) + UNCHANGED)
+        log_scale = F.logsigmoid(scale + 2)
+        if noise is not None and noise.strength is not None:
+            shift, log_scale = softened(noise, shift, log_scale + UNCHANGED)
+        return shift, log_scale
 
     def forward(self, z: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         kept, other = z.chunk(2, dim=1)
@@ -228,7 +233,7 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Take mean and principal directions from pictures ``x`` ``(n, c, h, w)``, at least as many as directions."""
+        """Take mean and principal directions from pictures ``x`` ``(n, c, h, w)``, more of them than directions."""
         flat = x.flatten(1)
         _, deviations, directions = torch.pca_lowrank(flat, self.components, niter=6)
         self.mean.copy_(flat.mean(0))
@@ -248,6 +253,8 @@ class Whitening(nn.Module):
 
     def _each(self, flat: Tensor, rest: Tensor, along: Tensor) -> Tensor:
         """``flat`` ``(n, size)`` times ``along`` in the principal directions, and times ``rest`` in all others."""
+        if not self.components:
+            return flat * rest
         with full_precision(flat):
             return flat * rest + ((flat @ self.directions) * (along - rest)) @ self.directions.T
 
@@ -273,8 +280,8 @@ class Glow(nn.Module):
     :class:`Whitening` knows the variance.
 
     Raises:
-        ValueError: sides that cannot be halved ``levels`` times, or numbers below one; more directions than pixels, or
-            directions for a model that is not conditional.
+        ValueError: sides that cannot be halved ``levels`` times, or numbers below one; more directions than a picture
+            has values, or directions for a model that is not conditional.
     """
 
     frequencies: Tensor
@@ -291,7 +298,7 @@ class Glow(nn.Module):
         super().__init__()
         channels, h, w = shape
         if not 0 <= whiten <= (math.prod(shape) if conditional else 0):
-            raise ValueError(f"whitening along {whiten} directions is for conditional models, with that many pixels")
+            raise ValueError(f"{whiten} principal directions of {math.prod(shape)} values, or of no conditional model")
         if min(levels, depth, width) < 1 or h % 2**levels or w % 2**levels:
             raise ValueError(f"{w} x {h} pictures cannot be halved {levels} times, or a number is below one")
         self.config = {"shape": shape, "levels": levels, "depth": depth, "width": width, "conditional": conditional}
@@ -379,11 +386,12 @@ class Glow(nn.Module):
         """
         noise = self._noise(sigma)
         again = torch.is_grad_enabled() and len(x) * self.activation_bytes() > MEMORY
-        z, log_det = x.float() - 0.5, torch.zeros(len(x), device=x.device)
         if self.conditional:
             assert sigma is not None
             z, log_det = self.whitening(x.float(), sigma)
             log_det = log_det.expand(len(x))
+        else:
+            z, log_det = x.float() - 0.5, torch.zeros(len(x), device=x.device)
         latents = []
         for level, steps in enumerate(self.levels):
             z = F.pixel_unshuffle(z, 2).contiguous(memory_format=torch.channels_last)
@@ -434,8 +442,9 @@ class Glow(nn.Module):
     def initialize(self, x: Tensor, sigma: Tensor | None = None) -> None:
         """Choose every actnorm so that its output for ``x`` has mean 0 and variance 1 (data-dependent start)."""
         norms = [module for module in self.modules() if isinstance(module, ActNorm)]
-        if self.conditional and self.whitening.components:  # what goes through is white already
-            norms = [norm for norm in norms if all(norm is not step.actnorm for step in self.steps())]
+        if self.conditional and self.whitening.components:  # what goes through has about that variance already
+            through = {step.actnorm for step in self.steps()}
+            norms = [norm for norm in norms if norm not in through]
         for norm in norms:
             norm.watching = True
         try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as deserialized
 from torch import Tensor, nn
 
 from basis_cli import images, training
@@ -184,10 +183,11 @@ def train(
     conditional Glow learns all noise levels, any other one pictures without noise. ``start_from`` is a file of such a
     network's weights. With ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many
     times the error of :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets
-    wrong at much noise. With ``whiten`` it begins with the Gaussian of the pictures, of which that is most.
+    wrong at much noise. With ``whiten`` a new one begins with the Gaussian of the pictures, which is most of that.
 
     Raises:
-        UsageError: ``score_matching`` of a Glow that is not conditional, or of a compiled one.
+        UsageError: ``score_matching`` or ``whiten`` of a Glow that is not conditional, ``score_matching`` of a compiled
+            one, or fewer pictures than principal directions.
         UsageError: ``config`` does not make a network for these pictures, or not the one in ``start_from``.
         WeightsError: ``start_from`` cannot be read.
         and what :func:`basis_cli.training.fit` raises.
@@ -196,6 +196,13 @@ def train(
         raise UsageError("score matching needs noise levels", "--conditional")
     if score_matching and settings.compile:
         raise UsageError("score matching needs second derivatives, which compiled networks do not have", "no --compile")
+    whiten = (config or {}).get("whiten", 0)
+    if whiten and not (config or {}).get("conditional"):
+        raise UsageError("whitening needs noise levels", "--conditional")
+    spread = data.images[:: math.ceil(len(data.images) / PICTURES)]  # of folders, not those of the first names alone
+    if whiten >= len(spread) or whiten > math.prod(settings.shape(data.shape)):
+        few = f"{len(spread)} pictures of {settings.shape(data.shape)} have fewer than {whiten} principal directions"
+        raise UsageError(few, "a smaller --whiten")
     torch.manual_seed(settings.seed)
     try:
         network = Glow(**{"shape": settings.shape(data.shape)} | (config or {}))
@@ -209,14 +216,13 @@ def train(
         network = start
     elif not (resume and (out / "state.pt").exists()):
         generator = torch.Generator().manual_seed(settings.seed)
-        first = torch.from_numpy(data.images[:PICTURES].copy())
+        if whiten:
+            x = training.taken(torch.tensor(spread), torch.arange(len(spread)), settings.crop, generator) / 255
+            if settings.flip:
+                x[::2] = x[::2].flip(-1)
+            network.whitening.fit(x)
+        first = torch.from_numpy(data.images[:256].copy())
         x = training.taken(first, torch.arange(len(first)), settings.crop, generator) / 255
-        if network.conditional and network.whitening.components:
-            if len(x) <= network.whitening.components:
-                few = f"{len(x)} pictures have fewer principal directions than {network.whitening.components}"
-                raise UsageError(few, "a smaller --whiten")
-            network.whitening.fit(torch.cat([x, x.flip(-1)]) if settings.flip else x)
-        x = x[:256]
         level = noise_levels(len(x), generator, x.device) if network.conditional else torch.zeros(len(x))
         network.initialize(noisy(x, level, generator), level)
     _fit(
@@ -251,7 +257,7 @@ def finetune(
 ) -> Path:
     """Climb from the Glow in ``start_from`` to every noise level of ``sigmas``; returns ``out/ladder.json``.
 
-    It is a noiseless one, or conditional: then the ladder begins with the level that it has for no noise.
+    It is a noiseless one, or conditional without whitening: then the ladder begins with its level of no noise.
     Each rung begins with the weights of the one below and takes ``settings.steps`` steps: from the noiseless model
     straight to much noise, invertibility breaks. A rung whose likelihood is not finite or whose inverse is lost is
     tried again with a third of the learning rate, and ``report`` told. What is done is kept: with ``resume``, finished
@@ -275,7 +281,7 @@ def finetune(
         try:
             network = network.of_level(0.0)
         except ValueError as error:
-            raise UsageError(f"{start_from}: {error}", "start from one without: basis train glow") from error
+            raise UsageError(f"{start_from}: {error}", "start from one without whitening: basis train glow") from error
     shape = settings.shape(data.shape)
     if network.shape != shape:
         raise UsageError(f"{start_from} models {network.shape} pictures, but {data.name}'s are {shape}")
@@ -284,11 +290,10 @@ def finetune(
         raise UsageError(f"{out} already holds a ladder", "--resume continues it; else choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     below = out / "sigma-0.safetensors"
-    content = start_from.read_bytes() if level == 0 else packed(network, 0.0, {})
     if not below.exists():
         with atomically(below) as partial:
-            partial.write_bytes(content)
-    elif not _same_weights(below.read_bytes(), content):
+            partial.write_bytes(start_from.read_bytes() if level == 0 else packed(network, 0.0, notes or {}))
+    elif not _same(read(below)[0], network):
         raise UsageError(f"{out} holds the ladder of another model", "resume with the --start-from that began it")
     add_rung(below, 0.0, network.shape)
     done = {rung.sigma for rung in read_ladder(ladder)[0]}
@@ -306,10 +311,10 @@ def finetune(
     return ladder
 
 
-def _same_weights(one: bytes, other: bytes) -> bool:
-    """Whether two safetensors files hold the same tensors; what else they say has no fixed order."""
-    a, b = deserialized(one), deserialized(other)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def _same(one: Glow, other: Glow) -> bool:
+    """Whether two networks are the same, up to how a machine rounds."""
+    a, b = one.state_dict(), other.state_dict()
+    return one.config == other.config and all(torch.allclose(a[name], b[name], rtol=1e-4, atol=1e-5) for name in a)
 
 
 def _rung(

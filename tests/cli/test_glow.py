@@ -53,6 +53,8 @@ def test_climbs_from_a_conditional_model(basis, digits):
     assert "models (1, 28, 28) pictures" in basis("finetune-glow", "--data-dir", digits(8)).stderr
     data = ["--data-dir", digits(28)]
     assert basis("train", "glow", "--conditional", *data, *TINY, "-o", "run").exit_code == 0
+    white = basis("train", "glow", "--conditional", "--whiten", 5, *data, *TINY, "-o", "white")
+    assert white.exit_code == 0, white.output
     result = basis("finetune-glow", *data, *CLIMB, "--start-from", "run/weights.safetensors", "-o", "ladder")
     assert result.exit_code == 0, result.output
     rungs = json.loads(Path("ladder/ladder.json").read_text())["rungs"]
@@ -70,6 +72,9 @@ def test_climbs_from_a_conditional_model(basis, digits):
         (["finetune-glow", "--sigmas", "a"], 2, "no ladder of noise levels"),
         (["finetune-glow", "--start-from", "nowhere.safetensors"], 4, "nowhere.safetensors"),
         (["train", "glow", "--levels", 3], 2, "fewer --levels"),
+        (["train", "glow", "--whiten", 5], 2, "--conditional"),
+        (["train", "glow", "--whiten", 50, "--conditional"], 2, "20 pictures of (1, 28, 28)"),
+        (["finetune-glow", "--prior", "glow-cifar"], 2, "without whitening"),
         (["evaluate", "likelihood", "--prior", "glow"], 4, "basis train glow"),
     ],
 )
