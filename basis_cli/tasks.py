@@ -45,7 +45,7 @@ class Result:
     """Nats, up to a constant, ``(n, samples)``, most probable first; ``None`` for a single sample."""
     log_prob: Tensor | None = None
     """Nats, of each component under its own prior, ``(k, n, m)``, see
-    :func:`basis_cli.selection.component_log_prob`; ``None`` for priors without a likelihood."""
+    :func:`basis_cli.selection.component_log_prob`; ``None`` for priors without a likelihood, and baselines."""
     answers: list[list[int]] = field(default_factory=list)
     """For each mixture, how many samples give the same answer as the most probable one, and as each other."""
     drawn: list[list[int]] = field(default_factory=list)
@@ -210,7 +210,8 @@ def _answers(
         order = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
         x = metrics.reordered(x, order.repeat_interleave(m, dim=1))
         std = None if std is None else metrics.reordered(std, order)
-    log_prob = selection.component_log_prob(priors, x.to(choose_device(sampling.device)))
+    asked = evaluations > 0  # baselines know nothing of priors
+    log_prob = selection.component_log_prob(priors, x.to(choose_device(sampling.device))) if asked else None
     return Result(
         components=x.unflatten(1, (len(y), m)),
         y=y,

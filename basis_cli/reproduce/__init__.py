@@ -97,7 +97,7 @@ class Setup:
         """Those of the priors that are there, and a line for each that is not.
 
         Raises:
-            WeightsError: none is there.
+            WeightsError: none is there, or weights that were given cannot be used.
         """
         found, missing = self.optional(*names)
         if not found:
@@ -105,12 +105,18 @@ class Setup:
         return found, missing
 
     def optional(self, *names: str) -> tuple[dict[str, Prior], list[str]]:
-        """As :meth:`priors`, but there may be none."""
+        """As :meth:`priors`, but there may be none.
+
+        Raises:
+            WeightsError: weights that were given cannot be used.
+        """
         found, missing = {}, []
         for name in names:
             try:
                 found[name] = self.prior(name)
             except WeightsError:
+                if name in self.weights:
+                    raise
                 missing.append(f"{name}: there are no weights for it (--weights {name}=FILE)")
         return found, missing
 
