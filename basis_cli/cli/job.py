@@ -311,7 +311,7 @@ class Job:
             record["frames"] = [str(file) for file in images.write_frames(out / stem, states.numpy())]
         record["answers"] = _write_answers(out, stem, result, index)
         if result.log_likelihood is not None:
-            record["log_likelihood_nats"] = [round(float(value), 2) for value in result.log_likelihood[index]]
+            record["log_likelihood_nats"] = _numbers(result.log_likelihood[index], 2)
             record["samples_per_distinct_answer"] = result.answers[index]
         images.write_text(out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
         self.records.append(record)
@@ -369,7 +369,7 @@ def _write_answers(out: Path, stem: str, result: Result, index: int) -> list[dic
             "residual_8bit_rms": round(float(result.residual[index, sample]), 4),
         }
         if result.psnr is not None:
-            answer["psnr_db"] = [round(float(value), 3) for value in result.psnr[:, index, sample]]
+            answer["psnr_db"] = _numbers(result.psnr[:, index, sample], 3)
         if result.log_prob is not None:
             nats = result.log_prob[:, index, sample]
             bits = metrics.bits_per_dim(nats, result.components[0, 0, 0].numel())

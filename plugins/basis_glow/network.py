@@ -335,8 +335,9 @@ class Glow(nn.Module):
             u = (sigma**2 + DEQUANTIZATION**2 / 12).log()[:, None] / 14  # log of the whole noise, in about [-1, 0]
             angles = u * self.frequencies
             embedding = self.embed(torch.cat([u, angles.cos(), angles.sin()], dim=1))
-        strength = (1 - self.whitening.share(sigma)).square()[..., None, None]
-        return Noise(embedding, strength if self.whitening.components else None)
+        if not self.whitening.components:
+            return Noise(embedding, None)
+        return Noise(embedding, (1 - self.whitening.share(sigma)).square()[..., None, None])
 
     @torch.no_grad()
     def of_level(self, sigma: float) -> Glow:

@@ -163,30 +163,28 @@ def _ready(network: Glow, device: torch.device) -> Glow:
     return network.eval().requires_grad_(False)
 
 
-def packed(network: Glow, sigma: float | None, notes: dict[str, str], dtype: torch.dtype = torch.bfloat16) -> bytes:
-    """A safetensors file of ``network`` and of what is needed to build it again; ``notes`` are kept for the reader.
+def save(
+    path: Path,
+    network: Glow,
+    sigma: float | None,
+    notes: dict[str, str],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write ``network`` and what is needed to build it again; ``notes`` are kept for the reader.
 
     ``sigma`` is the noise level it models, ``None`` if it is conditional. ``dtype`` is that of the matrices
     inside the couplings; the rest, a small part, stays float32: what transforms the picture itself needs more digits.
+
+    Raises:
+        BasisError: the file cannot be written; what stood there before is kept.
     """
     tensors = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()
         tensors[name] = (tensor.to(dtype) if tensor.ndim > 1 and ".coupling." in name else tensor).contiguous()
     about = {"format": "basis-glow", "config": json.dumps(network.config), "sigma": json.dumps(sigma)}
-    return serialize(tensors, metadata=notes | about)
-
-
-def save(
-    path: Path, network: Glow, sigma: float | None, notes: dict[str, str], dtype: torch.dtype = torch.bfloat16
-) -> None:
-    """Write what :func:`packed` makes.
-
-    Raises:
-        BasisError: the file cannot be written; what stood there before is kept.
-    """
     with atomically(path) as partial:
-        partial.write_bytes(packed(network, sigma, notes, dtype))
+        partial.write_bytes(serialize(tensors, metadata=notes | about))
 
 
 def read(path: Path) -> tuple[Glow, float | None]:

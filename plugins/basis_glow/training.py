@@ -19,7 +19,7 @@ from basis_cli.files import atomically
 from basis_cli.metrics import bits_per_dim
 
 from .network import DATA_STD, DEQUANTIZATION, Glow
-from .prior import LADDER, add_rung, packed, read, read_ladder, save
+from .prior import LADDER, add_rung, read, read_ladder, save
 
 SIGMAS = (0.008, 1.4)  # what a conditional model learns: a margin around the paper's 0.01 ... 1
 CLEAN = 0.1  # and the share of pictures that it sees without noise
@@ -291,8 +291,10 @@ def finetune(
     out.mkdir(parents=True, exist_ok=True)
     below = out / "sigma-0.safetensors"
     if not below.exists():
-        with atomically(below) as partial:
-            partial.write_bytes(start_from.read_bytes() if level == 0 else packed(network, 0.0, notes or {}))
+        if level is None:
+            save(below, network, 0.0, notes or {})
+        else:
+            _copy(start_from, below)
     elif not _same(read(below)[0], network):
         raise UsageError(f"{out} holds the ladder of another model", "resume with the --start-from that began it")
     add_rung(below, 0.0, network.shape)
@@ -309,6 +311,11 @@ def finetune(
             add_rung(path, sigma, network.shape)
         below = path
     return ladder
+
+
+def _copy(file: Path, to: Path) -> None:
+    with atomically(to) as partial:
+        shutil.copyfile(file, partial)
 
 
 def _same(one: Glow, other: Glow) -> bool:
@@ -357,8 +364,7 @@ def _rung(
             rate = f"learning rate {milder.learning_rate:.2g}"
             report(f"noise level {sigma:.4g} failed with {rate}: {failure.message}")
             continue
-        with atomically(path) as partial:
-            shutil.copyfile(folders[attempt] / "weights.safetensors", partial)
+        _copy(folders[attempt] / "weights.safetensors", path)
         (folders[attempt] / "state.pt").unlink()  # as large as four networks, and done with
         return
     raise NotFiniteError(f"noise level {sigma:.4g} failed {ATTEMPTS} times", "a smaller --learning-rate")
