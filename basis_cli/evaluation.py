@@ -79,15 +79,15 @@ def evaluate_separation(
 
     Several data sets are one for each component; ``protocol`` then does not matter. The PSNR of a mixture is the mean
     over its components, clipped to [0, 1], under the best permutation of those that share a prior. The samples are
-    judged as the sampler leaves them, without the last correction that :func:`basis_cli.tasks.separate` makes: it
-    would make baselines better than they are.
+    judged as the sampler leaves them, as in the paper, and once more (``psnr_corrected``) with the last correction that
+    :func:`basis_cli.tasks.separate` makes.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
     :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG file to write
     the first mixtures to: each a column of mixture, components, truth.
 
     Returns:
-        ``psnr`` and ``average`` (the baseline that answers with the mean picture) as :func:`summary` makes them,
+        ``psnr``, ``psnr_corrected`` and ``average`` (of answering with the mean picture) as :func:`summary` makes them,
         ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings. For
         pictures in colour also ``quality``: for the average and the separations what :func:`quality` measures, over
         all components, and of the test pictures themselves the figures of ``realism`` (Table 3). With different priors
@@ -111,9 +111,13 @@ def evaluate_separation(
     seconds = time.perf_counter() - began
     x = torch.stack([one.select(select)[:, 0] for one in ranked], dim=1)
     off = metrics.residual(operator(x), y)
-    x = x.clamp(0, 1)
-    order = metrics.component_order(x, kinds(priors, operator), references=truth, mixture=y)
-    x = metrics.reordered(x, order)
+
+    def in_order(x: Tensor) -> Tensor:
+        order = metrics.component_order(x, kinds(priors, operator), references=truth, mixture=y)
+        return metrics.reordered(x, order)
+
+    written = in_order(corrected(x, operator, y, sampling))
+    x = in_order(x.clamp(0, 1))
     if sheet:
         _write_sheet(sheet, y, *x, *truth)
     psnr = metrics.psnr(x, truth).mean(0).numpy()
@@ -124,6 +128,7 @@ def evaluate_separation(
         "mixtures": pairs,
         "pairs_seed": pairs_seed,
         "psnr": summary(psnr),
+        "psnr_corrected": summary(metrics.psnr(written, truth).mean(0).numpy()),
         "average": summary(average),
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": evaluations,

@@ -168,6 +168,14 @@ def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
     report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("perfect", batch=40))
     assert report["psnr"]["mean"] == pytest.approx(100)
 
+    def too_bright(priors, operator, y, *, seeds, callback):
+        return truth + 0.05
+
+    monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: too_bright)
+    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("bright", batch=40))
+    assert report["psnr"]["mean"] < 30
+    assert report["psnr_corrected"]["mean"] > report["psnr"]["mean"] + 5
+
 
 @whole_mnist
 @pytest.mark.parametrize(("protocol", "published"), [("class-agnostic", 14.9), ("class-split", 14.8)])
