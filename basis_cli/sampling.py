@@ -38,6 +38,8 @@ class Sampling:
     """Steps a level (the paper's T = 100)."""
     step_size: float | None = None
     """The paper's delta = 2e-5."""
+    temperature: float | None = None
+    """What Langevin dynamics multiplies the variance of its noise with. Default: 1."""
     noise_std: float | None = None
     """Standard deviation of white noise in the observation, in intensities. Default: none."""
     overrelaxation: float | None = None
@@ -70,7 +72,7 @@ class Sampling:
         """
         if self.sampler is None:
             raise UsageError("no sampler was chosen")
-        for name in ("levels", "sigma_max", "sigma_min", "steps", "step_size", "noise_std", "batch"):
+        for name in ("levels", "sigma_max", "sigma_min", "steps", "step_size", "temperature", "noise_std", "batch"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
@@ -91,7 +93,7 @@ class Sampling:
         halvings = samplers.halvings(priors)
         if halvings and self.sigma_max is None and "sigmas" in takes:
             given["sigmas"] = samplers.from_coarse(given.get("sigmas", takes["sigmas"].default), halvings)
-        for name in ("steps", "step_size", "noise_std", "overrelaxation"):
+        for name in ("steps", "step_size", "temperature", "noise_std", "overrelaxation"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)
         for name in sorted(set(given) - set(takes)):

@@ -109,6 +109,9 @@ class SamplerOptions:
         None
     )
     step_size: StepSize = None
+    temperature: Annotated[
+        float | None, typer.Option(help="langevin: scales the variance of its noise. (default: 1)")
+    ] = None
     overrelaxation: Annotated[
         float | None,
         typer.Option(help="0 to 1: likelier answers, less different ones; ep, project, conjugate. (default: ep .9)"),

@@ -146,3 +146,27 @@ def test_spread_is_as_large_as_the_error_over_many_observations(mixture, gaussia
     samples = [samplers.langevin(priors, operator, y.float(), seeds=range(s, s + 1000), **run) for s in (0, 1000)]
     # The finite step widens the stiffest directions by a factor of sqrt(1 / 0.9) at most.
     assert 0.97 < calibration(torch.stack(samples), truth) < 1.03 / math.sqrt(0.9)
+
+
+@pytest.mark.parametrize(("k", "h"), [(2, 0.3), (2, 0.45), (2, 0.6), (4, 0.35)])
+def test_large_steps_leave_the_noise_that_the_docs_say_and_a_temperature_takes_it_back(k, h):
+    """A prior of one picture: all spread is noise (docs/samplers.md)."""
+    point = GaussianMixture(torch.ones(1), torch.full((1, 4), 0.5), 1e-9 * torch.eye(4)[None], (1, 2, 2))
+    sigma = 0.1
+    variance = ((k - 1) / (1 - h / 2) + 1 / ((k + 1) * (1 - (k + 1) * h / 2))) / k
+
+    def noise(temperature: float) -> float:
+        x = samplers.langevin(
+            [point] * k,
+            Mixture([1 / k] * k),
+            torch.full((CHAINS, 1, 2, 2), 0.5),
+            seeds=range(CHAINS),
+            sigmas=(sigma,),
+            steps=100,
+            step_size=h * sigma**2,
+            temperature=temperature,
+        )
+        return float((x - 0.5).square().mean().sqrt() / sigma)
+
+    assert noise(1.0) == pytest.approx(variance**0.5, rel=0.03)
+    assert noise(1 / variance) == pytest.approx(1, rel=0.03)
