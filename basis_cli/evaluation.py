@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import images, metrics, samplers, selection
-from .api import Level, Prior
+from .api import Prior
 from .datasets import Dataset, mixture_indices, one_of_each
-from .errors import InputError, UsageError
+from .errors import UsageError
 from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
 from .priors import choose_device
 from .sampling import Sampling, image_seed, sample_posterior
@@ -39,14 +39,6 @@ PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
         "BASIS Glow 10x": 27.1,
         "BASIS NCSN": 29.3,
     },
-}
-
-
-PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
-    "mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6},
-    "cifar10": {"test, no noise": 3.4, "test": 4.5, "separations": 4.7},
-    "lsun:church_outdoor": {"test, no noise": 2.7, "test": 4.4, "separations": 4.4},
-    "lsun:bedroom": {"test, no noise": 2.4, "test": 4.2, "separations": 4.4},
 }
 
 
@@ -100,9 +92,9 @@ def evaluate_separation(
     """
     sampling = (sampling or Sampling()).for_task("separate")
     k = len(priors)
-    y, truth, about = _mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
+    y, truth, about = mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
     for prior in priors:
-        _same_shape(prior, about["data"], truth)
+        same_shape(prior, about["data"], truth)
     _ready(sheet, judged=truth.shape[2] == 3)
     operator = Mixture([1 / k] * k)
     began = time.perf_counter()
@@ -147,7 +139,7 @@ def evaluate_separation(
     return found
 
 
-def _mixtures(
+def mixtures(
     data: Sequence[Dataset], k: int, count: int, protocol: str, seed: int
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """``count`` averages of k pictures ``(n, c, h, w)``, the pictures ``(k, n, c, h, w)``, and what they are."""
@@ -185,7 +177,7 @@ def assigned(x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, de
     return found
 
 
-def _same_shape(prior: Prior, name: str, pictures: Tensor) -> None:
+def same_shape(prior: Prior, name: str, pictures: Tensor) -> None:
     if tuple(pictures.shape[-3:]) != tuple(prior.shape):
         shape = tuple(pictures.shape[-3:])
         raise UsageError(f"the prior models pictures of shape {tuple(prior.shape)}, but {name}'s have {shape}")
@@ -294,7 +286,7 @@ def evaluate_restoration(
     """
     sampling = (sampling or Sampling()).for_task(restoring(damage.operator))
     truth = data[:pictures]
-    _same_shape(prior, data.name, truth)
+    same_shape(prior, data.name, truth)
     _ready(sheet, judged=True)
     y = (damage.operator(truth[None]) * 255).round() / 255
     seeds = [seed for own in _seeds(sampling.seed, len(y), samples) for seed in own]
@@ -342,7 +334,7 @@ def evaluate_samples(
     callback: Callable[..., None] = samplers.no_callback,
 ) -> dict[str, Any]:
     """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
-    _same_shape(prior, data.name, data[:1])
+    same_shape(prior, data.name, data[:1])
     sampling = (sampling or Sampling()).for_task("sample")
     began = time.perf_counter()
     x = sample(prior, count, sampling=sampling, callback=callback)
@@ -357,120 +349,3 @@ def evaluate_samples(
         "seconds": time.perf_counter() - began,
         "settings": sampling.described([prior]),
     }
-
-
-def _seeded(index: int, like: Tensor, uniform: bool = False) -> Tensor:
-    """Noise that depends on ``index`` alone: normal, or uniform in [-1/2, 1/2]."""
-    generator = torch.Generator().manual_seed(index)
-    noise = (
-        torch.rand(like.shape, generator=generator) - 0.5 if uniform else torch.randn(like.shape, generator=generator)
-    )
-    return noise.to(like.device)
-
-
-def evaluate_likelihood(
-    data: Dataset | Sequence[Dataset],
-    priors: Sequence[Prior],
-    *,
-    pictures: int = 1000,
-    pairs: int = 100,
-    sigma: float | None = None,
-    sampling: Sampling | None = None,
-    callback: Callable[..., None] = samplers.no_callback,
-) -> dict[str, Any]:
-    """Bits/dim of test pictures, and of separations of two of them with the two ``priors``: Table 1.
-
-    Two data sets are one for each component and its prior. ``sigma`` is the lowest noise level sigma_L, by default that
-    of the sampler. Test pictures get noise of that level; the separations, drawn at it, have it.
-
-    Returns:
-        ``bits_per_dim``, for each data set a mean with its standard error of ``test, no noise`` (dequantized pictures
-        under the prior without noise; ``None`` if it has no such level), ``test`` and ``separations`` (``None`` for no
-        pairs) at ``sigma``; then how they were made.
-
-    Raises:
-        UsageError: a prior has no likelihood; neither one data set nor two, or one for two different priors; pictures
-            of another shape than the priors'.
-    """
-    sampling = (sampling or Sampling()).for_task("sample")
-    data = [data] if isinstance(data, Dataset) else data
-    if len(data) == 1 and priors[0] is not priors[1]:
-        raise UsageError("two priors need a data set each", "--data A --data B")
-    y, truth, about = _mixtures(data, 2, max(pairs, 1), "class-agnostic", sampling.seed)
-    for prior in priors:
-        _same_shape(prior, about["data"], truth)
-    device = choose_device(sampling.device)
-    sigma = sigma or sampling.sigmas(priors)[-1]
-    names = [each.name for each in data]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({i + 1})" for i, name in enumerate(names)]
-    own = dict(zip(names, priors, strict=False))  # one data set for both: under the first prior
-    tests = {name: each[:pictures].to(device) for name, each in zip(names, data, strict=True)}
-    found = {name: _bits_of_test(x, own[name], sigma, sampling.seed) for name, x in tests.items()}
-    if pairs:
-        seeds = [image_seed(sampling.seed, pair) for pair in range(pairs)]
-        x, _, _ = sample_posterior(priors, Mixture([0.5, 0.5]), y, seeds, sampling, callback)
-        separations = x.to(device).unbind() if len(data) == 2 else [x.to(device).flatten(0, 1)]
-        for name, separated in zip(names, separations, strict=True):
-            found[name]["separations"] = _bits_per_dim(own[name].at(sigma), separated)
-    return about | {
-        "sigma": sigma,
-        "pictures": {name: len(x) for name, x in tests.items()},
-        "pairs": pairs,
-        "bits_per_dim": found,
-        "settings": sampling.described(priors),
-    }
-
-
-def _bits_of_test(x: Tensor, prior: Prior, sigma: float, seed: int) -> dict[str, dict[str, float] | None]:
-    """The rows of Table 1 that need no separations, for pictures ``x`` ``(n, c, h, w)``."""
-    clean = _level_without_noise(prior)
-    return {
-        "test, no noise": _bits_per_dim(clean, x + _seeded(seed, x, uniform=True) / 255) if clean else None,
-        "test": _bits_per_dim(prior.at(sigma), x + sigma * _seeded(seed, x)),
-        "separations": None,
-    }
-
-
-def _level_without_noise(prior: Prior) -> Level | None:
-    try:
-        return prior.at(0.0)
-    except InputError:
-        return None
-
-
-@torch.inference_mode()
-def _bits_per_dim(level: Level, x: Tensor) -> dict[str, float]:
-    """Mean and standard error over pictures ``x`` ``(n, c, h, w)``."""
-    if not hasattr(level, "log_prob"):
-        raise UsageError("this prior gives scores but no likelihood", "choose a Glow or a toy prior")
-    parts = [metrics.bits_per_dim(level.log_prob(part), x[0].numel()).double() for part in x.split(100)]
-    bits = torch.cat(parts)
-    return {"mean": float(bits.mean()), "standard_error": float(bits.std() / len(bits) ** 0.5)}
-
-
-@torch.inference_mode()
-def evaluate_gradients(
-    data: Dataset, prior: Prior, *, sigmas: Sequence[float], pictures: int = 200, seed: int = 0, device: str = "auto"
-) -> list[dict[str, float]]:
-    """``sigma E ||grad log p_sigma(x)||`` over noisy test pictures at each of ``sigmas``: Figure 2.
-
-    Returns:
-        For each level ``sigma``, ``scaled_norm`` (the mean) and its ``standard_error``.
-    """
-    _same_shape(prior, data.name, data[:1])
-    x = data[:pictures].to(choose_device(device))
-    noise = _seeded(seed, x)
-    rows = []
-    for sigma in sigmas:
-        level = prior.at(sigma)
-        scores = torch.cat([level.score(part) for part in (x + sigma * noise).split(100)])
-        norms = sigma * scores.double().flatten(1).norm(dim=1)
-        rows.append(
-            {
-                "sigma": sigma,
-                "scaled_norm": float(norms.mean()),
-                "standard_error": float(norms.std() / len(norms) ** 0.5),
-            }
-        )
-    return rows

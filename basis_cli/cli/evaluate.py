@@ -307,7 +307,7 @@ def likelihood(
 
     Mixtures are of two pictures of one data set and prior, or of one each of two.
     """
-    from ..evaluation import PAPER_BITS_PER_DIM, evaluate_likelihood
+    from ..likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
     from ..tasks import separation as check
     from .job import load_pictures, load_priors
 
@@ -348,7 +348,7 @@ def gradients(
 ) -> None:
     """Report sigma E||score|| at each noise level, which should be nearly constant where noise is high (Figure 2)."""
     from .. import samplers
-    from ..evaluation import evaluate_gradients
+    from ..likelihood import evaluate_gradients
     from .job import load_pictures, load_priors
 
     check_plot(plot)

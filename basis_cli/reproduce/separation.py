@@ -13,15 +13,8 @@ from torch import Tensor
 from .. import metrics, samplers, tasks
 from ..api import Prior
 from ..datasets import Dataset, mixture_indices
-from ..evaluation import (
-    PAPER_BITS_PER_DIM,
-    PAPER_PSNR,
-    colorization,
-    evaluate_gradients,
-    evaluate_likelihood,
-    evaluate_restoration,
-    evaluate_separation,
-)
+from ..evaluation import PAPER_PSNR, colorization, evaluate_restoration, evaluate_separation
+from ..likelihood import PAPER_BITS_PER_DIM, evaluate_gradients, evaluate_likelihood
 from ..operators import Mixture
 from ..sampling import Sampling, image_seed, sample_posterior
 from . import Report, Row, Setup
