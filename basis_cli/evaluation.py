@@ -71,15 +71,16 @@ def evaluate_separation(
 
     Several data sets are one for each component; ``protocol`` then does not matter. The PSNR of a mixture is the mean
     over its components, clipped to [0, 1], under the best permutation of those that share a prior. The samples are
-    judged as the sampler leaves them, as in the paper, and once more (``psnr_corrected``) with the last correction that
-    :func:`basis_cli.tasks.separate` makes.
+    judged as the sampler leaves them, as in the paper, without the last correction that
+    :func:`basis_cli.tasks.separate` makes, which would make baselines better than they are. Only ``psnr_corrected``
+    is with it.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
     :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG file to write
     the first mixtures to: each a column of mixture, components, truth.
 
     Returns:
-        ``psnr``, ``psnr_corrected`` and ``average`` (of answering with the mean picture) as :func:`summary` makes them,
+        ``psnr``, ``psnr_corrected`` and ``average`` (the baseline, the mean picture) as :func:`summary` makes them,
         ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings. For
         pictures in colour also ``quality``: for the average and the separations what :func:`quality` measures, over
         all components, and of the test pictures themselves the figures of ``realism`` (Table 3). With different priors
@@ -178,6 +179,7 @@ def assigned(x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, de
 
 
 def same_shape(prior: Prior, name: str, pictures: Tensor) -> None:
+    """Raise :class:`UsageError` if ``pictures`` ``(..., c, h, w)`` of ``name`` are not of the prior's shape."""
     if tuple(pictures.shape[-3:]) != tuple(prior.shape):
         shape = tuple(pictures.shape[-3:])
         raise UsageError(f"the prior models pictures of shape {tuple(prior.shape)}, but {name}'s have {shape}")

@@ -146,13 +146,14 @@ def langevin(
 
     At each level, ``steps`` times::
 
-        x <- x + eta (score_sigma(x) + A^T (y - A x) / gamma^2) + sqrt(2 eta) eps,  eta = step_size sigma^2 / sigma_L^2
+        x <- x + eta (score_sigma(x) + A^T (y - A x) / gamma^2) + sqrt(2 eta temperature) eps
+        eta = step_size sigma^2 / sigma_L^2
 
     ``gamma = sigma`` for a sum of pictures (section 3.4). For another scale of the coefficients the same relative
     uncertainty is kept, ``gamma = sigma * operator.scale``, so mixing by sum or by mean gives the same samples. The
     operator may be non-linear; ``A^T`` is then its derivative's.
 
-    Exact for the smoothed posterior at the last level as the steps grow in number and shrink.
+    At temperature 1 exact for the smoothed posterior at the last level as the steps grow in number and shrink.
 
     Args:
         priors: one for each component, ``operator.k`` in all; the same object may appear several times.

@@ -39,7 +39,7 @@ class Sampling:
     step_size: float | None = None
     """The paper's delta = 2e-5."""
     temperature: float | None = None
-    """What Langevin dynamics multiplies the variance of its noise with. Default: 1."""
+    """What Langevin dynamics multiplies the variance of its noise with. Default: 1, the posterior's."""
     noise_std: float | None = None
     """Standard deviation of white noise in the observation, in intensities. Default: none."""
     overrelaxation: float | None = None
@@ -77,7 +77,9 @@ class Sampling:
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
         ladder = samplers.LADDERS.get(self.sampler, samplers.geometric)
-        takes = inspect.signature(plugins.sampler(self.sampler)).parameters
+        draw = plugins.sampler(self.sampler)
+        fixed = getattr(draw, "keywords", {})  # of a sampler that is another one with something settled
+        takes = {name: p for name, p in inspect.signature(draw).parameters.items() if name not in fixed}
         given: dict[str, Any] = {}
         own = next((p.sigmas for p in priors if p.sigmas is not None), None) if ladder is samplers.geometric else None
         given_ends = {"high": self.sigma_max, "low": self.sigma_min}

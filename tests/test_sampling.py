@@ -71,6 +71,7 @@ def test_levels_count_and_ends_are_set_apart(sampling, prior, first, last, count
         (Sampling("project", steps=5), "no option 'steps'"),
         (Sampling("langevin", temperature=-1.0), "greater than 0"),
         (Sampling("ep", temperature=0.5), "no option 'temperature'"),
+        (Sampling("ascent", temperature=0.5), "no option 'temperature'"),
     ],
 )
 def test_settings_that_cannot_be_are_named(sampling, says):

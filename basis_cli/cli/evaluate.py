@@ -378,7 +378,7 @@ def _table(result: dict[str, Any], published: dict[str, float]) -> Table:
     for name, stats in (
         ("average (ours)", result["average"]),
         (f"{', '.join(result['prior'])} (ours)", result["psnr"]),
-        ("... as basis separate writes them", result["psnr_corrected"]),
+        ("after the last correction", result["psnr_corrected"]),
     ):
         error = f" ± {stats['standard_error']:.2f}" if stats["standard_error"] is not None else ""
         table.add_row(

@@ -138,9 +138,11 @@ class Job:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.several.samples < 2:
             raise UsageError("--uncertainty compares samples", "--samples 10")
-        if self.output.uncertainty and self.sampling.sampler in TOO_SURE:
+        cold = self.sampling.temperature is not None and self.sampling.temperature < 1
+        if self.output.uncertainty and (self.sampling.sampler in TOO_SURE or cold):
+            which = f"{self.sampling.sampler}'s samples{' below temperature 1' if cold else ''}"
             with warnings_as_lines():
-                message = f"{self.sampling.sampler}'s samples are too sure of themselves; mmps' and langevin's are not"
+                message = f"{which} are too sure of themselves; mmps' and langevin's at temperature 1 are not"
                 warnings.warn(message, InputWarning, stacklevel=2)
 
     def truth(self, reference: Path | None, fit: str | None) -> tuple[tuple[int, int, int], str | None]:

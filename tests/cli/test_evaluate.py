@@ -17,6 +17,7 @@ def test_reports_as_json_with_the_published_figures(basis, digits):
     report = json.loads(basis(*run).stdout)
     assert report["mixtures"] == len(report["psnr_per_mixture"]) == 6
     assert report["psnr"]["mean"] == pytest.approx(np.mean(report["psnr_per_mixture"]), abs=1e-3)
+    assert report["psnr_corrected"]["mean"] != report["psnr"]["mean"]
     assert report["evaluations"] == 4
     assert report["published"]["BASIS NCSN"] == 29.3
     split = json.loads(basis(*run, "--protocol", "class-split").stdout)
@@ -37,6 +38,7 @@ def test_prints_a_table_and_draws_a_histogram(basis, digits):
     assert Image.open("sheet.png").size == (6 * 10 + 2, 5 * 10 + 2)
     assert result.exit_code == 0, result.output
     assert "BASIS NCSN (paper)" in result.stdout
+    assert "after the last correction" in result.stdout
     assert "29.3 dB" in result.stdout
     assert Image.open("figures/psnr.png").size[0] > 300
 

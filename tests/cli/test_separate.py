@@ -140,6 +140,8 @@ def test_uncertainty_writes_a_picture_of_each_pixels_spread(basis, picture):
         "timid",
     )
     assert "too sure" in timid.stderr
+    cold = ["--sampler", "langevin", "--temperature", 0.5, "--levels", 2, "--steps", 2, "--samples", 2, "--uncertainty"]
+    assert "too sure" in basis("separate", "mix.png", "--prior", "toy-gaussian", *cold, "-o", "cold").stderr
     refused = basis("separate", "mix.png", *QUICK, "--uncertainty", "-o", "other")
     assert refused.exit_code == 2
     assert "--samples" in refused.stderr
