@@ -291,6 +291,9 @@ def glow(
         float,
         typer.Option(min=0, help="With --conditional: weight of the score's denoising error beside the bits/dim."),
     ] = 0.0,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="SiLU for ReLU inside the couplings, for a continuous score.")
+    ] = False,
     flip: Flip = False,
     start_from: StartFrom = None,
 ) -> None:
@@ -307,7 +310,14 @@ def glow(
             test_set,
             out,
             settings,
-            config={"levels": levels, "depth": depth, "width": width, "conditional": conditional, "whiten": whiten},
+            config={
+                "levels": levels,
+                "depth": depth,
+                "width": width,
+                "conditional": conditional,
+                "whiten": whiten,
+                "smooth": smooth,
+            },
             device=training.device,
             resume=training.resume,
             start_from=start_from,

@@ -117,18 +117,22 @@ class NormalizedConv(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Half of the channels, shifted and scaled by what a small network makes of the other half."""
+    """Half of the channels, shifted and scaled by what a small network makes of the other half.
 
-    def __init__(self, channels: int, width: int, embedding: int):
+    ``smooth`` puts SiLU where the published network has ReLU, whose derivative jumps, and with it the score.
+    """
+
+    def __init__(self, channels: int, width: int, embedding: int, smooth: bool = False):
         super().__init__()
+        self.activation = F.silu if smooth else torch.relu_
         self.conv1 = NormalizedConv(channels // 2, width, 3, embedding)
         self.conv2 = NormalizedConv(width, width, 1, embedding)
         self.conv3 = NormalizedConv(width, channels, 3, embedding, zero=True)
 
     def shift_and_scale(self, kept: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """The shift and the logarithm of the scale for the other half, as large as ``kept``."""
-        h = self.conv1(kept, noise).relu_()
-        h = self.conv2(h, noise).relu_()
+        h = self.activation(self.conv1(kept, noise))
+        h = self.activation(self.conv2(h, noise))
         shift, scale = self.conv3(h, noise).float().chunk(2, dim=1)
         log_scale = F.logsigmoid(scale + 2)
         if noise is not None and noise.strength is not None:
@@ -181,11 +185,11 @@ class InvertibleConv(nn.Module):
 class Step(nn.Module):
     """A step of flow: actnorm, invertible 1 x 1 convolution, affine coupling."""
 
-    def __init__(self, channels: int, width: int, embedding: int):
+    def __init__(self, channels: int, width: int, embedding: int, smooth: bool):
         super().__init__()
         self.actnorm = ActNorm(channels, embedding)
         self.mix = InvertibleConv(channels)
-        self.coupling = Coupling(channels, width, embedding)
+        self.coupling = Coupling(channels, width, embedding, smooth)
 
     def forward(self, z: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """The transformed ``z`` and the log-determinant, ``(n,)``."""
@@ -277,7 +281,7 @@ class Glow(nn.Module):
     of its channels, whose distribution is a Gaussian given the other half; what is left at the top has a learned one.
     ``width`` is that of the networks in the couplings. A ``conditional`` model is one for all noise levels: every
     actnorm, those in the couplings included, sees ``log sigma``. ``whiten`` is of how many principal directions its
-    :class:`Whitening` knows the variance.
+    :class:`Whitening` knows the variance. ``smooth`` couplings have a continuous score, see :class:`Coupling`.
 
     Raises:
         ValueError: sides that cannot be halved ``levels`` times, or numbers below one; more directions than a picture
@@ -294,6 +298,7 @@ class Glow(nn.Module):
         width: int = 128,
         conditional: bool = False,
         whiten: int = 0,
+        smooth: bool = False,
     ):
         super().__init__()
         channels, h, w = shape
@@ -302,7 +307,7 @@ class Glow(nn.Module):
         if min(levels, depth, width) < 1 or h % 2**levels or w % 2**levels:
             raise ValueError(f"{w} x {h} pictures cannot be halved {levels} times, or a number is below one")
         self.config = {"shape": shape, "levels": levels, "depth": depth, "width": width, "conditional": conditional}
-        self.config |= {"whiten": whiten} if whiten else {}
+        self.config |= ({"whiten": whiten} if whiten else {}) | ({"smooth": True} if smooth else {})
         self.shape, self.size, self.width, self.conditional = shape, math.prod(shape), width, conditional
         embedding = EMBEDDING if conditional else 0
         if conditional:
@@ -312,7 +317,7 @@ class Glow(nn.Module):
         self.levels, self.splits = nn.ModuleList(), nn.ModuleList()
         for level in range(levels):
             channels *= 4
-            self.levels.append(nn.ModuleList(Step(channels, width, embedding) for _ in range(depth)))
+            self.levels.append(nn.ModuleList(Step(channels, width, embedding, smooth) for _ in range(depth)))
             if level + 1 < levels:
                 channels //= 2
                 self.splits.append(NormalizedConv(channels, 2 * channels, 3, embedding, zero=True))
@@ -367,7 +372,10 @@ class Glow(nn.Module):
     def activation_bytes(self) -> int:
         """About how much a gradient keeps for each picture: what goes in and out of every convolution."""
         _, h, w = self.shape
-        floats = sum(len(steps) * 3 * self.width * (h >> i + 1) * (w >> i + 1) for i, steps in enumerate(self.levels))
+        kept = 5 if self.config.get("smooth") else 3  # SiLU keeps its input as well
+        floats = sum(
+            len(steps) * kept * self.width * (h >> i + 1) * (w >> i + 1) for i, steps in enumerate(self.levels)
+        )
         return 4 * floats
 
     def _moments(self, kept: Tensor | None, level: int, noise: Noise | None) -> tuple[Tensor, Tensor]:

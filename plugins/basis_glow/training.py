@@ -179,11 +179,12 @@ def train(
 ) -> Path:
     """Train a Glow on ``data`` and return the file of its weights, ``out/weights.safetensors``.
 
-    ``config`` are the network's own arguments (``levels``, ``depth``, ``width``, ``conditional``, ``whiten``). A
-    conditional Glow learns all noise levels, any other one pictures without noise. ``start_from`` is a file of such a
-    network's weights. With ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many
-    times the error of :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets
-    wrong at much noise. With ``whiten`` a new one begins with the Gaussian of the pictures, which is most of that.
+    ``config`` are the network's own arguments (``levels``, ``depth``, ``width``, ``conditional``, ``whiten``,
+    ``smooth``). A conditional Glow learns all noise levels, any other one pictures without noise. With
+    ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many times the error of
+    :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets wrong at much noise.
+    With ``whiten`` a new one begins with the Gaussian of the pictures, which is most of that. ``start_from`` is a file
+    of such a network's weights, ``smooth`` or not.
 
     Raises:
         UsageError: ``score_matching`` or ``whiten`` of a Glow that is not conditional, ``score_matching`` of a compiled
@@ -211,9 +212,9 @@ def train(
     sigma = None if network.conditional else 0.0
     if start_from:
         start, at = read(start_from)
-        if (start.config, at) != (network.config, sigma):
+        if (start.config | {"smooth": None}, at) != (network.config | {"smooth": None}, sigma):
             raise UsageError(f"{start_from} holds another network", f"it has {start.config} at noise level {at}")
-        network = start
+        network.load_state_dict(start.state_dict())
     elif not (resume and (out / "state.pt").exists()):
         generator = torch.Generator().manual_seed(settings.seed)
         if whiten:

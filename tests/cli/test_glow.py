@@ -53,7 +53,7 @@ def test_climbs_from_a_conditional_model(basis, digits):
     assert "models (1, 28, 28) pictures" in basis("finetune-glow", "--data-dir", digits(8)).stderr
     data = ["--data-dir", digits(28)]
     assert basis("train", "glow", "--conditional", *data, *TINY, "-o", "run").exit_code == 0
-    white = basis("train", "glow", "--conditional", "--whiten", 5, *data, *TINY, "-o", "white")
+    white = basis("train", "glow", "--conditional", "--smooth", "--whiten", 5, *data, *TINY, "-o", "white")
     assert white.exit_code == 0, white.output
     result = basis("finetune-glow", *data, *CLIMB, "--start-from", "run/weights.safetensors", "-o", "ladder")
     assert result.exit_code == 0, result.output
