@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import basis_cli.tasks  # noqa: F401, keeps the real load_prior, which is patched below
 from basis_cli import reproduce as package
 from basis_cli.errors import InputError, UsageError, WeightsError
 from basis_cli.reproduce import EXPERIMENTS, Setup, reproduce, samples, toy, training
