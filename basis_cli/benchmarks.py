@@ -226,12 +226,12 @@ class Contender:
         ``None`` if they do not buy three levels (Algorithm 1: one step at each of ten).
         """
         each = evaluations // self.samples - (len(selection.SIGMAS) if self.samples > 1 else 0)
+        temperature = base.temperature if self.sampler == "langevin" else None
+        own = replace(base, sampler=self.sampler, temperature=temperature)
         if self.sampler in ("langevin", "ascent"):
-            base = replace(base, temperature=base.temperature if self.sampler == "langevin" else None)
-            return replace(base, sampler=self.sampler, levels=10, steps=each // 10) if each >= 10 else None
+            return replace(own, levels=10, steps=each // 10) if each >= 10 else None
         levels = each // EVALUATIONS_A_LEVEL.get(self.sampler, 1)
-        base = replace(base, sampler=self.sampler, levels=levels, steps=None, step_size=None, temperature=None)
-        return base if levels >= 3 else None
+        return replace(own, levels=levels, steps=None, step_size=None) if levels >= 3 else None
 
 
 EVALUATIONS_A_LEVEL = {"ep": 2, "mmps": 7}

@@ -122,7 +122,7 @@ class Coupling(nn.Module):
     ``smooth`` puts SiLU where the published network has ReLU, whose derivative jumps, and with it the score.
     """
 
-    def __init__(self, channels: int, width: int, embedding: int, smooth: bool = False):
+    def __init__(self, channels: int, width: int, embedding: int, smooth: bool):
         super().__init__()
         self.activation = F.silu if smooth else torch.relu_
         self.conv1 = NormalizedConv(channels // 2, width, 3, embedding)
@@ -309,6 +309,7 @@ class Glow(nn.Module):
         self.config = {"shape": shape, "levels": levels, "depth": depth, "width": width, "conditional": conditional}
         self.config |= ({"whiten": whiten} if whiten else {}) | ({"smooth": True} if smooth else {})
         self.shape, self.size, self.width, self.conditional = shape, math.prod(shape), width, conditional
+        self.smooth = smooth
         embedding = EMBEDDING if conditional else 0
         if conditional:
             self.whitening = Whitening(self.size, whiten)
@@ -372,11 +373,8 @@ class Glow(nn.Module):
     def activation_bytes(self) -> int:
         """About how much a gradient keeps for each picture: what goes in and out of every convolution."""
         _, h, w = self.shape
-        kept = 5 if self.config.get("smooth") else 3  # SiLU keeps its input as well
-        floats = sum(
-            len(steps) * kept * self.width * (h >> i + 1) * (w >> i + 1) for i, steps in enumerate(self.levels)
-        )
-        return 4 * floats
+        planes = sum(len(steps) * self.width * (h >> i + 1) * (w >> i + 1) for i, steps in enumerate(self.levels))
+        return 4 * (5 if self.smooth else 3) * planes  # SiLU keeps its input as well
 
     def _moments(self, kept: Tensor | None, level: int, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of what leaves at ``level``, given what goes on (at the top, nothing)."""
