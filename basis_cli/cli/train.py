@@ -287,6 +287,11 @@ def glow(
         int,
         typer.Option(min=0, help="With --conditional: begin with the Gaussian of so many principal directions."),
     ] = 0,
+    gaussians: Annotated[
+        int,
+        typer.Option(min=0, help="With --conditional: mix the flow with so many Gaussians, better at much noise."),
+    ] = 0,
+    directions: Annotated[int, typer.Option(min=1, help="In which each of them knows the variance.")] = 20,
     score_matching: Annotated[
         float,
         typer.Option(min=0, help="With --conditional: weight of the score's denoising error beside the bits/dim."),
@@ -317,6 +322,8 @@ def glow(
                 "conditional": conditional,
                 "whiten": whiten,
                 "smooth": smooth,
+                "gaussians": gaussians,
+                "directions": directions,
             },
             device=training.device,
             resume=training.resume,

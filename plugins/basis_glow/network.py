@@ -15,16 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .gaussians import Gaussians, Whitening, full_precision
+
 DEQUANTIZATION = 1 / 255  # width of the uniform noise that makes 8-bit intensities continuous
-DATA_STD = 0.3  # of the pictures' intensities, about: with the noise it sets the scale of a conditional model's input
 UNCHANGED = math.log1p(math.exp(-2))  # makes the scale of a coupling one before it has learned anything
+DIRECTIONS = 20  # in which each Gaussian knows the variance, unless it is said
+SHARE_RATE = 10  # by which the logit of the flow's share learns faster: little of the likelihood depends on it
 EMBEDDING = 32  # width of the embedding of the noise level
 MEMORY = 2**30  # bytes of activations to keep for a gradient; beyond that, they are computed a second time
-
-
-def full_precision(x: Tensor) -> torch.autocast:
-    """A context without autocast."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 class Noise(NamedTuple):
@@ -210,70 +208,6 @@ class Step(nn.Module):
         return z * (-log_scale).exp() - bias
 
 
-class Whitening(nn.Module):
-    """Linear and exactly invertible: at much noise pictures come out white, at little noise only scaled.
-
-    Noisy pictures have the covariance ``C + s^2 I``. What is taken for ``C`` goes from ``DATA_STD^2 I`` at little
-    noise, where whitening would spread the noise unevenly and hide edges, to the pictures' own at much noise, where a
-    Gaussian is nearly all that is left of them::
-
-        C(s) = g sum_i variance_i u_i u_i^T + (1 - g) DATA_STD^2 I,   g = s^2 / (s^2 + DATA_STD^2)
-
-    with the ``components`` principal directions ``u_i`` of the pictures. With none it is a scale and nothing else. What
-    comes behind it counts as ``(1 - g)^2`` (:class:`Noise`).
-    """
-
-    mean: Tensor
-    variances: Tensor
-    directions: Tensor
-
-    def __init__(self, size: int, components: int):
-        super().__init__()
-        self.size, self.components = size, components
-        kept = components > 0
-        self.register_buffer("mean", torch.full((size,), 0.5), persistent=kept)
-        self.register_buffer("variances", torch.zeros(components), persistent=kept)
-        self.register_buffer("directions", torch.eye(size, components), persistent=kept)
-
-    @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
-        """Take mean and principal directions from pictures ``x`` ``(n, c, h, w)``, more of them than directions."""
-        flat = x.flatten(1)
-        _, deviations, directions = torch.pca_lowrank(flat, self.components, niter=6)
-        self.mean.copy_(flat.mean(0))
-        self.variances.copy_(deviations**2 / (len(x) - 1))
-        self.directions.copy_(directions)
-
-    def share(self, sigma: Tensor) -> Tensor:
-        """``g`` at noise levels ``(rows,)``, ``(rows, 1)``; zero if there are no directions."""
-        share = sigma**2 / (sigma**2 + DATA_STD**2) if self.components else torch.zeros_like(sigma)
-        return share[:, None]
-
-    def stds(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """At noise levels ``(rows,)``: of what no direction covers ``(rows, 1)``, of each ``(rows, components)``."""
-        share = self.share(sigma)
-        rest = sigma[:, None] ** 2 + (1 - share) * DATA_STD**2
-        return rest.sqrt(), (rest + share * self.variances).sqrt()
-
-    def _each(self, flat: Tensor, rest: Tensor, along: Tensor) -> Tensor:
-        """``flat`` ``(n, size)`` times ``along`` in the principal directions, and times ``rest`` in all others."""
-        if not self.components:
-            return flat * rest
-        with full_precision(flat):
-            return flat * rest + ((flat @ self.directions) * (along - rest)) @ self.directions.T
-
-    def forward(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """``x`` ``(n, c, h, w)`` white, and the log-determinant ``(rows,)``."""
-        rest, along = self.stds(sigma)
-        flat = x.flatten(1) - self.mean
-        log_det = (self.components - self.size) * rest.log()[:, 0] - along.log().sum(1)
-        return self._each(flat, 1 / rest, 1 / along).view_as(x), log_det
-
-    def inverse(self, z: Tensor, sigma: Tensor) -> Tensor:
-        flat = self._each(z.flatten(1), *self.stds(sigma))
-        return (flat + self.mean).view_as(z)
-
-
 class Glow(nn.Module):
     """The density of pictures of ``shape`` ``(c, h, w)`` as published: ``levels`` resolutions, ``depth`` steps at each.
 
@@ -283,9 +217,16 @@ class Glow(nn.Module):
     actnorm, those in the couplings included, sees ``log sigma``. ``whiten`` is of how many principal directions its
     :class:`Whitening` knows the variance. ``smooth`` couplings have a continuous score, see :class:`Coupling`.
 
+    With ``gaussians``, of a conditional model, the density is a mixture of the flow's and of so many
+    :class:`~.gaussians.Gaussians` with ``directions`` each, the flow's share learned as a function of the noise level::
+
+        p_sigma(x) = w(sigma) p_flow(x) + (1 - w(sigma)) sum_k pi_k N_k(x)
+
+    One map cannot send apart pictures that noise has blurred into each other; at much noise the Gaussians are better.
+
     Raises:
         ValueError: sides that cannot be halved ``levels`` times, or numbers below one; more directions than a picture
-            has values, or directions for a model that is not conditional.
+            has values, or directions or Gaussians for a model that is not conditional.
     """
 
     frequencies: Tensor
@@ -299,22 +240,34 @@ class Glow(nn.Module):
         conditional: bool = False,
         whiten: int = 0,
         smooth: bool = False,
+        gaussians: int = 0,
+        directions: int = DIRECTIONS,
     ):
         super().__init__()
         channels, h, w = shape
+        if gaussians and (not conditional or not 0 < directions < math.prod(shape)):
+            raise ValueError(
+                f"Gaussians with {directions} of {math.prod(shape)} directions, or of no conditional model"
+            )
         if not 0 <= whiten <= (math.prod(shape) if conditional else 0):
             raise ValueError(f"{whiten} principal directions of {math.prod(shape)} values, or of no conditional model")
         if min(levels, depth, width) < 1 or h % 2**levels or w % 2**levels:
             raise ValueError(f"{w} x {h} pictures cannot be halved {levels} times, or a number is below one")
         self.config = {"shape": shape, "levels": levels, "depth": depth, "width": width, "conditional": conditional}
         self.config |= ({"whiten": whiten} if whiten else {}) | ({"smooth": True} if smooth else {})
+        self.config |= {"gaussians": gaussians, "directions": directions} if gaussians else {}
         self.shape, self.size, self.width, self.conditional = shape, math.prod(shape), width, conditional
-        self.smooth = smooth
+        self.smooth, self.gaussians = smooth, None
         embedding = EMBEDDING if conditional else 0
         if conditional:
             self.whitening = Whitening(self.size, whiten)
             self.register_buffer("frequencies", math.pi * torch.arange(1, 9), persistent=False)
             self.embed = nn.Sequential(nn.Linear(17, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        if gaussians:
+            self.gaussians = Gaussians(self.size, gaussians, directions)
+            self.share = nn.Linear(embedding, 1)
+            nn.init.zeros_(self.share.weight)
+            nn.init.zeros_(self.share.bias)
         self.levels, self.splits = nn.ModuleList(), nn.ModuleList()
         for level in range(levels):
             channels *= 4
@@ -347,7 +300,7 @@ class Glow(nn.Module):
 
     @torch.no_grad()
     def of_level(self, sigma: float) -> Glow:
-        """A Glow that is not conditional, with the density that this conditional one has at ``sigma``.
+        """A Glow that is not conditional, with the density that this one's flow has at ``sigma``.
 
         Raises:
             ValueError: this one begins with a :class:`Whitening`, or is not conditional.
@@ -356,7 +309,7 @@ class Glow(nn.Module):
             raise ValueError("only a conditional Glow without whitening has levels that can be taken out of it")
         device = self.top.device
         level = torch.full((1,), sigma, device=device)
-        plain = Glow(**self.config | {"conditional": False}).to(device)
+        plain = Glow(**self.config | {"conditional": False, "gaussians": 0}).to(device)
         shared = plain.state_dict().keys()
         plain.load_state_dict({name: tensor for name, tensor in self.state_dict().items() if name in shared})
         norms = [[m for m in net.modules() if isinstance(m, ActNorm)] for net in (self, plain)]
@@ -428,11 +381,25 @@ class Glow(nn.Module):
             return self.whitening.inverse(z, sigma)
         return z + 0.5
 
+    def flow_share(self, sigma: Tensor) -> Tensor:
+        """The logit of the flow's share of a density with Gaussians, for each noise level ``(rows,)``."""
+        noise = self._noise(sigma)
+        assert noise is not None
+        with full_precision(sigma):
+            return SHARE_RATE * self.share(noise.embedding)[:, 0]
+
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """``log p(x)`` in nats, ``(n,)``, for ``x`` ``(n, c, h, w)``; ``sigma`` as for :meth:`encode`."""
         latents, log_det = self.encode(x, sigma)
         square = torch.stack([z.square().flatten(1).sum(1) for z in latents]).sum(0)
-        return log_det - 0.5 * square - 0.5 * self.size * math.log(2 * math.pi)
+        flow = log_det - 0.5 * square - 0.5 * self.size * math.log(2 * math.pi)
+        if self.gaussians is None:
+            return flow
+        assert sigma is not None
+        logit = self.flow_share(sigma)
+        with full_precision(x):
+            mixture = self.gaussians(x.flatten(1).float(), sigma)
+        return torch.stack([flow + F.logsigmoid(logit), mixture + F.logsigmoid(-logit)]).logsumexp(0)
 
     def sample(
         self, n: int, generator: torch.Generator, sigma: Tensor | None = None, temperature: float = 1.0
@@ -443,7 +410,13 @@ class Glow(nn.Module):
         shapes = [(n, c * 2 ** (i + 1) * (2 if i == top else 1), h >> i + 1, w >> i + 1) for i in range(top + 1)]
         device = self.top.device
         latents = [temperature * torch.randn(shape, generator=generator, device=device) for shape in shapes]
-        return self.inverse(latents, sigma)
+        x = self.inverse(latents, sigma)
+        if self.gaussians is None:
+            return x
+        assert sigma is not None
+        others = self.gaussians.sample(n, generator, sigma, temperature).view_as(x)
+        flows = torch.rand(n, generator=generator, device=device) < self.flow_share(sigma).sigmoid()
+        return torch.where(flows[:, None, None, None], x, others)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, sigma: Tensor | None = None) -> None:

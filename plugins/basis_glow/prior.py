@@ -19,7 +19,8 @@ from basis_cli.api import InputError, PriorSpec, WeightsError
 from basis_cli.files import atomically
 from basis_cli.weights import sha256
 
-from .network import MEMORY, Glow, full_precision
+from .gaussians import full_precision
+from .network import MEMORY, Glow
 
 LADDER = "ladder.json"
 CACHE = 2 * 2**30  # bytes of weights of other noise levels that a ladder keeps at hand
@@ -173,7 +174,8 @@ def save(
     """Write ``network`` and what is needed to build it again; ``notes`` are kept for the reader.
 
     ``sigma`` is the noise level it models, ``None`` if it is conditional. ``dtype`` is that of the matrices
-    inside the couplings; the rest, a small part, stays float32: what transforms the picture itself needs more digits.
+    inside the couplings and of the Gaussians' directions; the rest, a small part, stays float32: what transforms the
+    picture itself needs more digits.
 
     Raises:
         BasisError: the file cannot be written; what stood there before is kept.
@@ -181,7 +183,8 @@ def save(
     tensors = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()
-        tensors[name] = (tensor.to(dtype) if tensor.ndim > 1 and ".coupling." in name else tensor).contiguous()
+        rounded = (tensor.ndim > 1 and ".coupling." in name) or name == "gaussians.directions"
+        tensors[name] = (tensor.to(dtype) if rounded else tensor).contiguous()
     about = {"format": "basis-glow", "config": json.dumps(network.config), "sigma": json.dumps(sigma)}
     with atomically(path) as partial:
         partial.write_bytes(serialize(tensors, metadata=notes | about))
@@ -201,6 +204,8 @@ def read(path: Path) -> tuple[Glow, float | None]:
             config = json.loads(about["config"])
             network = Glow(**config | {"shape": tuple(config["shape"])})
             network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, no dict
+            if network.gaussians is not None:
+                network.gaussians.orthonormalize()
             sigma = json.loads(about["sigma"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = textwrap.shorten(str(error), 160)  # torch lists every key

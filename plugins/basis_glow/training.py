@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +19,13 @@ from basis_cli.errors import NotFiniteError, UsageError
 from basis_cli.files import atomically
 from basis_cli.metrics import bits_per_dim
 
-from .network import DATA_STD, DEQUANTIZATION, Glow
+from .gaussians import DATA_STD
+from .network import DEQUANTIZATION, Glow
 from .prior import LADDER, add_rung, read, read_ladder, save
 
 SIGMAS = (0.008, 1.4)  # what a conditional model learns: a margin around the paper's 0.01 ... 1
 CLEAN = 0.1  # and the share of pictures that it sees without noise
-PICTURES = 10_000  # that principal directions are taken from
+PRINCIPAL, FITTED = 10_000, 60_000  # pictures that principal directions, and Gaussians, are taken from
 SHOWN = (0.0, 0.01, 0.1, 1.0)  # levels at which its likelihood is reported
 ATTEMPTS = 3  # at a rung of the ladder
 LOST = 0.01  # intensity by which inverse(encode(x)) may miss x
@@ -180,15 +182,16 @@ def train(
     """Train a Glow on ``data`` and return the file of its weights, ``out/weights.safetensors``.
 
     ``config`` are the network's own arguments (``levels``, ``depth``, ``width``, ``conditional``, ``whiten``,
-    ``smooth``). A conditional Glow learns all noise levels, any other one pictures without noise. With
-    ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many times the error of
-    :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets wrong at much noise.
-    With ``whiten`` a new one begins with the Gaussian of the pictures, which is most of that. ``start_from`` is a file
-    of such a network's weights, ``smooth`` or not.
+    ``smooth``, ``gaussians``, ``directions``). A conditional Glow learns all noise levels, any other one pictures
+    without noise. With ``score_matching`` the likelihood is not all that a conditional Glow is trained for: so many
+    times the error of :func:`bits_and_score_error` is added, because the likelihood hardly sees what the score gets
+    wrong at much noise. With ``whiten`` a new one begins with the Gaussian of the pictures, which is most of that;
+    ``gaussians`` are fitted to the pictures before anything else is learned. ``start_from`` is a file of such a
+    network's weights, ``smooth`` or not, with these Gaussians or without any.
 
     Raises:
-        UsageError: ``score_matching`` or ``whiten`` of a Glow that is not conditional, ``score_matching`` of a compiled
-            one, or fewer pictures than principal directions.
+        UsageError: ``score_matching``, ``whiten`` or ``gaussians`` of a Glow that is not conditional,
+            ``score_matching`` of a compiled one, or fewer pictures than Gaussians or principal directions.
         UsageError: ``config`` does not make a network for these pictures, or not the one in ``start_from``.
         WeightsError: ``start_from`` cannot be read.
         and what :func:`basis_cli.training.fit` raises.
@@ -197,31 +200,36 @@ def train(
         raise UsageError("score matching needs noise levels", "--conditional")
     if score_matching and settings.compile:
         raise UsageError("score matching needs second derivatives, which compiled networks do not have", "no --compile")
-    whiten = (config or {}).get("whiten", 0)
-    if whiten and not (config or {}).get("conditional"):
-        raise UsageError("whitening needs noise levels", "--conditional")
-    spread = data.images[:: math.ceil(len(data.images) / PICTURES)]  # of folders, not those of the first names alone
+    whiten, gaussians = ((config or {}).get(name, 0) for name in ("whiten", "gaussians"))
+    if (whiten or gaussians) and not (config or {}).get("conditional"):
+        raise UsageError(f"{'whitening needs' if whiten else 'Gaussians need'} noise levels", "--conditional")
+    spread = _spread(data, PRINCIPAL)
     if whiten >= len(spread) or whiten > math.prod(settings.shape(data.shape)):
         few = f"{len(spread)} pictures of {settings.shape(data.shape)} have fewer than {whiten} principal directions"
         raise UsageError(few, "a smaller --whiten")
+    if gaussians > len(data.images):
+        raise UsageError(f"{len(data.images)} pictures are too few for {gaussians} Gaussians", "a smaller --gaussians")
     torch.manual_seed(settings.seed)
     try:
         network = Glow(**{"shape": settings.shape(data.shape)} | (config or {}))
     except ValueError as error:
-        raise UsageError(str(error), "fewer --levels") from error
+        raise UsageError(str(error), "fewer --levels or --directions") from error
     sigma = None if network.conditional else 0.0
+    begun = resume and (out / "state.pt").exists()
+    generator = torch.Generator().manual_seed(settings.seed)
+    fitted = False
     if start_from:
         start, at = read(start_from)
-        if (start.config | {"smooth": None}, at) != (network.config | {"smooth": None}, sigma):
+        fitted = start.gaussians is not None
+        may_differ = dict.fromkeys(("smooth",) if fitted else ("smooth", "gaussians", "directions"))
+        if (start.config | may_differ, at) != (network.config | may_differ, sigma):
             raise UsageError(f"{start_from} holds another network", f"it has {start.config} at noise level {at}")
-        network.load_state_dict(start.state_dict())
-    elif not (resume and (out / "state.pt").exists()):
-        generator = torch.Generator().manual_seed(settings.seed)
+        network.load_state_dict(network.state_dict() | start.state_dict())
+    if network.gaussians is not None and not fitted and not begun:
+        network.gaussians.fit(_taken(_spread(data, FITTED), settings, generator).flatten(1), DATA_STD)
+    if not start_from and not begun:
         if whiten:
-            x = training.taken(torch.tensor(spread), torch.arange(len(spread)), settings.crop, generator) / 255
-            if settings.flip:
-                x[::2] = x[::2].flip(-1)
-            network.whitening.fit(x)
+            network.whitening.fit(_taken(spread, settings, generator))
         first = torch.from_numpy(data.images[:256].copy())
         x = training.taken(first, torch.arange(len(first)), settings.crop, generator) / 255
         level = noise_levels(len(x), generator, x.device) if network.conditional else torch.zeros(len(x))
@@ -240,6 +248,19 @@ def train(
         score_matching=score_matching,
     )
     return out / "weights.safetensors"
+
+
+def _spread(data: Dataset, most: int) -> np.ndarray:
+    """At most so many of the pictures: of folders, not those of the first names alone."""
+    return data.images[:: math.ceil(len(data.images) / most)]
+
+
+def _taken(images: np.ndarray, settings: training.Settings, generator: torch.Generator) -> Tensor:
+    """Pictures as training sees them, cut out and half of them mirrored, ``(n, c, h, w)`` in [0, 1]."""
+    x = training.taken(torch.tensor(images), torch.arange(len(images)), settings.crop, generator) / 255
+    if settings.flip:
+        x[::2] = x[::2].flip(-1)
+    return x
 
 
 def finetune(

@@ -55,7 +55,9 @@ def test_climbs_from_a_conditional_model(basis, digits):
     assert basis("train", "glow", "--conditional", *data, *TINY, "-o", "run").exit_code == 0
     white = basis("train", "glow", "--conditional", "--smooth", "--whiten", 5, *data, *TINY, "-o", "white")
     assert white.exit_code == 0, white.output
-    result = basis("finetune-glow", *data, *CLIMB, "--start-from", "run/weights.safetensors", "-o", "ladder")
+    mixed = ["--gaussians", 3, "--directions", 2, "--start-from", "run/weights.safetensors"]
+    assert basis("train", "glow", "--conditional", *mixed, *data, *TINY, "-o", "mixed").exit_code == 0
+    result = basis("finetune-glow", *data, *CLIMB, "--start-from", "mixed/weights.safetensors", "-o", "ladder")
     assert result.exit_code == 0, result.output
     rungs = json.loads(Path("ladder/ladder.json").read_text())["rungs"]
     assert [rung["sigma"] for rung in rungs] == [0.0, 0.01, 0.1]
@@ -74,6 +76,8 @@ def test_climbs_from_a_conditional_model(basis, digits):
         (["train", "glow", "--levels", 3], 2, "fewer --levels"),
         (["train", "glow", "--whiten", 5], 2, "--conditional"),
         (["train", "glow", "--whiten", 50, "--conditional"], 2, "20 pictures of (1, 28, 28)"),
+        (["train", "glow", "--gaussians", 5], 2, "--conditional"),
+        (["train", "glow", "--gaussians", 21, "--conditional"], 2, "20 pictures are too few"),
         (["finetune-glow", "--prior", "glow-cifar"], 2, "without whitening"),
         (["evaluate", "likelihood", "--prior", "glow"], 4, "basis train glow"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from basis_glow import convert, network, prior, training
+from basis_glow import convert, gaussians, network, prior, training
 from basis_glow.network import Glow
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -142,10 +142,10 @@ def test_whitening_makes_noisy_pictures_white_at_much_noise_and_scales_them_at_l
     z = z.flatten(1)
     assert z.mean(0).abs().max() < 0.1
     off_white = z.T.cov() - torch.eye(64)
-    plain = (x + torch.randn(x.shape)).flatten(1) / (1 + network.DATA_STD**2) ** 0.5
+    plain = (x + torch.randn(x.shape)).flatten(1) / (1 + gaussians.DATA_STD**2) ** 0.5
     assert torch.linalg.matrix_norm(off_white, 2) < 0.2 < torch.linalg.matrix_norm(plain.T.cov() - torch.eye(64), 2)
     z, _ = net.whitening(x, torch.zeros(1))
-    torch.testing.assert_close(z.flatten(1), (x.flatten(1) - net.whitening.mean) / network.DATA_STD)
+    torch.testing.assert_close(z.flatten(1), (x.flatten(1) - net.whitening.mean) / gaussians.DATA_STD)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -525,20 +525,20 @@ class Normal(nn.Module):
     """The density of pixels that are independent, with mean 1/2 and the standard deviation that Glow expects."""
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        std = (sigma**2 + network.DATA_STD**2).sqrt()[:, None, None, None]
+        std = (sigma**2 + gaussians.DATA_STD**2).sqrt()[:, None, None, None]
         return torch.distributions.Normal(0.5, std).log_prob(x).flatten(1).sum(1)
 
 
 def test_the_error_of_a_true_score_is_one_at_every_level_and_it_can_be_learned_from():
     generator = torch.Generator().manual_seed(0)
-    x = 0.5 + network.DATA_STD * torch.randn(3, 1, 200, 200, generator=generator)
+    x = 0.5 + gaussians.DATA_STD * torch.randn(3, 1, 200, 200, generator=generator)
     x.requires_grad_()  # stands in for parameters
     sigma = torch.tensor([0.0, 0.1, 1.0])
     bits, error = training.bits_and_score_error(Normal(), x, sigma, generator)
     (slope,) = torch.autograd.grad(error.sum(), x)
     assert slope[1:].abs().sum() > 0
     assert error.tolist() == pytest.approx([0, 1, 1], abs=0.03)
-    entropy = 0.5 * (2 * math.pi * math.e * (sigma**2 + network.DATA_STD**2)).log2() + math.log2(255)
+    entropy = 0.5 * (2 * math.pi * math.e * (sigma**2 + gaussians.DATA_STD**2)).log2() + math.log2(255)
     assert bits.tolist() == pytest.approx(entropy.tolist(), abs=0.03)
 
 
