@@ -221,9 +221,12 @@ def train(
     if start_from:
         start, at = read(start_from)
         fitted = start.gaussians is not None
-        may_differ = dict.fromkeys(("smooth",) if fitted else ("smooth", "gaussians", "directions"))
-        if (start.config | may_differ, at) != (network.config | may_differ, sigma):
-            raise UsageError(f"{start_from} holds another network", f"it has {start.config} at noise level {at}")
+        may_differ = {"smooth"} if fitted else {"smooth", "gaussians", "directions"}
+        theirs, ours = start.config | {"sigma": at}, network.config | {"sigma": sigma}
+        differ = [name for name in theirs | ours if theirs.get(name) != ours.get(name) and name not in may_differ]
+        if differ:
+            hint = ", ".join(f"{name} {theirs.get(name)} and not {ours.get(name)}" for name in differ)
+            raise UsageError(f"{start_from} holds another network", f"it has {hint}")
         network.load_state_dict(network.state_dict() | start.state_dict())
     if network.gaussians is not None and not fitted and not begun:
         network.gaussians.fit(_taken(_spread(data, FITTED), settings, generator).flatten(1), DATA_STD)

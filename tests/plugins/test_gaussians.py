@@ -204,9 +204,14 @@ def test_gaussians_may_join_a_flow_but_not_leave_it(tmp_path):
     assert ours.config == alone.config | {"gaussians": 3, "directions": 4}
     x, sigma = dataset()[:4], torch.zeros(1)
     torch.testing.assert_close(ours.encode(x, sigma)[1], alone.encode(x, sigma)[1])
-    for config in (TINY, MIXED | {"gaussians": 2}, MIXED | {"directions": 3}):
-        with pytest.raises(UsageError, match="another network"):
+    for config, differ in (
+        (TINY, "gaussians 3 and not None, directions 4 and not None"),
+        (MIXED | {"gaussians": 2}, "gaussians 3 and not 2"),
+        (MIXED | {"directions": 3}, "directions 4 and not 3"),
+    ):
+        with pytest.raises(UsageError, match="another network") as caught:
             train(tmp_path / "other", start_from=both, config=config)
+        assert caught.value.hint == f"it has {differ}"
     torch.testing.assert_close(ours.of_level(0.1)(x), alone(x, torch.tensor([0.1])), rtol=1e-5, atol=1e-3)
 
 

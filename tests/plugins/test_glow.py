@@ -560,8 +560,8 @@ def test_smooth_couplings_may_begin_with_the_weights_of_others(tmp_path, start):
         torch.testing.assert_close(ours.state_dict()[name], tensor)
     x, sigma = pictures(2), torch.zeros(1)
     assert not torch.allclose(ours(x, sigma), published(x, sigma))
-    with pytest.raises(UsageError, match="another network"):
-        train(tmp_path / "other", True, start_from=start)
+    back = prior.read(train(tmp_path / "back", start_from=path, steps=1, learning_rate=0.0))[0]
+    torch.testing.assert_close(back(x, sigma), published(x, sigma))
 
 
 def test_a_whitened_model_begins_with_the_pictures_own_gaussian(tmp_path):
@@ -610,16 +610,15 @@ def test_noise_is_gaussian_and_without_it_uniform_over_an_intensity():
 
 
 def test_starting_weights_must_fit(tmp_path, start):
-    with pytest.raises(UsageError, match="another network"):
-        training.train(
-            tiny("train"),
-            tiny("test"),
-            tmp_path,
-            Settings(**QUICK),
-            config=TINY | {"width": 9},
-            device="cpu",
-            start_from=start,
-        )
+    for config, differ in (
+        (TINY | {"width": 9}, "it has width 8 and not 9"),
+        (TINY | {"conditional": True}, "it has conditional False and not True, sigma 0.0 and not None"),
+    ):
+        with pytest.raises(UsageError, match="another network") as caught:
+            training.train(
+                tiny("train"), tiny("test"), tmp_path, Settings(**QUICK), config=config, device="cpu", start_from=start
+            )
+        assert caught.value.hint == differ
     with pytest.raises(UsageError, match="halved"):
         training.train(tiny("train"), tiny("test"), tmp_path, Settings(**QUICK), config={"levels": 9}, device="cpu")
 
