@@ -26,6 +26,7 @@ from .files import atomically
 from .priors import choose_device
 
 Loss = Callable[..., Tensor]
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,8 @@ def fit(
     accelerator = Accelerator(cpu=where.type == "cpu")
     device_ = accelerator.device
     out.mkdir(parents=True, exist_ok=True)
-    state_path, metrics_path = out / "state.pt", out / "metrics.jsonl"
-    if state_path.exists() and not resume:
-        raise UsageError(f"{out} already holds a training run", "--resume continues it; else choose another folder")
+    state_path, metrics_path = out / STATE, out / "metrics.jsonl"
+    continued = to_be_continued(out, resume)
 
     network = network.to(device_).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False)
@@ -196,7 +196,7 @@ def fit(
     identity = {"settings": asdict(settings), "architecture": architecture or {}}
     start, elapsed, stopped = 0, 0.0, False
     best: dict[str, Any] = {"step": 0, "loss": math.inf, "average": {}}
-    if resume and state_path.exists():
+    if continued:
         state = _read_state(state_path, device_)
         before = {
             "settings": asdict(Settings()) | state["settings"] | _may_change(identity["settings"]),
@@ -307,6 +307,18 @@ def fit(
         export(average, out / "weights.safetensors")
     accelerator.wait_for_everyone()
     return average
+
+
+def to_be_continued(out: Path, resume: bool) -> bool:
+    """Whether ``out`` holds a run to go on with.
+
+    Raises:
+        UsageError: it holds one and ``resume`` is off.
+    """
+    holds = (out / STATE).exists()
+    if holds and not resume:
+        raise UsageError(f"{out} already holds a training run", "--resume continues it; else choose another folder")
+    return holds
 
 
 def _read_state(path: Path, device: torch.device) -> dict[str, Any]:

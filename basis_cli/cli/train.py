@@ -291,7 +291,10 @@ def glow(
         int,
         typer.Option(min=0, help="With --conditional: mix the flow with so many Gaussians, better at much noise."),
     ] = 0,
-    directions: Annotated[int, typer.Option(min=1, help="In which each of them knows the variance.")] = 20,
+    directions: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --gaussians: in how many each has a variance of its own (default: 20)."),
+    ] = None,
     score_matching: Annotated[
         float,
         typer.Option(min=0, help="With --conditional: weight of the score's denoising error beside the bits/dim."),
@@ -307,6 +310,8 @@ def glow(
 
     from .output import training_progress
 
+    if directions and not gaussians:
+        raise UsageError("--directions are those of Gaussians", "--gaussians 100")
     settings = training.settings(flip, crop=squares.cropped)
     train_set, test_set, notes = _splits(data, data_dir, squares)
     with training_progress(settings.steps) as callback:
@@ -323,7 +328,7 @@ def glow(
                 "whiten": whiten,
                 "smooth": smooth,
                 "gaussians": gaussians,
-                "directions": directions,
+                "directions": directions or 20,
             },
             device=training.device,
             resume=training.resume,

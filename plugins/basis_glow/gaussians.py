@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 DATA_STD = 0.3  # of the pictures' intensities, about: with the noise it sets the scale of a conditional model's input
 KMEANS, EM = 15, 6  # rounds of each
-FLOOR = 1e-6  # least variance
+FITTED_AT = 0.3  # noise level: about where Gaussians begin to know more of pictures than a flow does
+FLOOR = 1e-6  # least variance, and pictures' worth of the mean that keeps a Gaussian without any from nowhere
 SPARE = 8  # directions more than are kept, for the randomized decomposition
 SEEN = 1e-3  # least responsibility of a Gaussian for a picture that it learns from
 PART = 5_000  # pictures at a time
@@ -109,11 +110,13 @@ class Gaussians(nn.Module):
     def each(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``log(pi_k N_k(x))`` in nats, ``(n, K)``, for ``x`` ``(n, size)`` at noise levels ``(n,)`` or ``(1,)``."""
         k, r, _ = self.directions.shape
+        middle = (self.logits.softmax(0) @ self.means).detach()  # lest the squares of distances cancel
+        x, means = x - middle, self.means - middle
         rest = self.log_rest.exp() + sigma[:, None] ** 2
         along = self.log_variances.exp() + rest[..., None]
         projected = (x @ self.directions.flatten(0, 1).T).view(-1, k, r)
-        projected = projected - torch.einsum("krd,kd->kr", self.directions, self.means)
-        distance = x.square().sum(1)[:, None] - 2 * x @ self.means.T + self.means.square().sum(1)
+        projected = projected - torch.einsum("krd,kd->kr", self.directions, means)
+        distance = x.square().sum(1)[:, None] - 2 * x @ means.T + means.square().sum(1)
         square = (distance - projected.square().sum(2)) / rest + (projected.square() / along).sum(2)
         log_det = (self.size - r) * rest.log() + along.log().sum(2)
         return self.logits.log_softmax(0) - 0.5 * (square + log_det + self.size * math.log(2 * math.pi))
@@ -125,10 +128,9 @@ class Gaussians(nn.Module):
     def sample(self, n: int, generator: torch.Generator, sigma: Tensor, temperature: float = 1.0) -> Tensor:
         """``n`` pictures ``(n, size)`` at noise level ``(1,)``; ``temperature`` scales the standard deviations."""
         k = torch.multinomial(self.logits.softmax(0), n, replacement=True, generator=generator)
-        rest = (self.log_rest[k].exp() + sigma**2)[:, None].sqrt()
         z = torch.randn(n, self.size + self.directions.shape[1], generator=generator, device=k.device) * temperature
-        along, anywhere = z[:, self.size :] * (0.5 * self.log_variances[k]).exp(), z[:, : self.size]
-        return self.means[k] + torch.einsum("nrd,nr->nd", self.directions[k], along) + rest * anywhere
+        within = torch.einsum("nrd,nr->nd", self.directions[k], (0.5 * self.log_variances[k]).exp() * z[:, self.size :])
+        return self.means[k] + within + (self.log_rest[k].exp() + sigma**2).sqrt()[:, None] * z[:, : self.size]
 
     @torch.no_grad()
     def orthonormalize(self) -> None:
@@ -137,32 +139,35 @@ class Gaussians(nn.Module):
         self.directions.copy_(left @ right)
 
     @torch.no_grad()
-    def fit(self, x: Tensor, noise: float) -> None:
-        """Learn pictures ``x`` ``(n, size)`` by expectation maximization, from k-means on.
+    def fit(self, x: Tensor) -> None:
+        """Learn pictures ``x`` ``(n, size)``, at least as many as Gaussians and directions, from k-means on.
 
-        Which Gaussian has which picture is told from pictures with ``noise``, the level that this is to be good at.
+        Expectation maximization, but that which Gaussian has which picture is told from pictures with noise
+        (:data:`FITTED_AT`), while means and variances are those of the pictures without. Draws from torch's global
+        generator.
         """
-        gaussians, directions, _ = self.directions.shape
-        nearest = _kmeans(x, gaussians)
-        responsible = nn.functional.one_hot(nearest, gaussians).to(x.dtype)
-        sigma = torch.full((1,), noise, device=x.device)
-        for _ in range(EM):
-            count = responsible.sum(0) + 1e-6
-            self.means.copy_(responsible.T @ x / count[:, None])
+        sigma = torch.full((1,), FITTED_AT, device=x.device)
+        responsible = nn.functional.one_hot(_kmeans(x, len(self.means)), len(self.means)).to(x.dtype)
+        for again in range(EM):
+            if again:
+                noisy = (part + FITTED_AT * torch.randn_like(part) for part in x.split(PART))
+                responsible = torch.cat([self.each(part, sigma).softmax(1) for part in noisy])
+            count = responsible.sum(0) + FLOOR
+            self.means.copy_((responsible.T @ x + FLOOR * x.mean(0)) / count[:, None])
             self.logits.copy_((count / len(x)).log())
-            for k in range(gaussians):
-                self._fit_one(k, x, responsible[:, k], min(directions + SPARE, *x.shape))
-            parts = [part + noise * torch.randn_like(part) for part in x.split(PART)]
-            responsible = torch.cat([self.each(part, sigma).softmax(1) for part in parts])
+            for k in range(len(self.means)):
+                self._fit_one(k, x, responsible[:, k])
 
-    def _fit_one(self, k: int, x: Tensor, responsible: Tensor, rank: int) -> None:
+    def _fit_one(self, k: int, x: Tensor, responsible: Tensor) -> None:
         """Directions and variances of Gaussian ``k``, from the pictures that it is responsible for."""
-        r, count = self.directions.shape[1], responsible.sum() + 1e-6
+        r, count = self.directions.shape[1], responsible.sum() + FLOOR
+        rank = min(r + SPARE, *x.shape)
         weight, chosen = responsible.topk(max(rank, int((responsible > SEEN).sum())))
         scattered = (x[chosen] - self.means[k]) * weight.sqrt()[:, None]
         _, deviations, directions = torch.svd_lowrank(scattered, rank, niter=3)
         variances = deviations[:r] ** 2 / count
-        rest = (scattered.square().sum() / count - variances.sum()).clamp_min(0) / (self.size - r) + FLOOR
+        total = (scattered.square().sum() + FLOOR * x.var(0).sum()) / count
+        rest = (total - variances.sum()).clamp_min(0) / (self.size - r) + FLOOR
         self.directions[k] = directions[:, :r].T
         self.log_variances[k] = (variances - rest).clamp_min(FLOOR).log()
         self.log_rest[k] = rest.log()

@@ -19,7 +19,6 @@ from .gaussians import Gaussians, Whitening, full_precision
 
 DEQUANTIZATION = 1 / 255  # width of the uniform noise that makes 8-bit intensities continuous
 UNCHANGED = math.log1p(math.exp(-2))  # makes the scale of a coupling one before it has learned anything
-DIRECTIONS = 20  # in which each Gaussian knows the variance, unless it is said
 SHARE_RATE = 10  # by which the logit of the flow's share learns faster: little of the likelihood depends on it
 EMBEDDING = 32  # width of the embedding of the noise level
 MEMORY = 2**30  # bytes of activations to keep for a gradient; beyond that, they are computed a second time
@@ -222,11 +221,11 @@ class Glow(nn.Module):
 
         p_sigma(x) = w(sigma) p_flow(x) + (1 - w(sigma)) sum_k pi_k N_k(x)
 
-    One map cannot send apart pictures that noise has blurred into each other; at much noise the Gaussians are better.
+    A smooth map can hardly send apart what noise has blurred into each other; at much noise the Gaussians are better.
 
     Raises:
-        ValueError: sides that cannot be halved ``levels`` times, or numbers below one; more directions than a picture
-            has values, or directions or Gaussians for a model that is not conditional.
+        ValueError: sides that cannot be halved ``levels`` times, or numbers below one; a whitening of more directions
+            than a picture has values, Gaussians of as many, or either for a model that is not conditional.
     """
 
     frequencies: Tensor
@@ -241,14 +240,14 @@ class Glow(nn.Module):
         whiten: int = 0,
         smooth: bool = False,
         gaussians: int = 0,
-        directions: int = DIRECTIONS,
+        directions: int = 20,
     ):
         super().__init__()
         channels, h, w = shape
-        if gaussians and (not conditional or not 0 < directions < math.prod(shape)):
-            raise ValueError(
-                f"Gaussians with {directions} of {math.prod(shape)} directions, or of no conditional model"
-            )
+        if gaussians and not conditional:
+            raise ValueError("Gaussians of no conditional model")
+        if gaussians and not 0 < directions < math.prod(shape):
+            raise ValueError(f"Gaussians with {directions} directions of {math.prod(shape)}")
         if not 0 <= whiten <= (math.prod(shape) if conditional else 0):
             raise ValueError(f"{whiten} principal directions of {math.prod(shape)} values, or of no conditional model")
         if min(levels, depth, width) < 1 or h % 2**levels or w % 2**levels:
@@ -381,7 +380,7 @@ class Glow(nn.Module):
             return self.whitening.inverse(z, sigma)
         return z + 0.5
 
-    def flow_share(self, sigma: Tensor) -> Tensor:
+    def share_logit(self, sigma: Tensor) -> Tensor:
         """The logit of the flow's share of a density with Gaussians, for each noise level ``(rows,)``."""
         noise = self._noise(sigma)
         assert noise is not None
@@ -396,7 +395,7 @@ class Glow(nn.Module):
         if self.gaussians is None:
             return flow
         assert sigma is not None
-        logit = self.flow_share(sigma)
+        logit = self.share_logit(sigma)
         with full_precision(x):
             mixture = self.gaussians(x.flatten(1).float(), sigma)
         return torch.stack([flow + F.logsigmoid(logit), mixture + F.logsigmoid(-logit)]).logsumexp(0)
@@ -415,7 +414,7 @@ class Glow(nn.Module):
             return x
         assert sigma is not None
         others = self.gaussians.sample(n, generator, sigma, temperature).view_as(x)
-        flows = torch.rand(n, generator=generator, device=device) < self.flow_share(sigma).sigmoid()
+        flows = torch.rand(n, generator=generator, device=device) < self.share_logit(sigma).sigmoid()
         return torch.where(flows[:, None, None, None], x, others)
 
     @torch.no_grad()

@@ -207,29 +207,31 @@ def train(
     if whiten >= len(spread) or whiten > math.prod(settings.shape(data.shape)):
         few = f"{len(spread)} pictures of {settings.shape(data.shape)} have fewer than {whiten} principal directions"
         raise UsageError(few, "a smaller --whiten")
-    if gaussians > len(data.images):
-        raise UsageError(f"{len(data.images)} pictures are too few for {gaussians} Gaussians", "a smaller --gaussians")
     torch.manual_seed(settings.seed)
     try:
         network = Glow(**{"shape": settings.shape(data.shape)} | (config or {}))
     except ValueError as error:
-        raise UsageError(str(error), "fewer --levels or --directions") from error
+        raise UsageError(str(error), "fewer --levels, --whiten or --directions") from error
     sigma = None if network.conditional else 0.0
-    begun = resume and (out / "state.pt").exists()
+    begun = training.to_be_continued(out, resume)
     generator = torch.Generator().manual_seed(settings.seed)
     fitted = False
     if start_from:
         start, at = read(start_from)
         fitted = start.gaussians is not None
         may_differ = {"smooth"} if fitted else {"smooth", "gaussians", "directions"}
-        theirs, ours = start.config | {"sigma": at}, network.config | {"sigma": sigma}
-        differ = [name for name in theirs | ours if theirs.get(name) != ours.get(name) and name not in may_differ]
+        theirs, ours = start.config | ({"sigma": at} if at else {}), network.config
+        differ = [name for name in ours | theirs if theirs.get(name) != ours.get(name) and name not in may_differ]
         if differ:
-            hint = ", ".join(f"{name} {theirs.get(name)} and not {ours.get(name)}" for name in differ)
-            raise UsageError(f"{start_from} holds another network", f"it has {hint}")
+            hint = "it has " + ", ".join(f"{name} {theirs.get(name) or 0}" for name in differ)
+            raise UsageError(f"{start_from} holds another network", hint)
         network.load_state_dict(network.state_dict() | start.state_dict())
     if network.gaussians is not None and not fitted and not begun:
-        network.gaussians.fit(_taken(_spread(data, FITTED), settings, generator).flatten(1), DATA_STD)
+        pictures = _spread(data, FITTED)
+        if len(pictures) < max(network.gaussians.directions.shape[:2]):
+            few = f"{len(pictures)} pictures are too few for that many Gaussians or directions"
+            raise UsageError(few, "a smaller --gaussians or --directions")
+        network.gaussians.fit(_taken(pictures, settings, generator).flatten(1))
     if not start_from and not begun:
         if whiten:
             network.whitening.fit(_taken(spread, settings, generator))
@@ -254,7 +256,7 @@ def train(
 
 
 def _spread(data: Dataset, most: int) -> np.ndarray:
-    """At most so many of the pictures: of folders, not those of the first names alone."""
+    """At most so many of the pictures, of a folder not just those of its first names."""
     return data.images[:: math.ceil(len(data.images) / most)]
 
 

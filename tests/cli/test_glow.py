@@ -77,6 +77,7 @@ def test_climbs_from_a_conditional_model(basis, digits):
         (["train", "glow", "--whiten", 5], 2, "--conditional"),
         (["train", "glow", "--whiten", 50, "--conditional"], 2, "20 pictures of (1, 28, 28)"),
         (["train", "glow", "--gaussians", 5], 2, "--conditional"),
+        (["train", "glow", "--directions", 5, "--conditional"], 2, "--gaussians 100"),
         (["train", "glow", "--gaussians", 21, "--conditional"], 2, "20 pictures are too few"),
         (["finetune-glow", "--prior", "glow-cifar"], 2, "without whitening"),
         (["evaluate", "likelihood", "--prior", "glow"], 4, "basis train glow"),

@@ -611,8 +611,8 @@ def test_noise_is_gaussian_and_without_it_uniform_over_an_intensity():
 
 def test_starting_weights_must_fit(tmp_path, start):
     for config, differ in (
-        (TINY | {"width": 9}, "it has width 8 and not 9"),
-        (TINY | {"conditional": True}, "it has conditional False and not True, sigma 0.0 and not None"),
+        (TINY | {"width": 9}, "it has width 8"),
+        (TINY | {"conditional": True}, "it has conditional 0"),
     ):
         with pytest.raises(UsageError, match="another network") as caught:
             training.train(
