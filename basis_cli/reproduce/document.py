@@ -55,7 +55,7 @@ def section(record: dict[str, Any]) -> str:
 
 def missing(experiment: Experiment) -> str:
     """The section of an experiment without a result: the published numbers."""
-    from .separation import QUOTED
+    from .tables import QUOTED
 
     rows = QUOTED.get(experiment.name, [])
     heading = f"## {experiment.source}: {experiment.summary}"
