@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 DATA_STD = 0.3  # of the pictures' intensities, about: with the noise it sets the scale of a conditional model's input
@@ -14,6 +15,7 @@ FLOOR = 1e-6  # least variance, and pictures' worth of the mean that keeps a Gau
 SPARE = 8  # directions more than are kept, for the randomized decomposition
 SEEN = 1e-3  # least responsibility of a Gaussian for a picture that it learns from
 PART = 5_000  # pictures at a time
+ROWS = 4  # of a matrix at least
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -114,9 +116,9 @@ class Gaussians(nn.Module):
         x, means = x - middle, self.means - middle
         rest = self.log_rest.exp() + sigma[:, None] ** 2
         along = self.log_variances.exp() + rest[..., None]
-        projected = (x @ self.directions.flatten(0, 1).T).view(-1, k, r)
+        projected = _products(x, self.directions.flatten(0, 1)).view(-1, k, r)
         projected = projected - torch.einsum("krd,kd->kr", self.directions, means)
-        distance = x.square().sum(1)[:, None] - 2 * x @ means.T + means.square().sum(1)
+        distance = x.square().sum(1)[:, None] - 2 * _products(x, means) + means.square().sum(1)
         square = (distance - projected.square().sum(2)) / rest + (projected.square() / along).sum(2)
         log_det = (self.size - r) * rest.log() + along.log().sum(2)
         return self.logits.log_softmax(0) - 0.5 * (square + log_det + self.size * math.log(2 * math.pi))
@@ -147,7 +149,7 @@ class Gaussians(nn.Module):
         generator.
         """
         sigma = torch.full((1,), FITTED_AT, device=x.device)
-        responsible = nn.functional.one_hot(_kmeans(x, len(self.means)), len(self.means)).to(x.dtype)
+        responsible = F.one_hot(_kmeans(x, len(self.means)), len(self.means)).to(x.dtype)
         for again in range(EM):
             if again:
                 noisy = (part + FITTED_AT * torch.randn_like(part) for part in x.split(PART))
@@ -171,6 +173,11 @@ class Gaussians(nn.Module):
         self.directions[k] = directions[:, :r].T
         self.log_variances[k] = (variances - rest).clamp_min(FLOOR).log()
         self.log_rest[k] = rest.log()
+
+
+def _products(x: Tensor, others: Tensor) -> Tensor:
+    """``x @ others.T``, a row of it the same whatever the others are: matrices of few rows are rounded differently."""
+    return F.linear(F.pad(x, (0, 0, 0, max(0, ROWS - len(x)))), others)[: len(x)]
 
 
 def _kmeans(x: Tensor, k: int) -> Tensor:

@@ -178,6 +178,11 @@ class InvertibleConv(nn.Module):
         upper = self.upper.triu(1) + (self.sign * self.log_s.exp()).diag()
         return (lower @ upper)[self.permutation]
 
+    def forward(self, z: Tensor, matrix: Tensor) -> Tensor:
+        """``z`` ``(n, channels, h, w)`` through ``matrix``; as a matrix product, since a convolution of so few
+        channels rounds differently with the number of pictures."""
+        return F.linear(z.permute(0, 2, 3, 1), matrix).permute(0, 3, 1, 2)
+
 
 class Step(nn.Module):
     """A step of flow: actnorm, invertible 1 x 1 convolution, affine coupling."""
@@ -194,7 +199,7 @@ class Step(nn.Module):
             self.actnorm.watch(z)
         log_scale, bias = softened(noise, *self.actnorm.at(noise))
         with full_precision(z):
-            z = F.conv2d((z + bias) * log_scale.exp(), self.mix.matrix()[..., None, None])
+            z = self.mix((z + bias) * log_scale.exp(), self.mix.matrix())
         log_det = z[0, 0].numel() * (log_scale.flatten(1).sum(1) + self.mix.log_s.sum())
         z, more = self.coupling(z, noise)
         return z, log_det + more
@@ -203,7 +208,7 @@ class Step(nn.Module):
         z = self.coupling.inverse(z, noise)
         log_scale, bias = softened(noise, *self.actnorm.at(noise))
         with full_precision(z):
-            z = F.conv2d(z, torch.linalg.inv(self.mix.matrix().double()).float()[..., None, None])
+            z = self.mix(z, torch.linalg.inv(self.mix.matrix().double()).float())
         return z * (-log_scale).exp() - bias
 
 
