@@ -15,7 +15,7 @@ FLOOR = 1e-6  # least variance, and pictures' worth of the mean that keeps a Gau
 SPARE = 8  # directions more than are kept, for the randomized decomposition
 SEEN = 1e-3  # least responsibility of a Gaussian for a picture that it learns from
 PART = 5_000  # pictures at a time
-ROWS = 4  # of a matrix at least
+ROWS = 16  # of a matrix product
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -176,8 +176,9 @@ class Gaussians(nn.Module):
 
 
 def _products(x: Tensor, others: Tensor) -> Tensor:
-    """``x @ others.T``, a row of it the same whatever the others are: matrices of few rows are rounded differently."""
-    return F.linear(F.pad(x, (0, 0, 0, max(0, ROWS - len(x)))), others)[: len(x)]
+    """``x @ others.T``, each row of it the same whatever the others are: rounding goes with the number of rows."""
+    blocks = F.pad(x, (0, 0, 0, -len(x) % ROWS)).split(ROWS)
+    return torch.cat([F.linear(block, others) for block in blocks])[: len(x)]
 
 
 def _kmeans(x: Tensor, k: int) -> Tensor:
