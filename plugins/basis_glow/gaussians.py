@@ -168,7 +168,7 @@ class Gaussians(nn.Module):
         scattered = (x[chosen] - self.means[k]) * weight.sqrt()[:, None]
         _, deviations, directions = torch.svd_lowrank(scattered, rank, niter=3)
         variances = deviations[:r] ** 2 / count
-        total = (scattered.square().sum() + FLOOR * x.var(0).sum()) / count
+        total = (scattered.square().sum() + FLOOR * x.var(0, correction=0).sum()) / count
         rest = (total - variances.sum()).clamp_min(0) / (self.size - r) + FLOOR
         self.directions[k] = directions[:, :r].T
         self.log_variances[k] = (variances - rest).clamp_min(FLOOR).log()
