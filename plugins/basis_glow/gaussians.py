@@ -109,16 +109,19 @@ class Gaussians(nn.Module):
         self.logits = nn.Parameter(torch.zeros(gaussians))
         self.register_buffer("directions", torch.eye(directions, size).repeat(gaussians, 1, 1))
 
-    def each(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """``log(pi_k N_k(x))`` in nats, ``(n, K)``, for ``x`` ``(n, size)`` at noise levels ``(n,)`` or ``(1,)``."""
+    def each(self, x: Tensor, sigma: Tensor, rows: int = ROWS) -> Tensor:
+        """``log(pi_k N_k(x))`` in nats, ``(n, K)``, for ``x`` ``(n, size)`` at noise levels ``(n,)`` or ``(1,)``.
+
+        What is said of a picture is the same to the last bit whatever the others are. ``rows`` go at a time.
+        """
         k, r, _ = self.directions.shape
         middle = (self.logits.softmax(0) @ self.means).detach()  # lest the squares of distances cancel
         x, means = x - middle, self.means - middle
         rest = self.log_rest.exp() + sigma[:, None] ** 2
         along = self.log_variances.exp() + rest[..., None]
-        projected = _products(x, self.directions.flatten(0, 1)).view(-1, k, r)
+        projected = _products(x, self.directions.flatten(0, 1), rows).view(-1, k, r)
         projected = projected - torch.einsum("krd,kd->kr", self.directions, means)
-        distance = x.square().sum(1)[:, None] - 2 * _products(x, means) + means.square().sum(1)
+        distance = x.square().sum(1)[:, None] - 2 * _products(x, means, rows) + means.square().sum(1)
         square = (distance - projected.square().sum(2)) / rest + (projected.square() / along).sum(2)
         log_det = (self.size - r) * rest.log() + along.log().sum(2)
         return self.logits.log_softmax(0) - 0.5 * (square + log_det + self.size * math.log(2 * math.pi))
@@ -153,7 +156,7 @@ class Gaussians(nn.Module):
         for again in range(EM):
             if again:
                 noisy = (part + FITTED_AT * torch.randn_like(part) for part in x.split(PART))
-                responsible = torch.cat([self.each(part, sigma).softmax(1) for part in noisy])
+                responsible = torch.cat([self.each(part, sigma, PART).softmax(1) for part in noisy])
             count = responsible.sum(0) + FLOOR
             self.means.copy_((responsible.T @ x + FLOOR * x.mean(0)) / count[:, None])
             self.logits.copy_((count / len(x)).log())
@@ -175,9 +178,9 @@ class Gaussians(nn.Module):
         self.log_rest[k] = rest.log()
 
 
-def _products(x: Tensor, others: Tensor) -> Tensor:
+def _products(x: Tensor, others: Tensor, rows: int) -> Tensor:
     """``x @ others.T``, each row of it the same whatever the others are: rounding goes with the number of rows."""
-    blocks = F.pad(x, (0, 0, 0, -len(x) % ROWS)).split(ROWS)
+    blocks = F.pad(x, (0, 0, 0, -len(x) % rows)).split(rows)
     return torch.cat([F.linear(block, others) for block in blocks])[: len(x)]
 
 
