@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import BasisError as BasisError
+    from .posterior.resume import SavedState as SavedState
+    from .posterior.sampling import Sampling as Sampling
     from .priors import load_prior as load_prior
-    from .resume import SavedState as SavedState
-    from .sampling import Sampling as Sampling
+    from .priors.tiles import PyramidPrior as PyramidPrior
+    from .priors.tiles import TiledPrior as TiledPrior
     from .tasks import Result as Result
     from .tasks import colorize as colorize
     from .tasks import decompress as decompress
@@ -21,18 +23,16 @@ if TYPE_CHECKING:
     from .tasks import sample as sample
     from .tasks import separate as separate
     from .tasks import upscale as upscale
-    from .tiles import PyramidPrior as PyramidPrior
-    from .tiles import TiledPrior as TiledPrior
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BasisError": "errors",
     "load_prior": "priors",
-    "SavedState": "resume",
-    "Sampling": "sampling",
-    "PyramidPrior": "tiles",
-    "TiledPrior": "tiles",
+    "SavedState": "posterior.resume",
+    "Sampling": "posterior.sampling",
+    "PyramidPrior": "priors.tiles",
+    "TiledPrior": "priors.tiles",
 } | dict.fromkeys(("Result", "colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks")
 __all__ = ["__version__", *_HOMES]
 

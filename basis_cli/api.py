@@ -44,7 +44,7 @@ class Prior(Protocol):
 
     # A prior whose network torch.compile makes faster also has
     #     compile() -> None          compiles it in place, once however often it is called; for --compile
-    # A prior that sees the picture shrunk as well, so many times halved, has (basis_cli.tiles.PyramidPrior)
+    # A prior that sees the picture shrunk as well, so many times halved, has (basis_cli.priors.tiles.PyramidPrior)
     #     halvings: int              noise levels then begin at 2**halvings times the usual one
 
 

@@ -25,7 +25,7 @@ BUILT_IN = ("toy", "ncsn", "glow")  # loaded first, so that a clash never change
 SAMPLERS = ("langevin", "ascent", "project", "conjugate", "ep", "mmps")
 BASELINES = {"average": "average", "nmf": "nmf", "nmf-split": "nmf_split"}
 BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in SAMPLERS} | {
-    name: f"basis_cli.baselines:{function}" for name, function in BASELINES.items()
+    name: f"basis_cli.samplers.baselines:{function}" for name, function in BASELINES.items()
 }
 
 

@@ -25,7 +25,7 @@ _HERE = Path(__file__).parent
 SHIPPED = _HERE / "weights" if (_HERE / "weights").is_dir() else _HERE.parent / "weights"  # in a wheel; in a checkout
 
 FEATURES = WeightFile("cifar-features.safetensors")
-"""The network behind cifar-FID and cifar-IS; see :mod:`basis_cli.features`."""
+"""The network behind cifar-FID and cifar-IS; see :mod:`basis_cli.evaluation.features`."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import basis_cli
-from basis_cli import datasets, images
+from basis_cli.data import datasets, images
 
 COUNT = 12
 

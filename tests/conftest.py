@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from basis_cli.datasets import Dataset
+from basis_cli.data.datasets import Dataset
 
 # The first call pays for imports, and a shared machine is slow at times; the same examples every time.
 settings.register_profile("basis", deadline=None, derandomize=True)

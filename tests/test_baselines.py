@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from basis_cli import baselines, plugins
+from basis_cli import plugins
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture, Unobserved
-from basis_cli.sampling import Sampling
+from basis_cli.posterior.sampling import Sampling
+from basis_cli.samplers import baselines
 from basis_cli.tasks import separate
 
 EQUAL = Mixture([0.5, 0.5])

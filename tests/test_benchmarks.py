@@ -9,10 +9,11 @@ import pytest
 import torch
 from basis_toy.prior import four_pictures
 
-from basis_cli import benchmarks, selection
-from basis_cli.datasets import Dataset
+from basis_cli.data.datasets import Dataset
 from basis_cli.errors import RunWarning, UsageError
-from basis_cli.sampling import Sampling
+from basis_cli.evaluation import benchmarks
+from basis_cli.posterior import ranking
+from basis_cli.posterior.sampling import Sampling
 
 CPU = Sampling("project", levels=5, device="cpu")
 
@@ -96,7 +97,7 @@ def test_contenders_stay_within_their_budget(contender, budget):
         assert budget < contender.samples * 30
         return
     each = (chosen.steps or benchmarks.EVALUATIONS_A_LEVEL.get(contender.sampler, 1)) * chosen.levels
-    spent = contender.samples * (each + (len(selection.SIGMAS) if contender.samples > 1 else 0))
+    spent = contender.samples * (each + (len(ranking.SIGMAS) if contender.samples > 1 else 0))
     assert 0.6 * budget < spent <= budget
 
 

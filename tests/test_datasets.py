@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basis_cli import images
-from basis_cli.datasets import Squares, load_dataset
+from basis_cli.data import images
+from basis_cli.data.datasets import Squares, load_dataset
 from basis_cli.errors import InputError, InputWarning, UsageError
 
 SMALL = Squares(size=8)

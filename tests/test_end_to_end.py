@@ -11,8 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import basis_cli
-from basis_cli import images, weights
+from basis_cli import weights
 from basis_cli.cli import app
+from basis_cli.data import images
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

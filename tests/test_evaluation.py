@@ -11,11 +11,13 @@ import pytest
 import torch
 from basis_toy.prior import soft_blobs
 
-from basis_cli import datasets, evaluation, metrics
-from basis_cli.datasets import Dataset
+from basis_cli.data import datasets
+from basis_cli.data.datasets import Dataset
 from basis_cli.errors import InputError, UsageError
+from basis_cli.evaluation import metrics, protocols
 from basis_cli.operators import Mixture
-from basis_cli.sampling import Sampling
+from basis_cli.posterior import ordering
+from basis_cli.posterior.sampling import Sampling
 
 DATA = os.environ.get("BASIS_DATA")
 whole_mnist = pytest.mark.skipif(not DATA, reason="BASIS_DATA names no folder with MNIST")
@@ -119,8 +121,8 @@ def test_class_split_mixes_low_with_high_digits_and_animals_with_machines(name, 
 
 def test_psnr_by_hand():
     x = torch.zeros(1, 4, 4)
-    assert float(metrics.psnr(x, x + 0.1)) == pytest.approx(20)
-    assert float(metrics.psnr(x, x)) == pytest.approx(100)
+    assert float(ordering.psnr(x, x + 0.1)) == pytest.approx(20)
+    assert float(ordering.psnr(x, x)) == pytest.approx(100)
 
 
 def test_ssim():
@@ -140,10 +142,10 @@ def test_components_are_put_to_the_references_they_fit():
     order = torch.tensor([[2, 0, 1], [0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]])
     shuffled = torch.stack([truth[order[i], i] for i in range(5)], dim=1)
     y = truth.mean(0)
-    found = metrics.component_order(shuffled, [0, 0, 0], references=truth, mixture=y)
-    assert torch.equal(metrics.reordered(shuffled, found), truth)
-    kept = metrics.component_order(shuffled, [0, 1, 2], references=truth, mixture=y)
-    assert torch.equal(metrics.reordered(shuffled, kept), shuffled)  # different kinds never change places
+    found = ordering.component_order(shuffled, [0, 0, 0], references=truth, mixture=y)
+    assert torch.equal(ordering.reordered(shuffled, found), truth)
+    kept = ordering.component_order(shuffled, [0, 1, 2], references=truth, mixture=y)
+    assert torch.equal(ordering.reordered(shuffled, kept), shuffled)  # different kinds never change places
 
 
 def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
@@ -154,7 +156,7 @@ def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
         return operator.pinv(y)
 
     monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lazy)
-    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("lazy"))
+    report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("lazy"))
     assert report["psnr"]["mean"] == pytest.approx(report["average"]["mean"], abs=1e-4)
     assert report["residual_8bit_rms"] < 1e-3
 
@@ -165,14 +167,14 @@ def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
         return truth.flip(0)  # in the wrong order: the best permutation must find it
 
     monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: perfect)
-    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("perfect", batch=40))
+    report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("perfect", batch=40))
     assert report["psnr"]["mean"] == pytest.approx(100)
 
     def too_bright(priors, operator, y, *, seeds, callback):
         return truth + 0.05
 
     monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: too_bright)
-    report = evaluation.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("bright", batch=40))
+    report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("bright", batch=40))
     assert report["psnr"]["mean"] < 30
     assert report["psnr_corrected"]["mean"] > report["psnr"]["mean"] + 5
 
@@ -184,7 +186,7 @@ def test_the_average_baseline_is_the_papers(protocol, published):
     chosen = datasets.mixture_indices(data, 2, 2000, protocol, seed=0)
     truth = data[chosen.T]
     average = Mixture([0.5, 0.5])(truth)
-    assert float(metrics.psnr(average.expand_as(truth), truth).mean()) == pytest.approx(published, abs=0.1)
+    assert float(ordering.psnr(average.expand_as(truth), truth).mean()) == pytest.approx(published, abs=0.1)
 
 
 class Flat:
@@ -197,11 +199,11 @@ class Flat:
 @pytest.mark.parametrize(
     ("make", "limit"),
     [
-        (evaluation.colorization, 0.1),
-        (partial(evaluation.inpainting, mask="left"), 0.1),
-        (partial(evaluation.upscaling, factor=2), 0.1),
-        (partial(evaluation.upscaling, factor=2, method="bicubic"), 0.1),
-        (partial(evaluation.decompression, quality=30), 15),
+        (protocols.colorization, 0.1),
+        (partial(protocols.inpainting, mask="left"), 0.1),
+        (partial(protocols.upscaling, factor=2), 0.1),
+        (partial(protocols.upscaling, factor=2, method="bicubic"), 0.1),
+        (partial(protocols.decompression, quality=30), 15),
     ],
 )
 def test_restorations_are_compared_with_doing_without(make, limit):
@@ -209,7 +211,7 @@ def test_restorations_are_compared_with_doing_without(make, limit):
     blobs = prior.sample(12, torch.Generator().manual_seed(0)).clamp(0, 1)
     data = Dataset("blobs", "test", (blobs * 255).round().numpy().astype(np.uint8), np.zeros(12, int))
     quick = Sampling("project", levels=20, device="cpu", batch=5)
-    report = evaluation.evaluate_restoration(
+    report = protocols.evaluate_restoration(
         data, prior, make(prior.shape), pictures=8, samples=4, sampling=quick, realism=Flat()
     )
     rows = report["quality"]
@@ -224,14 +226,14 @@ def test_restorations_are_compared_with_doing_without(make, limit):
 def test_a_prior_of_another_shape_cannot_restore():
     data = Dataset("blobs", "test", np.zeros((3, 3, 8, 8), np.uint8), np.zeros(3, int))
     with pytest.raises(UsageError, match="another shape|models"):
-        evaluation.evaluate_restoration(data, soft_blobs((1, 8, 8)), evaluation.colorization((1, 8, 8)))
+        protocols.evaluate_restoration(data, soft_blobs((1, 8, 8)), protocols.colorization((1, 8, 8)))
 
 
 def test_separations_of_colour_are_judged():
     prior = soft_blobs((3, 8, 8))
     data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.arange(6) % 2)
     quick = Sampling("project", levels=3, device="cpu")
-    report = evaluation.evaluate_separation(data, [prior, prior], pairs=4, sampling=quick, realism=Flat())
+    report = protocols.evaluate_separation(data, [prior, prior], pairs=4, sampling=quick, realism=Flat())
     assert list(report["quality"]) == ["average", "separations", "truth"]
     assert {row["count"] for row in report["quality"].values()} == {8}
 
@@ -239,7 +241,7 @@ def test_separations_of_colour_are_judged():
 def test_samples_are_judged_beside_as_many_pictures():
     data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.zeros(6, int))
     quick = Sampling("project", levels=3, device="cpu")
-    report = evaluation.evaluate_samples(data, soft_blobs((3, 8, 8)), Flat(), count=5, sampling=quick)
+    report = protocols.evaluate_samples(data, soft_blobs((3, 8, 8)), Flat(), count=5, sampling=quick)
     assert report["quality"] == {"samples": {"count": 5}, "truth": {"count": 5}}
 
 
@@ -261,7 +263,7 @@ def test_components_of_different_priors_are_judged_in_their_places(monkeypatch, 
     def judged(answer):
         monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lambda *_, seeds, callback: answer)
         sampling = Sampling("known", batch=20, device="cpu")
-        return evaluation.evaluate_separation(data, priors, pairs=20, sampling=sampling)
+        return protocols.evaluate_separation(data, priors, pairs=20, sampling=sampling)
 
     right, wrong = judged(truth), judged(truth.flip(0))
     assert right["protocol"] == "one of each"
@@ -278,4 +280,4 @@ def test_data_sets_that_do_not_fit_the_components():
     prior = soft_blobs((1, 1, 1))
     for data in ([gray, colour], [gray] * 3):
         with pytest.raises(UsageError, match="data sets for 2 components"):
-            evaluation.evaluate_separation(data, [prior, prior], pairs=2)
+            protocols.evaluate_separation(data, [prior, prior], pairs=2)

@@ -13,9 +13,9 @@ import torch
 from scipy.linalg import sqrtm
 from torch import nn
 
-from basis_cli import features, metrics
-from basis_cli.datasets import Dataset, load_dataset
+from basis_cli.data.datasets import Dataset, load_dataset
 from basis_cli.errors import UsageError, WeightsError
+from basis_cli.evaluation import features, metrics
 
 DATA = os.environ.get("BASIS_DATA")
 CONFIG = {"widths": (8, 16), "classes": 10}

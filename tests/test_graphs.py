@@ -10,10 +10,11 @@ from basis_toy.prior import four_pictures
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from basis_cli import graphs, samplers
+from basis_cli import samplers
 from basis_cli.errors import RunWarning
-from basis_cli.noise import PerImageNoise
 from basis_cli.operators import Mixture
+from basis_cli.samplers import graphs
+from basis_cli.samplers.noise import PerImageNoise
 
 SHAPE = (1, 8, 8)
 GPU = torch.device("cuda", 0)

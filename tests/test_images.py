@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from PIL import Image, ImageCms
 
-from basis_cli import images
+from basis_cli.data import images
+from basis_cli.data.files import atomically
 from basis_cli.errors import BasisError, InputError, InputWarning, UsageError
-from basis_cli.files import atomically
 
 RNG = np.random.default_rng(0)
 EIGHT_BIT = st_numpy.arrays(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from basis_toy.prior import soft_blobs
 
-from basis_cli import likelihood
 from basis_cli.errors import InputError, UsageError
-from basis_cli.sampling import Sampling
+from basis_cli.evaluation import likelihood
+from basis_cli.posterior.sampling import Sampling
 
 
 def test_bits_per_dim_of_a_priors_own_samples_are_its_entropy(drawn_from):

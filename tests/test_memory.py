@@ -11,11 +11,11 @@ from basis_ncsn.network import UNet
 from basis_ncsn.prior import ScorePrior
 from basis_toy.prior import four_pictures
 
-from basis_cli import memory
+from basis_cli.compute import precision
 from basis_cli.errors import BasisError, RunWarning, UsageError
 from basis_cli.operators import Mixture
-from basis_cli.priors import precision
-from basis_cli.sampling import Sampling, sample_posterior
+from basis_cli.posterior import memory
+from basis_cli.posterior.sampling import Sampling, sample_posterior
 
 SHAPE = (1, 8, 8)
 CPU_MESSAGE = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"

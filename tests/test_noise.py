@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 import torch
 
-from basis_cli.noise import PerImageNoise
+from basis_cli.samplers.noise import PerImageNoise
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from basis_cli.data.images import LUMA
 from basis_cli.errors import UsageError
-from basis_cli.images import LUMA
 from basis_cli.operators import (
     Constraint,
     Downsample,

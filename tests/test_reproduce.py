@@ -97,7 +97,7 @@ def small(tmp_path, monkeypatch):
 
 
 def separation_cache():
-    from basis_cli import baselines
+    from basis_cli.samplers import baselines
 
     baselines._dictionary.cache_clear()
 

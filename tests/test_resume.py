@@ -9,9 +9,9 @@ from basis_toy.prior import four_pictures, soft_blobs
 from basis_cli import samplers, tasks
 from basis_cli.errors import InputError, UsageError
 from basis_cli.plugins import BUILT_IN_SAMPLERS
-from basis_cli.resume import SavedState
-from basis_cli.sampling import Sampling
-from basis_cli.tiles import PyramidPrior, TiledPrior
+from basis_cli.posterior.resume import SavedState
+from basis_cli.posterior.sampling import Sampling
+from basis_cli.priors.tiles import PyramidPrior, TiledPrior
 
 SHAPE = (1, 8, 8)
 MIXTURES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0)) / 2 + 0.25

@@ -4,8 +4,8 @@ from basis_toy.prior import four_pictures, soft_blobs
 
 from basis_cli import samplers
 from basis_cli.errors import NotFiniteError
-from basis_cli.noise import PerImageNoise
 from basis_cli.operators import Mixture, Unobserved
+from basis_cli.samplers.noise import PerImageNoise
 
 PAPER = [1.0, 0.59948425, 0.35938137, 0.21544347, 0.12915497, 0.07742637, 0.04641589, 0.02782559, 0.01668101, 0.01]
 SHAPE = (1, 8, 8)

@@ -8,7 +8,7 @@ import torch
 from basis_cli import samplers
 from basis_cli.errors import UsageError
 from basis_cli.operators import Gray, Jpeg, Mask, standard_tables
-from basis_cli.sampling import Sampling
+from basis_cli.posterior.sampling import Sampling
 from basis_cli.tasks import restoring
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from basis_toy.prior import four_pictures, soft_blobs
 
-from basis_cli import selection, tasks
+from basis_cli import tasks
 from basis_cli.errors import UsageError
-from basis_cli.sampling import Sampling
+from basis_cli.posterior import ranking
+from basis_cli.posterior.sampling import Sampling
 
 SHAPE = (1, 8, 8)
 
@@ -32,8 +33,8 @@ def test_denoising_errors_rank_pictures_as_the_exact_likelihood_does():
     prior = four_pictures(SHAPE)
     clean = pictures(6)
     strange = torch.cat([clean, clean + 0.1, clean.roll(2, -1), clean.flip(0) * 0.5 + clean * 0.5])
-    exact = prior.at(selection.SIGMAS[-1]).log_prob(strange)
-    bound = selection.log_likelihood([ScoreOnly(prior)], strange[None])
+    exact = prior.at(ranking.SIGMAS[-1]).log_prob(strange)
+    bound = ranking.log_likelihood([ScoreOnly(prior)], strange[None])
     together = torch.stack([exact, bound])
     assert together.corrcoef()[0, 1] > 0.97
     assert bound[:6].min() > bound[6:].max()
@@ -43,15 +44,15 @@ def test_each_component_has_the_log_density_of_its_own_prior_or_none():
     """Expected over the noise that is added: for a Gaussian in closed form, from that of the picture itself."""
     prior = soft_blobs(SHAPE, std=0.2, length=1.0)
     x = pictures(40)[None].repeat(2, 1, 1, 1, 1)
-    found = selection.component_log_prob([prior, ScoreOnly(prior)], x)
+    found = ranking.component_log_prob([prior, ScoreOnly(prior)], x)
     assert found[1].isnan().all()
     level = prior.at(0.01)
     noise = torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(3))
     expected = torch.stack([level.log_prob(one + 0.01 * noise).mean() for one in x[0]])
     spread = level.log_prob(x[0, :1] + 0.01 * noise).std()
     assert (found[0] - expected).abs().max() < 5 * spread
-    assert torch.equal(selection.component_log_prob([prior], x[:1, 3:4])[0], found[0, 3:4])
-    assert selection.component_log_prob([ScoreOnly(prior)], x[:1]) is None
+    assert torch.equal(ranking.component_log_prob([prior], x[:1, 3:4])[0], found[0, 3:4])
+    assert ranking.component_log_prob([ScoreOnly(prior)], x[:1]) is None
 
 
 def test_differences_are_in_nats_over_a_wide_range_of_noise():
@@ -61,7 +62,7 @@ def test_differences_are_in_nats_over_a_wide_range_of_noise():
     x = torch.cat([x, 0.5 + 1.5 * (x - 0.5)])
     sigmas = tuple(torch.logspace(1.3, -2.3, 60).tolist())
     exact = prior.log_prob(x)
-    bound = selection.log_likelihood([ScoreOnly(prior)], x[None], sigmas)
+    bound = ranking.log_likelihood([ScoreOnly(prior)], x[None], sigmas)
     gap = exact[:8] - exact[8:]
     torch.testing.assert_close(bound[:8] - bound[8:], gap, rtol=0.1, atol=2.0)
 
@@ -69,16 +70,16 @@ def test_differences_are_in_nats_over_a_wide_range_of_noise():
 def test_the_likelihood_does_not_depend_on_order_or_company():
     prior = ScoreOnly(four_pictures(SHAPE))
     x = torch.stack([pictures(4, 1), pictures(4, 2)])
-    both = selection.log_likelihood([prior, prior], x)
-    torch.testing.assert_close(selection.log_likelihood([prior, prior], x.flip(0)), both)
-    torch.testing.assert_close(selection.log_likelihood([prior, prior], x[:, 2:3]), both[2:3])
+    both = ranking.log_likelihood([prior, prior], x)
+    torch.testing.assert_close(ranking.log_likelihood([prior, prior], x.flip(0)), both)
+    torch.testing.assert_close(ranking.log_likelihood([prior, prior], x[:, 2:3]), both[2:3])
 
 
 def test_a_prior_with_a_likelihood_is_asked_for_it():
     prior, x = four_pictures(SHAPE), torch.stack([pictures(3, 1), pictures(3, 2)])
-    level = prior.at(selection.SIGMAS[-1])
+    level = prior.at(ranking.SIGMAS[-1])
     expected = level.log_prob(x[0]) + level.log_prob(x[1])
-    torch.testing.assert_close(selection.log_likelihood([prior, prior], x), expected)
+    torch.testing.assert_close(ranking.log_likelihood([prior, prior], x), expected)
 
 
 def two_answers():
@@ -92,8 +93,8 @@ def two_answers():
 
 def test_samples_are_ranked_aligned_and_gathered():
     first, x = two_answers()
-    assert (x[:, 0] - x[:, 2]).square().mean().sqrt() > 2 * selection.SAME_RMS
-    ranked = selection.rank(x, torch.tensor([1.0, 6, 5, 4, 3, 2]), [0, 0])
+    assert (x[:, 0] - x[:, 2]).square().mean().sqrt() > 2 * ranking.SAME_RMS
+    ranked = ranking.rank(x, torch.tensor([1.0, 6, 5, 4, 3, 2]), [0, 0])
     assert ranked.log_likelihood.tolist() == [6, 5, 4, 3, 2, 1]
     assert ranked.answer == [0, 1, 0, 1, 0, 0]
     target = first.flip(0)  # as the most probable sample has it
@@ -103,14 +104,14 @@ def test_samples_are_ranked_aligned_and_gathered():
 
 def test_components_of_different_kinds_are_never_exchanged():
     _, x = two_answers()
-    ranked = selection.rank(x, torch.arange(6, 0, -1.0), [0, 1])
+    ranked = ranking.rank(x, torch.arange(6, 0, -1.0), [0, 1])
     assert torch.equal(ranked.x, x)
     assert ranked.answer == [0, 1, 2, 1, 3, 0]
 
 
 def test_what_is_shown():
     first, x = two_answers()
-    ranked = selection.rank(x, torch.tensor([6.0, 5, 1, 4, 2, 3]), [0, 0])
+    ranked = ranking.rank(x, torch.tensor([6.0, 5, 1, 4, 2, 3]), [0, 0])
     assert ranked.select("all").shape == (2, 6, *SHAPE)
     assert torch.equal(ranked.select("best"), x[:, :1])
     error = {how: (ranked.select(how)[:, 0] - first).square().mean() for how in ("best", "mode", "mean")}
@@ -143,7 +144,7 @@ def test_the_evaluations_of_all_samples_and_of_their_scores_are_counted():
     assert single.evaluations == 7
     assert single.log_likelihood is None
     several = tasks.separate(y, prior=prior, samples=4, sampling=Sampling("project", levels=7, batch=5))
-    assert several.evaluations == 4 * (7 + len(selection.SIGMAS))
+    assert several.evaluations == 4 * (7 + len(ranking.SIGMAS))
     split = tasks.separate(y, prior=prior, alpha=[0.7, 0.3], sampling=Sampling("ep", levels=7))
     assert split.evaluations == 14
     derivatives = tasks.separate(y, prior=prior, sampling=Sampling("mmps", levels=7))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from basis_toy.prior import GaussianMixture, four_pictures, soft_blobs
 
-from basis_cli import load_prior, samplers, selection, tasks
+from basis_cli import load_prior, samplers, tasks
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture
-from basis_cli.sampling import Sampling
-from basis_cli.tiles import COARSEST, FINEST, PyramidPrior, TiledPrior, doubled, halved, raised_cosine, starts
+from basis_cli.posterior import ranking
+from basis_cli.posterior.sampling import Sampling
+from basis_cli.priors.tiles import COARSEST, FINEST, PyramidPrior, TiledPrior, doubled, halved, raised_cosine, starts
 
 SHAPE = (1, 8, 8)
 
@@ -251,9 +252,9 @@ def test_samples_of_a_pyramid_are_ranked_by_their_large_shapes_too():
             return super().at(sigma)
 
     asked = []
-    selection.log_likelihood([Recording(Telling(), (32, 32))], torch.rand(1, 2, 1, 32, 32))
+    ranking.log_likelihood([Recording(Telling(), (32, 32))], torch.rand(1, 2, 1, 32, 32))
     levels = asked[1:]  # the first is to see whether there is a likelihood
-    assert levels == pytest.approx(samplers.geometric(11, 4 * selection.SIGMAS[0], selection.SIGMAS[-1]))
+    assert levels == pytest.approx(samplers.geometric(11, 4 * ranking.SIGMAS[0], ranking.SIGMAS[-1]))
 
 
 def test_a_pyramid_needs_any_noise_level():

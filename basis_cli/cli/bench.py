@@ -59,7 +59,7 @@ def speed(
 
     A few minutes on a CPU. Run it on a machine that does nothing else.
     """
-    from ..benchmarks import speed as measure
+    from ..evaluation.benchmarks import speed as measure
     from ..priors import load_prior
 
     sampling = sampler.sampling("separate")
@@ -146,9 +146,9 @@ def samplers(
 
     All budgets and samplers take most of an hour for 100 mixtures on two CPU cores.
     """
-    from ..benchmarks import CONTENDERS, frontier
-    from ..evaluation import PAPER_PSNR
-    from ..sampling import Sampling
+    from ..evaluation.benchmarks import CONTENDERS, frontier
+    from ..evaluation.protocols import PAPER_PSNR
+    from ..posterior.sampling import Sampling
     from .job import load_pictures, load_priors
 
     check_plot(plot)

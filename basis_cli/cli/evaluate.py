@@ -33,9 +33,9 @@ from .options import (
 from .output import check_plot, figure, sampling_progress, stdout
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset
-    from ..evaluation import Damage
-    from ..metrics import Realism
+    from ..data.datasets import Dataset
+    from ..evaluation.metrics import Realism
+    from ..evaluation.protocols import Damage
 
 app = typer.Typer(no_args_is_help=True, help="Measure a prior and a sampler as the paper does.")
 
@@ -84,7 +84,7 @@ def separation(
 
     With a prior and a data set for each component, also in how many mixtures each came out in its own place.
     """
-    from ..evaluation import PAPER_PSNR, evaluate_separation
+    from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
     from ..tasks import separation as check
     from .job import about_tiles, load_pictures, load_priors, tiled
 
@@ -151,9 +151,9 @@ class RestorationOptions:
 @with_options
 def colorization(options: RestorationOptions, sampler: SamplerOptions) -> None:
     """Make test pictures gray, colour them, and compare them with the gray ones (Table 4)."""
-    from .. import evaluation
+    from ..evaluation import protocols
 
-    _restoration(evaluation.colorization, options, sampler)
+    _restoration(protocols.colorization, options, sampler)
 
 
 @app.command()
@@ -166,9 +166,9 @@ def inpainting(
     ] = "right",
 ) -> None:
     """Hide a part of test pictures, fill it in, and compare with filling in the mean colour."""
-    from .. import evaluation
+    from ..evaluation import protocols
 
-    _restoration(partial(evaluation.inpainting, mask=mask), options, sampler)
+    _restoration(partial(protocols.inpainting, mask=mask), options, sampler)
 
 
 @app.command()
@@ -180,9 +180,9 @@ def upscaling(
     bicubic: Annotated[bool, typer.Option("--bicubic", help="Shrink with a bicubic filter, not by averaging.")] = False,
 ) -> None:
     """Shrink test pictures, enlarge them, and compare with bicubic interpolation."""
-    from .. import evaluation
+    from ..evaluation import protocols
 
-    damage = partial(evaluation.upscaling, factor=factor, method="bicubic" if bicubic else "box")
+    damage = partial(protocols.upscaling, factor=factor, method="bicubic" if bicubic else "box")
     _restoration(damage, options, sampler)
 
 
@@ -194,16 +194,16 @@ def decompression(
     quality: Annotated[int, typer.Option(min=1, max=100, help="libjpeg's quality.")] = 10,
 ) -> None:
     """Compress test pictures as JPEG, undo it, and compare with the decoded files."""
-    from .. import evaluation
+    from ..evaluation import protocols
 
-    _restoration(partial(evaluation.decompression, quality=quality), options, sampler)
+    _restoration(partial(protocols.decompression, quality=quality), options, sampler)
 
 
 def _restoration(
     damage: Callable[[tuple[int, int, int]], Damage], options: RestorationOptions, sampler: SamplerOptions
 ) -> None:
     """What these four commands have in common."""
-    from ..evaluation import evaluate_restoration
+    from ..evaluation.protocols import evaluate_restoration
     from ..tasks import restoring
     from .job import load_pictures, load_priors
 
@@ -244,7 +244,7 @@ def samples(
     quiet: Quiet = False,
 ) -> None:
     """Measure how much samples of a prior itself look like test pictures."""
-    from ..evaluation import evaluate_samples
+    from ..evaluation.protocols import evaluate_samples
     from .job import load_pictures, load_priors
 
     (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
@@ -265,7 +265,7 @@ def samples(
 
 def _realism(test: Dataset, name: str, inception: Path | None, data_dir: Path | None, device: str) -> Realism | None:
     """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
-    from ..features import cifar_realism, inception_realism
+    from ..evaluation.features import cifar_realism, inception_realism
     from .job import load_pictures
 
     if test.shape[0] != 3:
@@ -307,7 +307,7 @@ def likelihood(
 
     Mixtures are of two pictures of one data set and prior, or of one each of two.
     """
-    from ..likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
+    from ..evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
     from ..tasks import separation as check
     from .job import load_pictures, load_priors
 
@@ -348,7 +348,7 @@ def gradients(
 ) -> None:
     """Report sigma E||score|| at each noise level, which should be nearly constant where noise is high (Figure 2)."""
     from .. import samplers
-    from ..likelihood import evaluate_gradients
+    from ..evaluation.likelihood import evaluate_gradients
     from .job import load_pictures, load_priors
 
     check_plot(plot)

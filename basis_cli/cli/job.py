@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..api import Prior
-    from ..datasets import Dataset
-    from ..resume import SavedState
-    from ..sampling import Sampling
+    from ..data.datasets import Dataset
+    from ..posterior.resume import SavedState
+    from ..posterior.sampling import Sampling
     from ..tasks import Result
 
 
@@ -47,14 +47,14 @@ def load_priors(names: list[str], k: int, weights: Path | None, device: str) -> 
 
 def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int, int, int]) -> Dataset:
     """The split of a data set; a folder's or LSUN's pictures are made those of a prior of ``shape``."""
-    from ..datasets import Squares, load_dataset
+    from ..data.datasets import Squares, load_dataset
 
     return load_dataset(name, split, data_dir, Squares(shape[1], gray=shape[0] == 1))
 
 
 def tiled(priors: list[Prior], size: tuple[int, int], tiles: TileOptions) -> list[Prior]:
     """The ``priors`` for pictures of ``(h, w)``: with --tile, of larger pictures in tiles."""
-    from ..tiles import PyramidPrior, TiledPrior
+    from ..priors.tiles import PyramidPrior, TiledPrior
 
     if not tiles.tile or size == tuple(priors[0].shape[1:]):
         return priors
@@ -102,7 +102,7 @@ class Job:
 
     def _begun_by_killed_runs(self, stems: list[str]) -> list[list[str]]:
         """The inputs that killed runs had at work, each run's together, as their saved states say."""
-        from ..resume import identity
+        from ..posterior.resume import identity
 
         paths = [path for path in map(self._state, stems) if self.output.resume and path.exists()]
         begun = [identity(path)["inputs"] for path in paths]
@@ -153,13 +153,13 @@ class Job:
 
     def read_references(self, paths: list[Path], shape: tuple[int, int, int], fit: str | None) -> None:
         """Read the true pictures."""
-        from .. import images
+        from ..data import images
 
         self.references = [images.read(path, shape, fit, self.tiles.tile) for path in paths]
 
     def read(self, shape: tuple[int, int, int], fit: str | None) -> list[Picture]:
         """All inputs that can be read and fitted."""
-        from .. import images
+        from ..data import images
 
         return self.each(lambda name: images.read(name, shape, fit, self.tiles.tile))
 
@@ -199,10 +199,10 @@ class Job:
         """Compute a batch at a time and write each before the next begins, so nothing done is lost."""
         import torch
 
-        from .. import images
-        from ..memory import batch_size
-        from ..priors import choose_device
-        from ..sampling import Frames
+        from ..compute import choose_device
+        from ..data import images
+        from ..posterior.memory import batch_size
+        from ..posterior.sampling import Frames
 
         if self.output.dry_run or not pictures:
             for picture in pictures:
@@ -254,7 +254,7 @@ class Job:
 
     def _saved_state(self, priors: list[Prior], chunk: list[Picture]) -> SavedState | None:
         """Where the state of a run on ``chunk`` is kept, with what tells it from other runs."""
-        from ..resume import SavedState
+        from ..posterior.resume import SavedState
 
         if not self.output.resume:
             return None
@@ -287,7 +287,7 @@ class Job:
         self, picture: Picture, result: Result, index: int, count: int, frames: Any, tiles: dict[str, Any] | None
     ) -> None:
         """Write the answers for one picture and, last, their record."""
-        from .. import images
+        from ..data import images
 
         out, stem = self.output.out, picture.stem
         record: dict[str, Any] = {
@@ -321,7 +321,7 @@ class Job:
 
 def about_tiles(prior: Prior) -> dict[str, Any] | None:
     """What a record says of the tiles that pictures were worked on in, if they were."""
-    from ..tiles import PyramidPrior, TiledPrior
+    from ..priors.tiles import PyramidPrior, TiledPrior
 
     scales = prior.scales if isinstance(prior, PyramidPrior) else [prior]
     tiled = [scale for scale in scales if isinstance(scale, TiledPrior)]
@@ -357,7 +357,8 @@ def _numbers(values: Tensor, digits: int) -> list[float | None]:
 
 
 def _write_answers(out: Path, stem: str, result: Result, index: int) -> list[dict[str, Any]]:
-    from .. import images, metrics
+    from ..data import images
+    from ..evaluation import metrics
 
     k, _, samples = result.components.shape[:3]
     answers = []
@@ -383,7 +384,7 @@ def _write_answers(out: Path, stem: str, result: Result, index: int) -> list[dic
 
 def _write_std(base: Path, result: Result, index: int) -> dict[str, Any]:
     """Write each component's standard deviation, white at a quarter, and return what a record says of it."""
-    from .. import images
+    from ..data import images
 
     assert result.std is not None, "uncertainty is refused for a single sample"
     std = result.std[:, index].clamp_max(0.25)
@@ -396,7 +397,7 @@ def _write_std(base: Path, result: Result, index: int) -> dict[str, Any]:
 
 def _write_sheet(path: Path, result: Result, index: int, references: list[np.ndarray]) -> None:
     """A row for each component: the input (in the first), the answers, and the truth if it is known."""
-    from .. import images
+    from ..data import images
 
     answers = result.components[:, index].numpy()
     k, _, c, h, w = answers.shape

@@ -15,7 +15,7 @@ import typer
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..sampling import Sampling
+    from ..posterior.sampling import Sampling
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -91,7 +91,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stder
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How to sample; see :class:`basis_cli.sampling.Sampling`."""
+    """How to sample; see :class:`basis_cli.posterior.sampling.Sampling`."""
 
     sampler: Annotated[
         str | None,
@@ -126,7 +126,7 @@ class SamplerOptions:
 
     def sampling(self, task: str, noise_std: float | None = None) -> Sampling:
         """For the library, with the ``task``'s default sampler unless one was chosen."""
-        from ..sampling import Sampling
+        from ..posterior.sampling import Sampling
 
         chosen = {field.name: getattr(self, field.name) for field in fields(self)} | {"dtype": self.dtype.value}
         return Sampling(**chosen, noise_std=noise_std).for_task(task)

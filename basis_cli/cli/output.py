@@ -69,7 +69,7 @@ def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callabl
             if quiet or (time.monotonic() - last_look < 0.2 and not last_step):
                 return  # looking at x makes a GPU wait, so look rarely
             last_look = time.monotonic()
-            from ..metrics import residual
+            from ..posterior.ordering import residual
 
             off = residual(state["operator"](x), state["y"]).mean().item() if state["y"].numel() else 0.0
             progress.update(
@@ -84,14 +84,15 @@ def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callabl
 
 
 @contextmanager
-def training_progress(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def training_progress() -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A bar over training steps with the current loss; yields the callback of :func:`basis_cli.training.fit`."""
     with warnings_as_lines(), _bar(False) as progress:
-        task = progress.add_task("loss -", total=steps)
+        task = progress.add_task("loss -", total=None)
 
         def callback(step: int, metrics: dict[str, float]) -> None:
             level = f"noise {metrics['sigma']:.3f}  " if "sigma" in metrics else ""
-            progress.update(task, completed=step, description=f"{level}loss {metrics['loss']:.4f}")
+            steps = round(step / metrics["progress"])
+            progress.update(task, completed=step, total=steps, description=f"{level}loss {metrics['loss']:.4f}")
 
         yield callback
 
@@ -105,7 +106,7 @@ def check_plot(path: Path | None) -> None:
     """
     if path is None:
         return
-    from ..images import out_folder
+    from ..data.images import out_folder
 
     try:
         import matplotlib.figure  # noqa: F401

@@ -91,7 +91,8 @@ def colorize(
     The gray is the mean of the three channels, as in the paper, unless --luma says otherwise. Writes STEM.x1.png and
     STEM.json.
     """
-    from .. import images, tasks
+    from .. import tasks
+    from ..data import images
 
     job = Job.single("colorize", inputs, sampler, several, tiles, output, model)
     shape, how = job.truth(model.reference, fit.value if fit else None)
@@ -177,7 +178,8 @@ def decompress(
 
     How much was lost is read from the file's own tables. Writes STEM.x1.png and STEM.json.
     """
-    from .. import images, tasks
+    from .. import tasks
+    from ..data import images
 
     job = Job.single("decompress", inputs, sampler, several, tiles, output, model)
     (c, h, w), _ = job.truth(model.reference, None)
@@ -217,7 +219,8 @@ def sample(
 
     Writes PRIOR-0001.png ..., and PRIOR.png with all of them.
     """
-    from .. import images, tasks
+    from .. import tasks
+    from ..data import images
 
     stem = prior.replace("/", "-")
     sheet = out / f"{stem}.png"

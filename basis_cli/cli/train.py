@@ -16,7 +16,7 @@ from ..errors import UsageError
 from .options import with_options
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset, Squares
+    from ..data.datasets import Dataset, Squares
     from ..training import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures or on a standard data set.")
@@ -62,7 +62,7 @@ StartFrom = Annotated[Path | None, typer.Option(help="Weights to begin with inst
 
 @dataclass(frozen=True)
 class SquareOptions:
-    """How pictures of a folder or of LSUN are made alike; see :class:`basis_cli.datasets.Squares`."""
+    """How pictures of a folder or of LSUN are made alike; see :class:`basis_cli.data.datasets.Squares`."""
 
     size: Annotated[
         int, typer.Option(help="Folders and LSUN: the shorter side is shrunk to it, the middle cut out.")
@@ -74,22 +74,31 @@ class SquareOptions:
         int | None,
         typer.Option(help="Folders and LSUN: shrink to this instead, and cut out --size at another place every time."),
     ] = None
+    crops: Annotated[
+        str | None,
+        typer.Option(help="Folders and LSUN: train on squares of these sides, in turn, cut at random: 32,64."),
+    ] = None
+    octaves: Annotated[
+        int, typer.Option(min=1, max=4, help="With --crops: so many scales, each shrunk to half of the one before.")
+    ] = 1
     gray: Annotated[bool, typer.Option("--gray", help="Folders and LSUN: gray pictures.")] = False
     limit: Annotated[int | None, typer.Option(help="Folders and LSUN: use at most so many pictures.")] = None
 
     def of(self, split: str) -> Squares:
         """For the library: pictures to test with are not cropped at random."""
-        from ..datasets import Squares
+        from ..data.datasets import Squares
 
         size = self.random_crop if self.random_crop and split == "train" else self.size
         return Squares(size, self.crop, self.gray, self.limit)
 
-    @property
-    def cropped(self) -> int | None:
-        """The side of random crops."""
+    def cropped(self) -> dict[str, Any]:
+        """Random crops, for :class:`basis_cli.training.Settings`."""
         if self.random_crop is not None and self.random_crop < self.size:
             raise UsageError(f"no --size {self.size} can be cut from --random-crop {self.random_crop}")
-        return self.size if self.random_crop else None
+        sides = _integers(self.crops, "--crops") if self.crops else (self.size,) if self.random_crop else ()
+        if self.octaves > 1 and not sides:
+            raise UsageError("--octaves are scales of random crops", "--crops 32,64")
+        return {"crops": sides, "octaves": self.octaves}
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,16 @@ class TrainingOptions:
     """How to train; see :class:`basis_cli.training.Settings`."""
 
     steps: Steps = 18_000
+    hours: Annotated[
+        float | None, typer.Option(min=0.001, help="End after so many hours instead, the learning rate by the clock.")
+    ] = None
     batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 64
     learning_rate: LearningRate = 1e-3
     optimizer: Annotated[Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")] = (
         Optimizer.muon
     )
     decay: Annotated[Decay, typer.Option(help="How the learning rate falls.")] = Decay.cosine
-    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe.")] = True
+    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe and in hardware.")] = True
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the network first.")] = False
     save_every: SaveEvery = 500
     sheet_every: Annotated[int, typer.Option(min=1, help="Steps between sample sheets and held-out measurements.")] = (
@@ -161,11 +173,14 @@ def command_line(arguments: list[str]) -> str:
     return shlex.join(kept)
 
 
-def _integers(text: str) -> tuple[int, ...]:
+def _integers(text: str, option: str = "--widths") -> tuple[int, ...]:
     try:
-        return tuple(int(number) for number in text.split(","))
+        numbers = tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise UsageError(f"--widths {text!r} is not a list of whole numbers", "for example --widths 64,128") from None
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"{option} {text!r} is not a list of whole numbers", f"for example {option} 64,128")
+    return numbers
 
 
 def _sigmas(text: str) -> tuple[float, ...]:
@@ -186,14 +201,14 @@ def _splits(
     name: str, folder: Path | None, squares: SquareOptions | None = None
 ) -> tuple[Dataset, Dataset, dict[str, str]]:
     """Train and test split, and what a file of weights says of its making."""
-    from ..datasets import load_dataset
+    from ..data.datasets import load_dataset
     from .output import warnings_as_lines
 
     with warnings_as_lines():
         train_set, test_set = (
             load_dataset(name, split, folder, squares.of(split) if squares else None) for split in ("train", "test")
         )
-    if squares and squares.cropped not in (None, test_set.shape[1]):
+    if squares and squares.random_crop not in (None, train_set.shape[1]):
         raise UsageError(f"--random-crop is for folders and LSUN, not for {name}")
     source = f"{train_set.name}, train split, {len(train_set.images)} pictures"
     return train_set, test_set, {"data": source, "command": command_line(sys.argv[1:])}
@@ -227,6 +242,7 @@ def ncsn(
     widths: Annotated[str, typer.Option(help="unet: channels at each resolution, highest first.")] = "64,128",
     blocks: Annotated[int, typer.Option(min=1, help="unet: residual blocks at each resolution.")] = 3,
     patch: Annotated[int, typer.Option(min=1, help="unet: side of the pixel blocks it works on.")] = 2,
+    attention: Annotated[bool, typer.Option(help="unet: see the whole picture; without it, any size fits.")] = True,
     filters: Annotated[
         int, typer.Option(min=8, help="refinenet, resnet: base channels (64 MNIST, 128 CIFAR-10).")
     ] = 64,
@@ -242,6 +258,8 @@ def ncsn(
     config: dict[str, Any] = {"filters": filters}
     if backbone is Backbone.unet:
         config = {"widths": _integers(widths), "blocks": blocks, "patch": patch}
+        if not attention:
+            config["attention"] = False
     if schedule or levels:
         spacing, count = schedule.value if schedule else "geometric", levels or 10
         begin = 0.01 if count == 1 else 1.0
@@ -249,9 +267,9 @@ def ncsn(
             config["sigmas"] = ladder(spacing, count, begin)
         else:
             config |= {"schedule": spacing, "levels": count, "sigma_begin": begin}
-    settings = training.settings(flip, crop=squares.cropped)
+    settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = _splits(data, data_dir, squares)
-    with training_progress(settings.steps) as callback:
+    with training_progress() as callback:
         path = train_ncsn(
             train_set,
             test_set,
@@ -312,9 +330,9 @@ def glow(
 
     if directions and not gaussians:
         raise UsageError("--directions are those of Gaussians", "--gaussians 100")
-    settings = training.settings(flip, crop=squares.cropped)
+    settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = _splits(data, data_dir, squares)
-    with training_progress(settings.steps) as callback:
+    with training_progress() as callback:
         path = train_glow(
             train_set,
             test_set,
@@ -328,8 +346,8 @@ def glow(
                 "whiten": whiten,
                 "smooth": smooth,
                 "gaussians": gaussians,
-                "directions": directions or 20,
-            },
+            }
+            | ({"directions": directions} if directions else {}),
             device=training.device,
             resume=training.resume,
             start_from=start_from,
@@ -352,7 +370,7 @@ def features(
     ),
 ) -> None:
     """Train the classifier whose features cifar-FID and cifar-IS compare (needs a data set with labels, in colour)."""
-    from ..features import train as train_features
+    from ..evaluation.features import train as train_features
     from .output import training_progress
 
     settings = training.settings(True, warmup=50)
@@ -360,7 +378,7 @@ def features(
     train_set, test_set, notes = _splits(data, data_dir)
     if not train_set.labels.any():
         raise UsageError(f"{data} says nothing of classes", "--data cifar10")
-    with training_progress(settings.steps) as callback:
+    with training_progress() as callback:
         path = train_features(
             train_set,
             test_set,
@@ -407,9 +425,9 @@ def finetune_glow(
     spec = prior_spec(prior)
     if spec.weights is None and start_from is None:
         raise UsageError(f"{prior} has no weights of its own", "give --start-from FILE; basis train glow makes one")
-    settings = training.settings(flip, crop=squares.cropped)
+    settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = _splits(data, data_dir, squares)
-    with training_progress(settings.steps * len(ladder)) as callback:
+    with training_progress() as callback:
         path = finetune(
             train_set,
             test_set,

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, plugins
+from ..data.files import atomically
 from ..errors import UnknownPriorError, UsageError, WeightsError
-from ..files import atomically
 
 if TYPE_CHECKING:
     from ..api import Prior
-    from ..datasets import Dataset
-    from ..metrics import Realism
-    from ..sampling import Sampling
+    from ..data.datasets import Dataset
+    from ..evaluation.metrics import Realism
+    from ..posterior.sampling import Sampling
 
 STEP_SIZE = 3e-5
 """delta with which the authors' code of BASIS runs MNIST; the paper's text says 2e-5."""
@@ -129,7 +129,7 @@ class Setup:
         Raises:
             WeightsError: the weights are not there.
         """
-        from ..features import cifar_realism, inception_realism
+        from ..evaluation.features import cifar_realism, inception_realism
 
         if "inception" in self.weights:
             return inception_realism(self.weights["inception"], self.data("cifar10", "train"), self.device)
@@ -137,13 +137,13 @@ class Setup:
 
     def data(self, name: str, split: str = "test") -> Dataset:
         """A data set, from the folder that ``BASIS_DATA`` names."""
-        from ..datasets import load_dataset
+        from ..data.datasets import load_dataset
 
         return load_dataset(name, split)
 
     def sampling(self, sampler: str, **options: Any) -> Sampling:
         """How to sample, on this setup's device and with its seed."""
-        from ..sampling import Sampling
+        from ..posterior.sampling import Sampling
 
         return Sampling(sampler, device=self.device, dtype=self.dtype, seed=self.seed, **options)
 

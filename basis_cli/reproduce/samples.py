@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import metrics, samplers, selection
+from .. import samplers
 from ..api import Prior
+from ..compute import choose_device, precision
 from ..errors import BasisError
 from ..operators import Mask, Unobserved, consistent
-from ..priors import choose_device, precision
-from ..sampling import image_seed, sample_posterior
+from ..posterior import ordering, ranking
+from ..posterior.sampling import image_seed, sample_posterior
 from . import Report, Row, Setup
 from .figures import sheet
 
@@ -62,8 +63,8 @@ def drawn(
 class Judge:
     """How likely pictures are under ``ncsn-mnist``, in nats, compared with MNIST's test pictures.
 
-    :func:`basis_cli.selection.log_likelihood` is an estimate up to a constant, which the difference takes away. Noise
-    is far below 0; an empty picture is above.
+    :func:`basis_cli.posterior.ranking.log_likelihood` is an estimate up to a constant, which the difference takes away.
+    Noise is far below 0; an empty picture is above.
     """
 
     def __init__(self, setup: Setup):
@@ -74,7 +75,7 @@ class Judge:
     def _likelihood(self, x: Tensor) -> Tensor:
         device = choose_device(self.setup.device)
         with torch.inference_mode(), precision(device, self.setup.dtype):
-            return selection.log_likelihood([self.prior], x.clamp(0, 1).to(device)[None]).cpu()
+            return ranking.log_likelihood([self.prior], x.clamp(0, 1).to(device)[None]).cpu()
 
     def __call__(self, x: Tensor) -> tuple[float, float | None]:
         """The mean over pictures ``(n, 1, 28, 28)``, and its standard error."""
@@ -192,11 +193,11 @@ def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Repo
         seeds = [image_seed(setup.seed, i) for i in range(len(y))]
         x, _, _ = sample_posterior([prior], operator, y, seeds, sampling)
         x = consistent(x, operator, y)[0].view(pictures, samples, c, h, w)
-        psnr = metrics.psnr(x, truth[:, None])
+        psnr = ordering.psnr(x, truth[:, None])
         unknown = known == 0
         rows += [
             Row(f"PSNR, {name}", "left as future work", float(psnr.mean()), None, f"{pictures} x {samples} samples"),
-            Row(f"PSNR, {name}, mean of the samples", None, float(metrics.psnr(x.mean(1), truth).mean())),
+            Row(f"PSNR, {name}, mean of the samples", None, float(ordering.psnr(x.mean(1), truth).mean())),
             Row(f"spread of an unknown pixel, {name}", "diverse", float(x.std(1)[..., unknown].mean())),
         ]
         grids.append(torch.cat([operator(truth[None])[:, None], x, truth[:, None]], dim=1))

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import metrics, samplers, tasks
-from ..datasets import Dataset, mixture_indices
-from ..evaluation import PAPER_PSNR, evaluate_separation
-from ..likelihood import evaluate_gradients
+from .. import samplers, tasks
+from ..data.datasets import Dataset, mixture_indices
+from ..evaluation.likelihood import evaluate_gradients
+from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
 from ..operators import Mixture
-from ..sampling import image_seed, sample_posterior
+from ..posterior import ordering
+from ..posterior.sampling import image_seed, sample_posterior
 from . import STEP_SIZE, Report, Row, Setup
 from .figures import OURS, PUBLISHED, sheet
 
@@ -185,12 +186,12 @@ def figure9(setup: Setup, *, mixtures: int, steps: int) -> Report:
     seeds = [image_seed(setup.seed, i) for i in range(mixtures)]
     sample_posterior([found[name]] * 2, operator, y, seeds, sampling, keep)
     states = {sigma: torch.cat(parts, dim=1) for sigma, parts in ends.items()}
-    order = metrics.component_order(list(states.values())[-1].clamp(0, 1), [0, 0], references=truth, mixture=y)
-    states = {sigma: metrics.reordered(x, order) for sigma, x in states.items()}
+    order = ordering.component_order(list(states.values())[-1].clamp(0, 1), [0, 0], references=truth, mixture=y)
+    states = {sigma: ordering.reordered(x, order) for sigma, x in states.items()}
     rows = []
     for sigma, x in states.items():
-        psnr = metrics.psnr(x.clamp(0, 1), truth).mean(0)
-        off = float(metrics.residual(2 * operator(x), 2 * y).square().mean().sqrt()) / 255
+        psnr = ordering.psnr(x.clamp(0, 1), truth).mean(0)
+        off = float(ordering.residual(2 * operator(x), 2 * y).square().mean().sqrt()) / 255
         settings = f"residual of the sum {off:.4f}, {off / sigma:.2f} sigma"
         error = float(psnr.std() / mixtures**0.5) if mixtures > 1 else None
         rows.append(Row(f"PSNR at sigma {sigma:.3f}", None, float(psnr.mean()), error, settings))

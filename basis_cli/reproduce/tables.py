@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from ..api import Prior
-from ..datasets import Dataset
-from ..evaluation import PAPER_PSNR, colorization, evaluate_restoration, evaluate_separation
-from ..likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
-from ..sampling import Sampling
+from ..data.datasets import Dataset
+from ..evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
+from ..evaluation.protocols import PAPER_PSNR, colorization, evaluate_restoration, evaluate_separation
+from ..posterior.sampling import Sampling
 from . import STEP_SIZE, Report, Row, Setup
 from .figures import beside
 
@@ -124,7 +124,7 @@ def table2(
             row("mode of 4 samples", prior, several_pairs, setup.sampling("ep", levels=58), 4, "mode"),
         ]
     why = (
-        "Average agrees (on all 6,000 mixtures, docs/evaluation.md: 14.78 and 14.89 dB), so the protocol is the "
+        "Average agrees (on all 6,000 mixtures, docs/protocols.md: 14.78 and 14.89 dB), so the protocol is the "
         "paper's. For class-split mixtures the published NMF is convolutional; ours is plain, with ten atoms for each "
         "half of the classes (15.91 dB on 6,000). For class-agnostic ones one dictionary serves both components and "
         "its atoms are dealt out by lot; the published 9.4 dB, taken from Kong et al., is about what the whole "

@@ -15,7 +15,7 @@ from basis_ncsn.training import denoising_error, loss_of, sliced_objective
 from torch import Tensor, nn
 
 from .. import training
-from ..datasets import Dataset
+from ..data.datasets import Dataset
 from . import Report, Row, Setup
 from .figures import OURS, PUBLISHED, sheet
 from .samples import STEP_SIZE, Judge, drawn

@@ -152,6 +152,7 @@ class Gaussians(nn.Module):
         generator.
         """
         sigma = torch.full((1,), FITTED_AT, device=x.device)
+        spread = FLOOR * x.var(0, correction=0).sum()
         responsible = F.one_hot(_kmeans(x, len(self.means)), len(self.means)).to(x.dtype)
         for again in range(EM):
             if again:
@@ -161,17 +162,18 @@ class Gaussians(nn.Module):
             self.means.copy_((responsible.T @ x + FLOOR * x.mean(0)) / count[:, None])
             self.logits.copy_((count / len(x)).log())
             for k in range(len(self.means)):
-                self._fit_one(k, x, responsible[:, k])
+                self._fit_one(k, x, responsible[:, k], spread)
 
-    def _fit_one(self, k: int, x: Tensor, responsible: Tensor) -> None:
-        """Directions and variances of Gaussian ``k``, from the pictures that it is responsible for."""
+    def _fit_one(self, k: int, x: Tensor, responsible: Tensor, spread: Tensor) -> None:
+        """Directions and variances of Gaussian ``k``, from the pictures that it is responsible for, and a little
+        ``spread`` in any direction."""
         r, count = self.directions.shape[1], responsible.sum() + FLOOR
         rank = min(r + SPARE, *x.shape)
         weight, chosen = responsible.topk(max(rank, int((responsible > SEEN).sum())))
         scattered = (x[chosen] - self.means[k]) * weight.sqrt()[:, None]
         _, deviations, directions = torch.svd_lowrank(scattered, rank, niter=3)
         variances = deviations[:r] ** 2 / count
-        total = (scattered.square().sum() + FLOOR * x.var(0, correction=0).sum()) / count
+        total = (scattered.square().sum() + spread) / count
         rest = (total - variances.sum()).clamp_min(0) / (self.size - r) + FLOOR
         self.directions[k] = directions[:, :r].T
         self.log_variances[k] = (variances - rest).clamp_min(FLOOR).log()

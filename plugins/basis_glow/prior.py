@@ -16,7 +16,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from basis_cli.api import InputError, PriorSpec, WeightsError
-from basis_cli.files import atomically
+from basis_cli.data.files import atomically
 from basis_cli.weights import sha256
 
 from .gaussians import full_precision

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basis_cli import images, training
-from basis_cli.datasets import Dataset
+from basis_cli import training
+from basis_cli.data import images
+from basis_cli.data.datasets import Dataset
+from basis_cli.data.files import atomically
 from basis_cli.errors import NotFiniteError, UsageError
-from basis_cli.files import atomically
-from basis_cli.metrics import bits_per_dim
+from basis_cli.evaluation.metrics import bits_per_dim
 
 from .gaussians import DATA_STD
 from .network import DEQUANTIZATION, Glow
@@ -236,7 +237,7 @@ def train(
         if whiten:
             network.whitening.fit(_taken(spread, settings, generator))
         first = torch.from_numpy(data.images[:256].copy())
-        x = training.taken(first, torch.arange(len(first)), settings.crop, generator) / 255
+        x = training.taken(first, torch.arange(len(first)), settings.side, generator) / 255
         level = noise_levels(len(x), generator, x.device) if network.conditional else torch.zeros(len(x))
         network.initialize(noisy(x, level, generator), level)
     _fit(
@@ -262,7 +263,7 @@ def _spread(data: Dataset, most: int) -> np.ndarray:
 
 def _taken(images: np.ndarray, settings: training.Settings, generator: torch.Generator) -> Tensor:
     """Pictures as training sees them, cut out and half of them mirrored, ``(n, c, h, w)`` in [0, 1]."""
-    x = training.taken(torch.tensor(images), torch.arange(len(images)), settings.crop, generator) / 255
+    x = training.taken(torch.tensor(images), torch.arange(len(images)), settings.side, generator) / 255
     if settings.flip:
         x[::2] = x[::2].flip(-1)
     return x
@@ -332,7 +333,8 @@ def finetune(
         if sigma not in done:
 
             def counted(step: int, metrics: dict[str, float], before: int = index, sigma: float = sigma) -> None:
-                callback(before * settings.steps + step, metrics | {"sigma": sigma})
+                share = (before + metrics["progress"]) / len(rungs)
+                callback(before * settings.steps + step, metrics | {"sigma": sigma, "progress": share})
 
             _rung(below, sigma, data, held_out, path, settings, device, notes or {}, counted, report)
             add_rung(path, sigma, network.shape)
@@ -392,6 +394,6 @@ def _rung(
             report(f"noise level {sigma:.4g} failed with {rate}: {failure.message}")
             continue
         _copy(folders[attempt] / "weights.safetensors", path)
-        (folders[attempt] / "state.pt").unlink()  # as large as four networks, and done with
+        (folders[attempt] / training.STATE).unlink()  # as large as four networks, and done with
         return
     raise NotFiniteError(f"noise level {sigma:.4g} failed {ATTEMPTS} times", "a smaller --learning-rate")

@@ -74,8 +74,10 @@ class UNet(nn.Module):
     """A denoiser ``D(x, sigma) = E[x0 | x]`` with the preconditioning of Karras et al. (2022), Table 1.
 
     ``F`` is a U-Net on ``patch x patch`` pixel blocks, ``len(widths)`` resolutions, ``blocks`` residual blocks at each
-    on the way down and again on the way up, and self-attention at the lowest one. Its input and output are scaled so
-    that both have unit variance at every noise level; ``mean`` and ``std`` are the data's, per pixel.
+    on the way down and again on the way up, and self-attention at the lowest one. Without ``attention`` its view is
+    bounded, its cost linear in the pixels, and what it learns from small pictures holds for large ones. Its input and
+    output are scaled so that both have unit variance at every noise level; ``mean`` and ``std`` are the data's, per
+    pixel.
     Any sigma > 0 is accepted; accuracy is what training covered: all levels, or ``sigmas`` if given, high to low.
 
     Raises:
@@ -91,6 +93,7 @@ class UNet(nn.Module):
         mean: float = 0.5,
         std: float = 0.25,
         sigmas: Sequence[float] | None = None,
+        attention: bool = True,
     ):
         super().__init__()
         self.sigmas = tuple(sigmas) if sigmas else None
@@ -108,7 +111,7 @@ class UNet(nn.Module):
             if i + 1 < len(widths):
                 stage["resample"] = nn.Conv2d(width, widths[i + 1], 3, stride=2, padding=1)
             self.down.append(stage)
-        self.attention = Attention(widths[-1])
+        self.attention = Attention(widths[-1]) if attention else nn.Identity()
         for i in reversed(range(len(widths) - 1)):
             width = widths[i]
             stage = nn.ModuleDict({"resample": nn.Conv2d(widths[i + 1], 4 * width, 1)})

@@ -13,7 +13,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from basis_cli.api import PriorSpec, WeightsError
-from basis_cli.files import atomically
+from basis_cli.data.files import atomically
 
 from .network import NETWORKS
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from basis_cli import images, samplers, training
-from basis_cli.datasets import Dataset
+from basis_cli import samplers, training
+from basis_cli.data import images
+from basis_cli.data.datasets import Dataset
 from basis_cli.errors import UsageError
 from basis_cli.operators import Unobserved
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
-from basis_cli.datasets import Dataset
+from basis_cli.data.datasets import Dataset
 from basis_cli.errors import UsageError
 from basis_cli.training import Settings
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from basis_cli import samplers
 from basis_cli.api import PriorSpec
-from basis_cli.datasets import Dataset
+from basis_cli.data.datasets import Dataset
 from basis_cli.errors import BasisError, InputError, NotFiniteError, UsageError, WeightsError
 from basis_cli.operators import Mixture
 from basis_cli.training import Settings

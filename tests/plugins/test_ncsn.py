@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from basis_cli.api import PriorSpec
-from basis_cli.datasets import Dataset
+from basis_cli.data.datasets import Dataset
 from basis_cli.errors import BasisError, UsageError, WeightsError
 from basis_cli.training import Settings
 

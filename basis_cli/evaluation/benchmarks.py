@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, selection, tasks
-from .api import Level, Prior
-from .datasets import Dataset
-from .errors import NotFiniteError, RunWarning, UsageError
-from .evaluation import evaluate_separation
-from .priors import choose_device
-from .sampling import Sampling
-from .tasks import Result
+from .. import __version__, tasks
+from ..api import Level, Prior
+from ..compute import choose_device
+from ..data.datasets import Dataset
+from ..errors import NotFiniteError, RunWarning, UsageError
+from ..evaluation.protocols import evaluate_separation
+from ..posterior import ranking
+from ..posterior.sampling import Sampling
+from ..tasks import Result
 
 STEPS = 100
 PAPER = Sampling("langevin", levels=10, steps=STEPS)
@@ -44,7 +45,7 @@ def speed(
     Args:
         count: separations at once, beside a single one.
         full: run all 1,000 steps of Algorithm 1 on a CPU, too. On CUDA it always does: there a level's steps share the
-            cost of recording them (:mod:`basis_cli.graphs`), so a few of them say little.
+            cost of recording them (:mod:`basis_cli.samplers.graphs`), so a few of them say little.
         callback: told what is being timed.
 
     Returns:
@@ -225,7 +226,7 @@ class Contender:
 
         ``None`` if they do not buy three levels (Algorithm 1: one step at each of ten).
         """
-        each = evaluations // self.samples - (len(selection.SIGMAS) if self.samples > 1 else 0)
+        each = evaluations // self.samples - (len(ranking.SIGMAS) if self.samples > 1 else 0)
         temperature = base.temperature if self.sampler == "langevin" else None
         own = replace(base, sampler=self.sampler, temperature=temperature)
         if self.sampler in ("langevin", "ascent"):
@@ -265,8 +266,8 @@ def frontier(
 
     Returns:
         One row each: ``contender``, ``budget``, ``evaluations`` (spent, for each component), ``psnr`` (as
-        :func:`basis_cli.evaluation.summary`), ``seconds`` and ``settings``. One whose samples are not finite is left
-        out, with a :class:`RunWarning`.
+        :func:`~basis_cli.evaluation.protocols.summary`), ``seconds`` and ``settings``. One whose samples are not finite
+        is left out, with a :class:`RunWarning`.
     """
     rows = []
     for contender in contenders:

@@ -6,6 +6,7 @@ Whatever is random at a step is drawn from (seed, step, process), so a killed ru
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pickle
@@ -19,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError, NotFiniteError, RunWarning, UsageError
-from .files import atomically
-from .priors import choose_device
+from ..compute import choose_device, multiplies_bfloat16
+from ..data.files import atomically
+from ..errors import InputError, NotFiniteError, RunWarning, UsageError
+from .optimizers import learning_rate_factor, optimizers_of
 
 Loss = Callable[..., Tensor]
 STATE = "state.pt"
@@ -47,101 +50,55 @@ class Settings:
     """Exponent of the power-function average of the weights (Karras et al. 2024, eq. 121): 16 averages the last 5 %."""
     seed: int = 0
     bf16: bool = True
-    """Autocast to bfloat16; weights, optimizer and EMA stay float32."""
+    """Autocast to bfloat16 where the hardware multiplies it; weights, optimizer and EMA stay float32."""
     compile: bool = False
     flip: bool = False
     """Mirror half of the pictures."""
-    crop: int | None = None
-    """Side of the square to cut from each picture, at another place every time; ``None``: whole pictures."""
+    crops: tuple[int, ...] = ()
+    """Sides of the squares to cut from pictures, at another place every time; empty: whole pictures. A step takes one
+    of them in turn, and of larger ones fewer pictures: as many pixels as a batch of the first has."""
+    octaves: int = 1
+    """Scales of the crops: pictures are shrunk by 2 x 2 means not at all, once ..., where they are large enough."""
+    hours: float | None = None
+    """End after so much time instead of after ``steps``: the learning rate falls by the clock."""
     patience: int | None = None
     """Stop after so many measurements without a better held-out loss, and keep the weights of the best one."""
     save_every: int = 500
     sheet_every: int = 2_000
 
+    @property
+    def side(self) -> int | None:
+        """That of the first crops."""
+        return self.crops[0] if self.crops else None
+
     def shape(self, of: tuple[int, int, int]) -> tuple[int, int, int]:
         """That of the pictures to learn, when those of the data are ``(c, h, w)``.
 
         Raises:
-            UsageError: they are smaller than ``crop``.
+            UsageError: they are smaller than ``crops``.
         """
-        if self.crop is None:
+        if not self.crops:
             return of
-        if self.crop > min(of[1:]):
-            raise UsageError(f"no square of {self.crop} pixels can be cut from {of[2]} x {of[1]}")
-        return of[0], self.crop, self.crop
+        if max(self.crops) > min(of[1:]):
+            raise UsageError(f"no square of {max(self.crops)} pixels can be cut from {of[2]} x {of[1]}")
+        return of[0], max(self.crops), max(self.crops)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalized by Newton-Schulz iterations (Jordan et al. 2024), for matrices and convolutions.
-
-    On this project's MNIST network it reaches Adam's loss in about two thirds of the steps (see the docs).
-    """
-
-    def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = _orthogonalized(p.grad.lerp(momentum, group["momentum"]).flatten(1))
-                p.add_(update.view_as(p), alpha=-group["lr"] * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)
-
-
-def _orthogonalized(matrix: Tensor) -> Tensor:
-    """``U V^T`` of the singular value decomposition ``U S V^T``, approximately, by five quintic iterations."""
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
-
-
-def _optimizers(network: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for hidden matrices (both sides at least 32), Adam for the rest; or Adam for everything."""
-    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-
-    def hidden(p: Tensor) -> bool:
-        return settings.optimizer == "muon" and p.ndim == 4 and min(p.shape[0], p[0].numel()) >= 32
-
-    matrices = [p for p in named.values() if hidden(p)]
-    others = [p for p in named.values() if not hidden(p)]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(others, settings.learning_rate, betas=(0.9, 0.99), fused=True)
-    ]
-    if matrices:
-        optimizers.append(Muon(matrices, 20 * settings.learning_rate))
-    return optimizers
-
-
-def learning_rate_factor(settings: Settings, step: int) -> float:
-    """The share of the full learning rate at ``step`` (0-based): linear warm-up, then the chosen decay."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup))
-    if settings.decay == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-    if settings.decay == "inverse-square-root":  # Karras et al. 2024, eq. 67, flat for the first tenth
-        return warm / math.sqrt(max(1.0, step / (0.1 * settings.steps)))
-    if settings.decay == "constant":
-        return warm
-    raise UsageError(f"no decay is called {settings.decay!r}", "cosine, inverse-square-root or constant")
-
-
-def taken(data: Tensor, chosen: Tensor, side: int | None, generator: torch.Generator) -> Tensor:
-    """``data[chosen]`` ``(n, c, h, w)``, or of each picture a square ``(n, c, side, side)`` at a place of its own."""
+def taken(data: Tensor, chosen: Tensor, side: int | None, generator: torch.Generator, octaves: int = 1) -> Tensor:
+    """``data[chosen]`` ``(n, c, h, w)`` float32, or of each picture a square ``(n, c, side, side)`` at a place of its
+    own: the first of the pictures as they are, as many shrunk to half their size, and so on for ``octaves`` scales."""
     if side is None:
-        return data[chosen]
-    n, (h, w) = len(chosen), data.shape[2:]
-    along = torch.arange(side, device=data.device)
-    tops, lefts = (torch.randint(s - side + 1, (n, 1), generator=generator, device=data.device) for s in (h, w))
-    rows, columns = (tops + along)[:, :, None], (lefts + along)[:, None]
-    return data[chosen[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+        return data[chosen].float()
+    fitting = [side << octave for octave in range(octaves) if side << octave <= min(data.shape[2:])]
+    squares = []
+    for window, some in zip(fitting, chosen.tensor_split(len(fitting)), strict=True):
+        n, (h, w) = len(some), data.shape[2:]
+        along = torch.arange(window, device=data.device)
+        tops, lefts = (torch.randint(s - window + 1, (n, 1), generator=generator, device=data.device) for s in (h, w))
+        rows, columns = (tops + along)[:, :, None], (lefts + along)[:, None]
+        cut = data[some[:, None, None], :, rows, columns].permute(0, 3, 1, 2).float()
+        squares.append(F.avg_pool2d(cut, window // side))
+    return torch.cat(squares)
 
 
 def fit(
@@ -192,7 +149,7 @@ def fit(
 
     network = network.to(device_).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False)
-    optimizers = _optimizers(network, settings)
+    optimizers = optimizers_of(network, settings)
     identity = {"settings": asdict(settings), "architecture": architecture or {}}
     start, elapsed, stopped = 0, 0.0, False
     best: dict[str, Any] = {"step": 0, "loss": math.inf, "average": {}}
@@ -215,12 +172,12 @@ def fit(
     model = torch.compile(network) if settings.compile else network
     model = accelerator.prepare(model)
     optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
-    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(network, settings)]
+    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers_of(network, settings)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to it
         data = torch.from_numpy(images).to(device_)
     classes = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device_)
-    generator = torch.Generator(device_)
+    generator, bf16 = torch.Generator(device_), settings.bf16 and multiplies_bfloat16(device_)
     began, running, since, done = time.monotonic() - elapsed, torch.zeros((), device=device_), 0, start
 
     def save(step: int) -> None:
@@ -238,21 +195,24 @@ def fit(
         with atomically(state_path) as partial:
             torch.save(state, partial)
 
-    for step in range(start, start if stopped else settings.steps):
+    progress = elapsed / (3600 * settings.hours) if settings.hours else start / settings.steps
+    for step in () if stopped or progress >= 1 else itertools.count(start):
         entropy = np.random.SeedSequence((settings.seed, step, accelerator.process_index))
         generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-        factor = learning_rate_factor(settings, step)
+        factor = learning_rate_factor(settings, step, progress)
         for optimizer, rates in zip(optimizers, base, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        chosen = torch.randint(len(data), (settings.batch,), generator=generator, device=device_)
-        x = taken(data, chosen, settings.crop, generator).float().div_(255)
+        side = settings.crops[step % len(settings.crops)] if settings.crops else None
+        batch = max(1, settings.batch * settings.crops[0] ** 2 // side**2) if side else settings.batch
+        chosen = torch.randint(len(data), (batch,), generator=generator, device=device_)
+        x = taken(data, chosen, side, generator, settings.octaves).div_(255)
         if settings.flip:
-            mirrored = torch.rand(settings.batch, 1, 1, 1, generator=generator, device=device_) < 0.5
+            mirrored = torch.rand(batch, 1, 1, 1, generator=generator, device=device_) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
         x = x.contiguous(memory_format=torch.channels_last)
         given = (x, generator) if classes is None else (x, generator, classes[chosen])
-        with torch.autocast(device_.type, torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(device_.type, torch.bfloat16, enabled=bf16):
             value = loss(model, *given)
         accelerator.backward(value)
         for optimizer in optimizers:
@@ -264,7 +224,12 @@ def fit(
             torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], 1 - keep)
         running += value.detach()
         since += 1
-        last = done == settings.steps
+        if not settings.hours:
+            progress = done / settings.steps
+        elif done % 50 == 0:  # all processes by the clock of the first
+            clock = torch.tensor((time.monotonic() - began) / (3600 * settings.hours), device=device_)
+            progress = float(broadcast(clock))
+        last = progress >= 1
         measuring = done % settings.sheet_every == 0 or last
         reporting = done % 50 == 0 or measuring
         saving = done % settings.save_every == 0 or last
@@ -285,7 +250,8 @@ def fit(
             running.zero_()
             since = 0
             seconds = time.monotonic() - began
-            metrics = {"step": done, "loss": mean, "learning_rate": settings.learning_rate * factor, "seconds": seconds}
+            metrics = {"step": done, "progress": progress, "loss": mean}
+            metrics |= {"learning_rate": settings.learning_rate * factor, "seconds": seconds}
             metrics["images_per_second"] = done * settings.batch * accelerator.num_processes / seconds
             metrics |= measured
             if accelerator.is_main_process:
@@ -296,7 +262,7 @@ def fit(
             save(done)
         if sheet and accelerator.is_main_process and measuring:
             sheet(average, out / f"samples-{done:07d}.png")
-        if stopped:
+        if last:
             break
     if settings.patience and best["step"]:
         average.load_state_dict(best["average"])
@@ -331,7 +297,7 @@ def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def _may_change(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that a resumed run may change; with more ``steps`` it goes on where a finished one ended."""
-    keys = ("steps", "learning_rate", "patience", "save_every", "sheet_every", "compile")
+    keys = ("steps", "hours", "learning_rate", "bf16", "patience", "save_every", "sheet_every", "compile")
     return {key: settings[key] for key in keys}
 
 

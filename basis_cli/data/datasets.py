@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import images
-from .errors import InputError, InputWarning, UsageError
+from ..data import images
+from ..errors import InputError, InputWarning, UsageError
 
 UPPER = {"cifar10": (0, 1, 8, 9)}  # aeroplanes, cars, ships, lorries; the others are animals (the paper, section 5)
 
@@ -50,7 +50,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Squares:
-    """How pictures of any size and kind become a data set's, see :func:`basis_cli.images.square`.
+    """How pictures of any size and kind become a data set's, see :func:`basis_cli.data.images.square`.
 
     Raises:
         UsageError: a number below 1, or a ``crop`` smaller than ``size``.

@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from .errors import RunWarning
+from ..errors import RunWarning
 
 WARM_UP = 3
 """Steps run as they are before one is recorded: libraries allocate and choose their algorithms in the first ones."""

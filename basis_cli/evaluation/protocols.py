@@ -13,14 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import images, metrics, samplers, selection
-from .api import Prior
-from .datasets import Dataset, mixture_indices, one_of_each
-from .errors import UsageError
-from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
-from .priors import choose_device
-from .sampling import Sampling, image_seed, sample_posterior
-from .tasks import corrected, kinds, ranked_samples, restoring, sample, unknown
+from .. import samplers
+from ..api import Prior
+from ..compute import choose_device
+from ..data import images
+from ..data.datasets import Dataset, mixture_indices, one_of_each
+from ..errors import UsageError
+from ..evaluation import metrics
+from ..operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
+from ..posterior import ordering, ranking
+from ..posterior.sampling import Sampling, image_seed, sample_posterior
+from ..tasks import corrected, kinds, ranked_samples, restoring, sample, unknown
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -76,8 +79,8 @@ def evaluate_separation(
     is with it.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
-    :meth:`basis_cli.selection.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG file to write
-    the first mixtures to: each a column of mixture, components, truth.
+    :meth:`~basis_cli.posterior.ranking.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG
+    file to write the first mixtures to: each a column of mixture, components, truth.
 
     Returns:
         ``psnr``, ``psnr_corrected`` and ``average`` (the baseline, the mean picture) as :func:`summary` makes them,
@@ -103,25 +106,25 @@ def evaluate_separation(
     ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
     seconds = time.perf_counter() - began
     x = torch.stack([one.select(select)[:, 0] for one in ranked], dim=1)
-    off = metrics.residual(operator(x), y)
+    off = ordering.residual(operator(x), y)
 
     def in_order(x: Tensor) -> Tensor:
-        order = metrics.component_order(x, kinds(priors, operator), references=truth, mixture=y)
-        return metrics.reordered(x, order)
+        order = ordering.component_order(x, kinds(priors, operator), references=truth, mixture=y)
+        return ordering.reordered(x, order)
 
     written = in_order(corrected(x, operator, y, sampling))
     x = in_order(x.clamp(0, 1))
     if sheet:
         _write_sheet(sheet, y, *x, *truth)
-    psnr = metrics.psnr(x, truth).mean(0).numpy()
+    psnr = ordering.psnr(x, truth).mean(0).numpy()
     mean = y[None].expand_as(truth)
-    average = metrics.psnr(mean, truth).mean(0).numpy()
+    average = ordering.psnr(mean, truth).mean(0).numpy()
     found = about | {
         "k": k,
         "mixtures": pairs,
         "pairs_seed": pairs_seed,
         "psnr": summary(psnr),
-        "psnr_corrected": summary(metrics.psnr(written, truth).mean(0).numpy()),
+        "psnr_corrected": summary(ordering.psnr(written, truth).mean(0).numpy()),
         "average": summary(average),
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": evaluations,
@@ -162,18 +165,17 @@ def mixtures(
 def assigned(x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, device: str = "auto") -> dict[str, float]:
     """The share of mixtures whose components ``x`` ``(k, n, c, h, w)`` each belong to their own prior.
 
-    ``by likelihood``: each is more probable (:func:`basis_cli.selection.log_likelihood`) under its own prior than under
-    any other. ``by distance``, where the ``truth`` is given: no other order of them is nearer to it in mean PSNR.
+    ``by likelihood``: each is more probable (:func:`~basis_cli.posterior.ranking.log_likelihood`) under its own prior
+    than under any other. ``by distance``, where the ``truth`` is given: no other order of them is nearer to it in mean
+    PSNR.
     """
     own = torch.arange(len(x))[:, None]
     parts = [part.to(choose_device(device)) for part in x.split(50, dim=1)]
-    scores = [
-        [selection.log_likelihood([prior], part[[i]]) for part in parts] for prior in priors for i in range(len(x))
-    ]
+    scores = [[ranking.log_likelihood([prior], part[[i]]) for part in parts] for prior in priors for i in range(len(x))]
     likelihood = torch.stack([torch.cat(each).cpu() for each in scores]).unflatten(0, (len(priors), len(x)))
     found = {"by likelihood": float((likelihood.argmax(0) == own).all(0).float().mean())}
     if truth is not None:
-        order = metrics.component_order(x, [0] * len(x), references=truth, mixture=truth.mean(0))
+        order = ordering.component_order(x, [0] * len(x), references=truth, mixture=truth.mean(0))
         found["by distance"] = float((order == own).all(0).float().mean())
     return found
 
@@ -203,7 +205,7 @@ def quality(x: Tensor, truth: Tensor, realism: metrics.Realism | None = None) ->
 
     With ``realism`` also its figures, of the pictures alone.
     """
-    psnr = metrics.psnr(x, truth)
+    psnr = ordering.psnr(x, truth)
     found = {
         "psnr": float(psnr.mean()),
         "psnr_standard_error": float(psnr.std() / len(psnr) ** 0.5),
@@ -297,7 +299,7 @@ def evaluate_restoration(
     x, _, evaluations = sample_posterior([prior], damage.operator, repeated, seeds, sampling, callback)
     seconds = time.perf_counter() - began
     x = corrected(x, damage.operator, repeated, sampling)
-    off = metrics.residual(damage.operator(x), repeated)
+    off = ordering.residual(damage.operator(x), repeated)
     several = x[0].unflatten(0, (len(y), samples))
     answers = {"baseline": damage.baseline(y), "one sample": several[:, 0]}
     if samples > 1:

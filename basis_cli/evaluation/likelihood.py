@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import metrics, samplers
-from .api import Level, Prior
-from .datasets import Dataset
-from .errors import InputError, UsageError
-from .evaluation import mixtures, same_shape
-from .operators import Mixture
-from .priors import choose_device
-from .sampling import Sampling, image_seed, sample_posterior
+from .. import samplers
+from ..api import Level, Prior
+from ..compute import choose_device
+from ..data.datasets import Dataset
+from ..errors import InputError, UsageError
+from ..evaluation import metrics
+from ..evaluation.protocols import mixtures, same_shape
+from ..operators import Mixture
+from ..posterior.sampling import Sampling, image_seed, sample_posterior
 
 PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
     "mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6},

@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import images, metrics, samplers, selection
-from .api import Prior
-from .errors import InputError, UsageError
-from .operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, Unobserved, consistent
-from .priors import choose_device, load_prior
-from .resume import SavedState
-from .sampling import Sampling, image_seed, sample_posterior
+from .. import samplers
+from ..api import Prior
+from ..compute import choose_device
+from ..data import images
+from ..errors import InputError, UsageError
+from ..operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, Unobserved, consistent
+from ..posterior import ordering, ranking
+from ..posterior.resume import SavedState
+from ..posterior.sampling import Sampling, image_seed, sample_posterior
+from ..priors import load_prior
 
 Picture = str | Path | np.ndarray | Tensor
 """A file, or intensities in [0, 1] ``(c, h, w)``; ``(n, c, h, w)`` holds several."""
@@ -45,7 +48,7 @@ class Result:
     """Nats, up to a constant, ``(n, samples)``, most probable first; ``None`` for a single sample."""
     log_prob: Tensor | None = None
     """Nats, of each component under its own prior, ``(k, n, m)``, see
-    :func:`basis_cli.selection.component_log_prob`; ``None`` for priors without a likelihood, and baselines."""
+    :func:`basis_cli.posterior.ranking.component_log_prob`; ``None`` for priors without a likelihood, and baselines."""
     answers: list[list[int]] = field(default_factory=list)
     """For each mixture, how many samples give the same answer as the most probable one, and as each other."""
     drawn: list[list[int]] = field(default_factory=list)
@@ -97,7 +100,7 @@ def ranked_samples(
     sampling: Sampling,
     callback: Callable[..., None] = samplers.no_callback,
     saved: SavedState | None = None,
-) -> tuple[list[selection.Ranked], float]:
+) -> tuple[list[ranking.Ranked], float]:
     """Samples for each of ``y`` ``(n, ...)``, one for each of its seeds, most probable first, and evaluations
     for each component of it. A single sample is not scored."""
     samples = len(seeds[0])
@@ -107,7 +110,7 @@ def ranked_samples(
     shape = (len(y), samples)
     scores = torch.zeros(shape) if scores is None else scores.view(shape)
     ranked = map(
-        partial(selection.rank, kinds=kinds(priors, operator)), x.unflatten(1, shape).unbind(1), scores.unbind(0)
+        partial(ranking.rank, kinds=kinds(priors, operator)), x.unflatten(1, shape).unbind(1), scores.unbind(0)
     )
     return list(ranked), evaluations * samples
 
@@ -157,7 +160,7 @@ def separate(
         prior: one for all components or one for each; names or :class:`basis_cli.api.Prior` objects.
         alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means.
         samples: posterior samples for each mixture.
-        select: what to keep of several samples, see :meth:`basis_cli.selection.Ranked.select`.
+        select: what to keep of several samples, see :meth:`basis_cli.posterior.ranking.Ranked.select`.
         references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
         fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
         sampling: sampler, seed, device and so on; a picture depends on its seed, not on what runs beside it.
@@ -194,8 +197,8 @@ def _answers(
     """Sample, choose, make consistent and put in order: what every task does once its operator and ``y`` are known."""
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
-    if select not in selection.SELECT:
-        raise UsageError(f"select {select!r} is not known", ", ".join(selection.SELECT))
+    if select not in ranking.SELECT:
+        raise UsageError(f"select {select!r} is not known", ", ".join(ranking.SELECT))
     if truth is not None and truth.shape[1] != len(y):
         raise UsageError(f"references for {truth.shape[1]} pictures, but there are {len(y)}")
     began = time.perf_counter()
@@ -207,16 +210,16 @@ def _answers(
     x = corrected(x, operator, repeated, sampling)
     std = torch.stack([one.std for one in ranked], dim=1) if samples > 1 else None
     if operator.k > 1:
-        order = metrics.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
-        x = metrics.reordered(x, order.repeat_interleave(m, dim=1))
-        std = None if std is None else metrics.reordered(std, order)
+        order = ordering.component_order(x[:, ::m], kinds(priors, operator), references=truth, mixture=y)
+        x = ordering.reordered(x, order.repeat_interleave(m, dim=1))
+        std = None if std is None else ordering.reordered(std, order)
     asked = evaluations > 0  # baselines know nothing of priors
-    log_prob = selection.component_log_prob(priors, x.to(choose_device(sampling.device))) if asked else None
+    log_prob = ranking.component_log_prob(priors, x.to(choose_device(sampling.device))) if asked else None
     return Result(
         components=x.unflatten(1, (len(y), m)),
         y=y,
-        residual=metrics.residual(operator(x), repeated).view(len(y), m),
-        psnr=None if truth is None else metrics.psnr(x, truth.repeat_interleave(m, dim=1)).unflatten(1, (len(y), m)),
+        residual=ordering.residual(operator(x), repeated).view(len(y), m),
+        psnr=None if truth is None else ordering.psnr(x, truth.repeat_interleave(m, dim=1)).unflatten(1, (len(y), m)),
         seconds=time.perf_counter() - began,
         evaluations=evaluations,
         log_likelihood=torch.stack([one.log_likelihood for one in ranked]) if samples > 1 else None,
@@ -236,7 +239,7 @@ def corrected(x: Tensor, operator: Operator, y: Tensor, sampling: Sampling) -> T
 
 
 def restoring(operator: Operator) -> str:
-    """The task of :data:`basis_cli.sampling.DEFAULTS` that answers what ``operator`` made of a picture."""
+    """The task of :data:`basis_cli.posterior.sampling.DEFAULTS` that answers what ``operator`` made of a picture."""
     return "decompress" if isinstance(operator, Jpeg) else "restore"
 
 
@@ -394,7 +397,7 @@ def graying(weights: Sequence[float], shape: tuple[int, int, int]) -> Gray:
 def coded(
     coding: tuple[Any, tuple[int, int], tuple[int, int]], shape: tuple[int, int, int], name: str = "the JPEG file"
 ) -> Jpeg:
-    """The operator of a file coded as :func:`basis_cli.images.jpeg_coding` says, for a prior of this ``shape``.
+    """The operator of a file coded as :func:`basis_cli.data.images.jpeg_coding` says, for a prior of this ``shape``.
 
     Raises:
         InputError: another size, or colour where the prior is gray, or the other way round.

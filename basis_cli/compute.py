@@ -1,16 +1,13 @@
-"""From a prior's name to a prior on a device."""
+"""Where to compute and how: device, precision, compilation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 
-from . import weights
 from .api import Prior
-from .errors import BasisError, UsageError
-from .plugins import prior_spec, resolve
+from .errors import UsageError
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -32,6 +29,13 @@ def choose_device(name: str = "auto") -> torch.device:
             f"{name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices", "--device cpu"
         )
     return device
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for it: CPUs without them take fifty times as long as in float32."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    names = ("amx_bf16", "avx512_bf16", "arm_bf16", "bf16")
+    return device.type != "cpu" or any(capabilities.get(name) for name in names)
 
 
 def precision(device: torch.device, dtype: str) -> torch.autocast:
@@ -63,31 +67,3 @@ def compile_networks(priors: Iterable[Prior]) -> None:
         if not callable(compile_network):
             raise UsageError(f"{type(prior).__name__} has no network to compile", "leave out --compile")
         compile_network()
-
-
-def load_prior(name: str, *, weights_path: Path | None = None, device: torch.device | str = "auto") -> Prior:
-    """The prior called ``name`` (or ``plugin/name``) on ``device``, with its weights verified.
-
-    Raises:
-        UnknownPriorError: no plugin offers it.
-        WeightsError: its weights are missing, corrupted or do not fit.
-        BasisError: its plugin failed, or returned something that is no prior.
-    """
-    spec = prior_spec(name)
-    where = choose_device(device) if isinstance(device, str) else device
-    path = weights.find(spec.weights, weights_path) if spec.weights else weights_path
-    try:
-        prior = resolve(spec.load)(spec, path, where)
-    except BasisError:
-        raise
-    except Exception as error:
-        raise BasisError(
-            f"prior {name!r} failed to load: {type(error).__name__}: {error}", "report it to its plugin's author"
-        ) from error
-    shape = tuple(getattr(prior, "shape", ()))
-    if not callable(getattr(prior, "at", None)) or len(shape) != 3 or shape != tuple(spec.shape or shape):
-        raise BasisError(
-            f"prior {name!r} is not usable: its plugin returned {type(prior).__name__}",
-            f"it must have .at(sigma) and .shape == {tuple(spec.shape or ('channels', 'height', 'width'))}",
-        )
-    return prior

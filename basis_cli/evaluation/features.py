@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from . import training, weights
-from .datasets import Dataset
-from .errors import UsageError, WeightsError
-from .files import atomically
-from .metrics import Realism, Statistics, features_of
-from .priors import choose_device
+from .. import training, weights
+from ..compute import choose_device
+from ..data.datasets import Dataset
+from ..data.files import atomically
+from ..errors import UsageError, WeightsError
+from ..evaluation.metrics import Realism, Statistics, features_of
 
 SHIFT = 2  # pixels that a training picture is moved by, at most
 SMOOTHING = 0.1  # of the labels

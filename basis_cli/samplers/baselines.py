@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .api import Prior
-from .datasets import load_dataset
-from .errors import UsageError
-from .operators import LinearOperator, Mixture, Operator
-from .samplers import no_callback
+from ..api import Prior
+from ..data.datasets import load_dataset
+from ..errors import UsageError
+from ..operators import LinearOperator, Mixture, Operator
+from ..samplers import no_callback
 
 ATOMS = 10
 """In a dictionary, for each component that it makes; of 10, 20, 40 what took mixtures of digits apart best."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .api import Prior
-from .metrics import assignment
-from .noise import PerImageNoise
-from .samplers import PAPER_SIGMAS, geometric, halvings, joint_denoiser
+from ..api import Prior
+from ..posterior.ordering import assignment
+from ..samplers import PAPER_SIGMAS, geometric, halvings, joint_denoiser
+from ..samplers.noise import PerImageNoise
 
 SELECT = ("all", "best", "mode", "mean")
 SIGMAS = geometric(8, 0.8, 0.03)
@@ -31,7 +31,7 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
 
     as a sum over ``sigmas`` (evenly spaced in ``log s``), one evaluation each, with the same ``z`` for all pictures, so
     that the noise of the estimate nearly cancels in differences. For comparing samples of one mixture only. A pyramid
-    (:class:`basis_cli.tiles.PyramidPrior`) is asked from as much higher a level on as it has scales.
+    (:class:`basis_cli.priors.tiles.PyramidPrior`) is asked from as much higher a level on as it has scales.
     """
     noise = PerImageNoise([seed], x.device)
     total = torch.zeros(x.shape[1], device=x.device)

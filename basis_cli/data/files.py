@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import BasisError
+from ..errors import BasisError
 
 
 @contextmanager

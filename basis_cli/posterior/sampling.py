@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import memory, metrics, plugins, samplers, selection
-from .api import Level, Prior
-from .errors import BasisError, UsageError
-from .operators import Operator
-from .priors import choose_device, compile_networks, precision
-from .resume import SavedState
+from .. import plugins, samplers
+from ..api import Level, Prior
+from ..compute import choose_device, compile_networks, precision
+from ..errors import BasisError, UsageError
+from ..operators import Operator
+from ..posterior import memory, ordering, ranking
+from ..posterior.resume import SavedState
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Frames:
         if like is None:
             return states
         closeness = -(like[:, None] - states[-1][None]).square().flatten(2).sum(2)
-        return states[:, metrics.assignment(closeness, [0] * len(like))]
+        return states[:, ordering.assignment(closeness, [0] * len(like))]
 
 
 def sample_posterior(
@@ -238,7 +239,7 @@ def sample_posterior(
             **options,
         )
         samplers.check_finite(x, 0.0)
-        scores = selection.log_likelihood(counted, x.clamp(0, 1)).cpu() if likelihood else None
+        scores = ranking.log_likelihood(counted, x.clamp(0, 1)).cpu() if likelihood else None
         return x.cpu(), scores, int(evaluated) / (operator.k * len(part))
 
     parts: list[Tensor] = []

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .api import Level, Prior
-from .errors import UsageError
+from ..api import Level, Prior
+from ..errors import UsageError
 
 PIXELS = 2**17
 """Pixels through the network at once, whatever the size of the picture."""

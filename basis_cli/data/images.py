@@ -13,8 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
-from .errors import BasisError, InputError, InputWarning, UsageError
-from .files import atomically
+from ..data.files import atomically
+from ..errors import BasisError, InputError, InputWarning, UsageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
 MAX_MEGAPIXELS = 64

@@ -1,25 +1,17 @@
-"""How good a result is: PSNR under the best assignment, SSIM, reconstruction error; FID and IS of many pictures."""
+"""How good a result is beside its PSNR (:mod:`basis_cli.posterior.ordering`): SSIM; FID and IS of many pictures."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from .errors import UsageError
-
-
-def psnr(x: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB over the last three axes, in [0, 1]; 100 if they are equal."""
-    mse = ((x - reference) ** 2).mean(dim=(-3, -2, -1))
-    return -10 * mse.clamp_min(1e-10).log10()
+from ..errors import UsageError
 
 
 def ssim(x: Tensor, reference: Tensor) -> Tensor:
@@ -34,45 +26,6 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     pictures = (each.expand(shape).reshape(-1, *shape[-3:]) for each in (x, reference))
     measure = torchmetrics("functional.image").structural_similarity_index_measure
     return measure(*pictures, data_range=1.0, reduction="none").reshape(shape[:-3])
-
-
-def residual(operator_of_x: Tensor, y: Tensor) -> Tensor:
-    """Root mean square of ``A x - y`` for each picture ``(n, ...)``, in 8-bit levels (1 = 1/255)."""
-    return ((operator_of_x - y).flatten(1) ** 2).mean(1).sqrt() * 255
-
-
-def assignment(scores: Tensor, kinds: Sequence[Hashable]) -> list[int]:
-    """The permutation of components with the highest total of ``scores[target, component]``, ``(k, k)``.
-
-    Only components of the same kind (same prior, same mixing coefficient) may change places. Ties keep their order.
-    """
-    order = list(range(len(kinds)))
-    for kind in set(kinds):
-        members = [i for i, other in enumerate(kinds) if other == kind]
-        _, columns = linear_sum_assignment(scores[members][:, members].double().cpu().numpy(), maximize=True)
-        for target, column in zip(members, columns, strict=True):
-            order[target] = members[column]
-    return order
-
-
-def component_order(x: Tensor, kinds: Sequence[Hashable], *, references: Tensor | None, mixture: Tensor) -> Tensor:
-    """Which component comes first, second, ... in each mixture: indices ``(k, n)`` for ``x`` ``(k, n, c, h, w)``.
-
-    With ``references`` ``(k, n, c, h, w)``: so that the mean PSNR to them is highest (appendix A.3). Without: by PSNR
-    to ``mixture`` ``(n, c, h, w)``, highest first. Components of different kinds never change places.
-    """
-    k, n = x.shape[:2]
-    if references is not None:
-        scores = psnr(x[None], references[:, None])  # (target, component, n)
-    else:
-        rank = torch.arange(k, 0, -1, device=x.device, dtype=x.dtype)
-        scores = rank[:, None, None] * psnr(x, mixture)[None]
-    return torch.tensor([assignment(scores[:, :, i], kinds) for i in range(n)], device=x.device).T
-
-
-def reordered(x: Tensor, order: Tensor) -> Tensor:
-    """``x`` ``(k, n, c, h, w)`` with the components of each mixture in the ``order`` ``(k, n)``."""
-    return x.gather(0, order[:, :, None, None, None].expand_as(x))
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
@@ -152,7 +105,7 @@ class Realism:
 
     ``network`` gives logits ``(n, classes)`` and features ``(n, d)`` of pictures ``(n, 3, h, w)`` in [0, 1]. The
     figures' names begin with ``prefix``: ``cifar-`` for this project's own network, nothing for the Inception network.
-    :func:`basis_cli.features.cifar_realism` and :func:`basis_cli.features.inception_realism` make one.
+    :func:`~basis_cli.evaluation.features.cifar_realism` and its neighbour ``inception_realism`` make one.
     """
 
     def __init__(self, network: nn.Module, reference: Statistics, prefix: str = ""):

@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from .errors import InputError, UsageError
-from .files import atomically
-from .noise import PerImageNoise
-from .operators import Operator
+from ..data.files import atomically
+from ..errors import InputError, UsageError
+from ..operators import Operator
+from ..samplers.noise import PerImageNoise
 
 
 class SavedState:
-    """The state of one call of :func:`basis_cli.sampling.sample_posterior` in a file, to give to that call again.
+    """The state of one call of :func:`basis_cli.posterior.sampling.sample_posterior` in a file, to give to it again.
 
     It holds the batches that are done, the components of the batch at work after its last full noise level, how far its
     noise has been used, and what tells this run from others. It is written when a level ends and read back exactly, so

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .api import Prior
-from .errors import BasisError, RunWarning
-from .samplers import joint_score
+from ..api import Prior
+from ..errors import BasisError, RunWarning
+from ..samplers import joint_score
 
 CPU_PIXELS = 2**17
 """Pixels through the networks at once, on a CPU. With ``ncsn-mnist`` in bfloat16 on one core, 128 or 256 pictures at

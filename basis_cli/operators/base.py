@@ -1,0 +1,139 @@
+"""Measurement operators: how the unknown pictures ``x`` ``(k, n, c, h, w)`` make the observed one ``y = A x``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """``y = A(x)``, differentiable."""
+
+    k: int
+    """How many unknown pictures it takes."""
+    scale: float
+    """Standard deviation of ``A z``, per value, relative to what one picture with coefficient 1 gives; see
+    :func:`basis_cli.samplers.langevin`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``A(x)``."""
+
+
+@runtime_checkable
+class LinearOperator(Operator, Protocol):
+    """``y = A x`` with its adjoint and its pseudo-inverse in closed form."""
+
+    @property
+    def gram(self) -> tuple[float, ...] | None:
+        """``c_i`` of ``A_i A_i^T = c_i I`` on what ``A`` can give, ``A_i`` being what it does to picture ``i``.
+
+        Systems in ``A A^T`` are then divisions. ``None`` if it is no multiple of the identity.
+        """
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^T y``, shaped like ``x``."""
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """``A^+ y``, the smallest ``x`` with ``A x = y`` (Moore-Penrose)."""
+
+
+@runtime_checkable
+class Constraint(Operator, Protocol):
+    """An operator that knows the nearest pictures that explain ``y``; every linear one does."""
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """The ``x'`` nearest to ``x`` with ``A(x') = y``."""
+
+
+def consistent(x: Tensor, operator: Operator, y: Tensor, rounds: int = 8) -> Tensor:
+    """``x`` ``(k, n, c, h, w)`` moved a little: ``A x = y`` and [0, 1] hold to a fraction of a level.
+
+    Alternating projections onto both convex sets, which hold the true pictures: no round takes ``x`` farther from them
+    if the operator is linear. Onto [0, 1] alone if the operator is no :class:`Constraint`.
+    """
+    if not isinstance(operator, Constraint):
+        return x.clamp(0, 1)
+    for _ in range(rounds):
+        x = operator.project(x, y).clamp(0, 1)
+    return x
+
+
+class Linear(ABC):
+    """What linear operators share."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def pinv(self, y: Tensor) -> Tensor: ...
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x + A^+ (y - A x)``, the nearest solution of ``A x = y``."""
+        return x + self.pinv(y - self(x))
+
+
+class Constant:
+    """A tensor that operators compute with, kept on every device it was used on: copying makes a GPU's host wait."""
+
+    def __init__(self, values: Any):
+        self.values = torch.as_tensor(values)
+        self._copies: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        """With the type of ``x``, on its device."""
+        key = x.dtype, x.device
+        if key not in self._copies:
+            with torch.inference_mode(False):  # so that gradients may flow through it later
+                self._copies[key] = self.values.to(x.device, x.dtype)
+        return self._copies[key]
+
+
+def resampled(matrices: tuple[Constant, ...], x: Tensor, transposed: bool = False) -> Tensor:
+    """The rows of ``x`` ``(..., h, w)`` combined by the first matrix, the columns by the second; never in bfloat16."""
+    rows, columns = (m.like(x).T if transposed else m.like(x) for m in matrices)
+    with torch.autocast(x.device.type, enabled=False):
+        return rows @ x @ columns.T
+
+
+class Unobserved(Linear):
+    """Nothing is measured, so the posterior is the prior: ``y`` has no values. Unconditional sampling."""
+
+    k, scale = 1, 1.0
+    gram = (1.0,)
+
+    def __init__(self, shape: tuple[int, int, int]):
+        self.shape = shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[1], 0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.new_zeros(1, len(y), *self.shape)
+
+    pinv = adjoint
+
+
+class Derivative:
+    """The derivative of a differentiable operator at ``x`` ``(k, n, c, h, w)``, with its adjoint."""
+
+    def __init__(self, operator: Operator, x: Tensor):
+        self.operator = operator
+        with torch.inference_mode(False):
+            self.x = x.detach().clone()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.func.jvp(self.operator, (self.x,), (v.clone(),))[1].detach()
+
+    def adjoint(self, u: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            _, pullback = torch.func.vjp(self.operator, self.x)  # type: ignore[misc]
+            return pullback(u.clone())[0].detach()
+
+
+def linearized(operator: Operator, x: Tensor) -> LinearOperator | Derivative:
+    """``operator`` itself if it is linear, else its derivative at ``x``."""
+    return operator if isinstance(operator, LinearOperator) else Derivative(operator, x)

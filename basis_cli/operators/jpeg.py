@@ -1,0 +1,148 @@
+"""What JPEG takes from a picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UsageError
+from .base import Constant, resampled
+from .image import shrinking
+
+
+class Jpeg:
+    """What a JPEG file leaves of a picture: ``(1, n, c, h, w) -> (n, c, h, w)``, coded and decoded again. Not linear.
+
+    As libjpeg does it: YCbCr, chroma shrunk by averaging, 8 x 8 discrete cosine transforms, each coefficient rounded to
+    a multiple of its step in the quantization table; decoded with triangular interpolation of the chroma. Its
+    derivative takes the rounding for the identity.
+
+    Args:
+        tables: 8 x 8 quantization steps, of brightness and, for colour, of chroma; as Pillow gives them.
+        size: ``(h, w)``.
+        subsampling: how many pixels ``(high, wide)`` share a chroma value: (1, 1), (1, 2) or (2, 2).
+
+    Raises:
+        UsageError: tables that are not positive, or a subsampling that is not known.
+    """
+
+    k, scale = 1, 1.0
+
+    def __init__(self, tables: Sequence[Sequence[int]], size: tuple[int, int], subsampling: tuple[int, int] = (2, 2)):
+        steps = torch.tensor([list(table) for table in tables], dtype=torch.float64).view(-1, 8, 8)
+        if not (steps > 0).all():
+            raise UsageError("a quantization table holds steps that are not positive")
+        if subsampling not in ((1, 1), (1, 2), (2, 2)):
+            raise UsageError(f"chroma subsampling {subsampling} is not known", "4:4:4, 4:2:2 or 4:2:0")
+        if len(steps) == 1:
+            subsampling = (1, 1)
+        self.size, self.subsampling = size, subsampling
+        self._steps = [Constant(steps[i].repeat(*self._blocks(i))) for i in range(len(steps))]
+        self._cosines = [
+            tuple(Constant(torch.block_diag(*[_cosines()] * n)) for n in self._blocks(i)) for i in range(len(steps))
+        ]
+        self._shrink = tuple(
+            Constant(shrinking(side, s, "box")) for side, s in zip(self._padded, subsampling, strict=True)
+        )
+        self._replicate = tuple(Constant(s * m.values.T) for s, m in zip(subsampling, self._shrink, strict=True))
+        smooth = [_triangular(side, s) for side, s in zip(self._padded, subsampling, strict=True)]
+        self._enlarge = tuple(map(Constant, smooth))
+        self._unenlarge = tuple(Constant(torch.linalg.pinv(matrix)) for matrix in smooth)
+        self._to_ycc = Constant(torch.tensor(YCC, dtype=torch.float64))
+        self._to_rgb = Constant(torch.linalg.inv(torch.tensor(YCC, dtype=torch.float64)))
+
+    @property
+    def _padded(self) -> tuple[int, int]:
+        """Size in whole blocks of all planes."""
+        h, w = (-(-side // (8 * s)) * 8 * s for side, s in zip(self.size, self.subsampling, strict=True))
+        return h, w
+
+    def _blocks(self, table: int) -> tuple[int, int]:
+        """How many blocks a plane with quantization table ``table`` has, down and across."""
+        h, w = self._padded
+        return (h // 8, w // 8) if table == 0 else (h // 8 // self.subsampling[0], w // 8 // self.subsampling[1])
+
+    def _coefficients(self, x: Tensor, shrink: tuple[Constant, ...]) -> list[Tensor]:
+        """Cosine coefficients of pictures ``(n, c, h, w)`` in units of their steps: brightness, then chroma."""
+        (h, w), (height, width) = self._padded, self.size
+        x = 255 * F.pad(x, (0, w - width, 0, h - height), mode="replicate") - 128
+        if x.shape[1] == 1:
+            planes = [x]
+        else:
+            x = torch.einsum("dc,nchw->ndhw", self._to_ycc.like(x), x)  # subtracting 128 changes no chroma
+            planes = [x[:, :1], resampled(shrink, x[:, 1:])]
+        return [
+            resampled(cosines, plane) / steps.like(plane)
+            for plane, cosines, steps in zip(planes, self._cosines, self._steps, strict=False)
+        ]
+
+    def _picture(self, coefficients: list[Tensor], enlarge: tuple[Constant, ...]) -> Tensor:
+        """Pictures ``(n, c, h, w)`` with these coefficients, not clipped."""
+        planes = [
+            resampled(cosines, quantized * steps.like(quantized), transposed=True)
+            for quantized, cosines, steps in zip(coefficients, self._cosines, self._steps, strict=False)
+        ]
+        x = planes[0]
+        if len(planes) > 1:
+            x = torch.cat([x, resampled(enlarge, planes[1])], dim=1)
+            x = torch.einsum("dc,nchw->ndhw", self._to_rgb.like(x), x)
+        return x[..., : self.size[0], : self.size[1]] / 255
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            coded = [c + (c.round() - c).detach() for c in self._coefficients(x[0], self._shrink)]
+            return (self._picture(coded, self._enlarge) + 128 / 255).clamp(0, 1)
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x`` with every coefficient moved into the interval that rounds to that of ``y``.
+
+        ``y`` ``(n, c, h, w)`` is the decoded file; its coefficients are those of the file except where its pixels were
+        clipped.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            own = self._coefficients(x[0], self._shrink)
+            seen = [c.round() for c in self._coefficients(y, self._unenlarge)]
+            moved = [c.clamp(q - 0.49, q + 0.49) - c for c, q in zip(own, seen, strict=True)]
+            return x + self._picture(moved, self._replicate)
+
+
+YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""RGB to YCbCr (JFIF), chroma about 0."""
+
+
+def _cosines() -> Tensor:
+    """The orthonormal 8 x 8 matrix of the discrete cosine transform."""
+    frequency, position = torch.meshgrid(*[torch.arange(8, dtype=torch.float64)] * 2, indexing="ij")
+    matrix = torch.cos(math.pi * (2 * position + 1) * frequency / 16) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _triangular(side: int, factor: int) -> Tensor:
+    """The matrix ``(side, side / factor)`` by which libjpeg enlarges one axis of the chroma once or twice."""
+    if factor == 1:
+        return torch.eye(side, dtype=torch.float64)
+    small = side // 2
+    near = torch.eye(small, dtype=torch.float64).repeat_interleave(2, dim=0)
+    neighbour = (torch.arange(side) // 2 + torch.tensor([-1, 1]).repeat(small)).clamp(0, small - 1)
+    return 0.75 * near + 0.25 * torch.eye(small, dtype=torch.float64)[neighbour]
+
+
+def standard_tables(quality: int) -> list[list[int]]:
+    """The quantization tables that libjpeg uses at ``quality`` (1 to 100), rows first: brightness, chroma.
+
+    Raises:
+        UsageError: another quality.
+    """
+    if not 1 <= quality <= 100:
+        raise UsageError(f"JPEG quality is from 1 to 100, not {quality}")
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
+    tables = Image.open(file).quantization  # type: ignore[attr-defined]
+    return [list(tables[key]) for key in sorted(tables)]

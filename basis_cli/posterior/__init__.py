@@ -1,0 +1,1 @@
+"""What gives answers to what was observed."""

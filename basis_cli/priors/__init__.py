@@ -1,0 +1,5 @@
+"""What pictures look like: priors by name, and of pictures larger than the prior's."""
+
+from .loading import load_prior as load_prior
+from .tiles import PyramidPrior as PyramidPrior
+from .tiles import TiledPrior as TiledPrior

@@ -1,0 +1,84 @@
+"""What samplers are made of: joint scores and denoisers, the way down the noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..api import Prior
+from ..errors import NotFiniteError
+from .noise import PerImageNoise
+
+
+def halvings(priors: Sequence[Prior]) -> int:
+    """How many scales the pyramids among ``priors`` have below their pictures' own; 0 if there are none."""
+    return max(getattr(prior, "halvings", 0) for prior in priors)
+
+
+def no_callback(**state: Any) -> None:
+    """Does nothing. A sampler calls its callback after each step with ``step`` of ``total``, ``level`` of ``levels``,
+    ``sigma`` and ``x``.
+
+    ``x`` may be changed in place by the next step: copy what you keep.
+    """
+
+
+Descent = Callable[[Sequence[float], Tensor, PerImageNoise], Iterable[tuple[int, float]]]
+
+
+def descend(sigmas: Sequence[float], x: Tensor, noise: PerImageNoise) -> Iterable[tuple[int, float]]:
+    """``(level, sigma)`` for each noise level: what a sampler's loop goes through.
+
+    ``x`` and ``noise``, both changed in place, are all that a sampler carries from one level to the next. So another
+    function in this one's place can keep them, and go on from what was kept (:mod:`basis_cli.resume`).
+    """
+    return enumerate(sigmas)
+
+
+def joint_score(priors: Sequence[Prior], sigma: float | Sequence[float]) -> Callable[[Tensor], Tensor]:
+    """The score of ``p(x_1) ... p(x_k)`` (equation 13) as a function of ``x`` ``(k, n, c, h, w)``.
+
+    ``sigma`` is the noise level of all components, or one for each. Those that share a prior and a level go through it
+    in one batch.
+    """
+    sigmas = [sigma] * len(priors) if isinstance(sigma, (int, float)) else sigma
+    groups: dict[tuple[int, float], list[int]] = {}
+    for i, (prior, level) in enumerate(zip(priors, sigmas, strict=True)):
+        groups.setdefault((id(prior), level), []).append(i)
+    levels = [(priors[members[0]].at(level), members) for (_, level), members in groups.items()]
+
+    def score(x: Tensor) -> Tensor:
+        scores: dict[int, Tensor] = {}
+        for level, members in levels:  # no index tensors: on CUDA they would make the host wait
+            together = level.score(torch.cat([x[i] for i in members]))
+            scores |= zip(members, together.chunk(len(members)), strict=True)
+        return torch.stack([scores[i] for i in range(len(x))])
+
+    return score
+
+
+def weighted(weights: Sequence[float], x: Tensor) -> Tensor:
+    """Component ``i`` of ``x`` ``(k, ...)`` times ``weights[i]``."""
+    if len(set(weights)) == 1:
+        return weights[0] * x
+    return torch.stack([weight * component for weight, component in zip(weights, x, strict=True)])
+
+
+def joint_denoiser(priors: Sequence[Prior], sigma: float | Sequence[float]) -> Callable[[Tensor], Tensor]:
+    """``D(x) = x + sigma^2 score_sigma(x) = E[x0 | x]`` (Tweedie) for all components ``(k, n, c, h, w)``."""
+    score = joint_score(priors, sigma)
+    variances = [sigma**2] * len(priors) if isinstance(sigma, (int, float)) else [s**2 for s in sigma]
+    return lambda x: x + weighted(variances, score(x))
+
+
+def check_finite(x: Tensor, sigma: float) -> None:
+    """Raise :class:`NotFiniteError` if a sample of ``x`` ``(k, n, ...)`` is not finite: NaN would be saved as black."""
+    bad = ~torch.isfinite(x).flatten(2).all(2).all(0)
+    if bad.any():
+        raise NotFiniteError(
+            f"{int(bad.sum())} of {len(bad)} samples are not finite at noise level {sigma:.4g}",
+            "try a smaller --step-size, or float32",
+        )

@@ -1,0 +1,87 @@
+"""Algorithm 1 of the paper: noise-annealed Langevin dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from ..api import Prior
+from ..operators import Operator, linearized
+from .base import Descent, check_finite, descend, joint_score, no_callback
+from .graphs import repeated
+from .noise import PerImageNoise
+from .schedules import PAPER_SIGMAS
+
+
+def langevin(
+    priors: Sequence[Prior],
+    operator: Operator,
+    y: Tensor,
+    *,
+    seeds: Sequence[int],
+    sigmas: Sequence[float] = PAPER_SIGMAS,
+    steps: int = 100,
+    step_size: float = 2e-5,
+    noise_std: float = 0.0,
+    temperature: float = 1.0,
+    callback: Callable[..., None] = no_callback,
+    descent: Descent = descend,
+) -> Tensor:
+    """Draw the components from ``p(x | y)`` by noise-annealed Langevin dynamics (BASIS, Algorithm 1).
+
+    At each level, ``steps`` times::
+
+        x <- x + eta (score_sigma(x) + A^T (y - A x) / gamma^2) + sqrt(2 eta temperature) eps
+        eta = step_size sigma^2 / sigma_L^2
+
+    ``gamma = sigma`` for a sum of pictures (section 3.4). For another scale of the coefficients the same relative
+    uncertainty is kept, ``gamma = sigma * operator.scale``, so mixing by sum or by mean gives the same samples. The
+    operator may be non-linear; ``A^T`` is then its derivative's.
+
+    At temperature 1 exact for the smoothed posterior at the last level as the steps grow in number and shrink.
+
+    Args:
+        priors: one for each component, ``operator.k`` in all; the same object may appear several times.
+        y: what was observed, ``(n, ...)``.
+        seeds: one integer a picture; a picture depends on its own seed only.
+        sigmas: noise levels, high to low.
+        noise_std: standard deviation of white noise in ``y``; its variance is added to ``gamma^2``.
+        temperature: scales the variance of the noise; 0 is gradient ascent (:data:`ascent`).
+        callback: called after each step, see :func:`no_callback`.
+        descent: goes through the levels, see :func:`descend`.
+
+    Returns:
+        ``(k, n, c, h, w)`` samples at the last noise level, not clipped.
+
+    Raises:
+        NotFiniteError: a sample is NaN or infinite at the end of a level.
+    """
+    noise = PerImageNoise(seeds, y.device)
+    x = noise.uniform((operator.k, len(y), *priors[0].shape))
+
+    def update(score: Callable[[Tensor], Tensor], eta: float, variance: float) -> None:
+        drift = score(x) + linearized(operator, x).adjoint(y - operator(x)) / variance
+        x.add_(drift.mul_(eta)).add_(noise.normal(x.shape).mul_((2 * eta * temperature) ** 0.5))
+
+    for level, sigma in descent(sigmas, x, noise):
+        eta = step_size * (sigma / sigmas[-1]) ** 2
+        variance = (sigma * operator.scale) ** 2 + noise_std**2
+        step = partial(update, joint_score(priors, sigma), eta, variance)
+        for done in repeated(step, steps, x.device):
+            callback(
+                step=level * steps + done,
+                total=len(sigmas) * steps,
+                level=level,
+                levels=len(sigmas),
+                sigma=sigma,
+                x=x,
+            )
+        check_finite(x, sigma)
+    return x
+
+
+ascent = partial(langevin, temperature=0.0)
+"""Gradient ascent on the log-posterior: what section 3.6 and Figure 3 compare with. One level (``--levels 1``) is the
+version without annealing."""
