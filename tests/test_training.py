@@ -46,10 +46,10 @@ def test_squares_are_cut_from_everywhere():
 
 
 def test_a_crop_larger_than_the_pictures():
-    assert Settings(crop=4).shape((3, 5, 7)) == (3, 4, 4)
+    assert Settings(crops=(4,)).shape((3, 5, 7)) == (3, 4, 4)
     assert Settings().shape((3, 5, 7)) == (3, 5, 7)
     with pytest.raises(UsageError, match="no square of 6 pixels"):
-        Settings(crop=6).shape((3, 5, 7))
+        Settings(crops=(6,)).shape((3, 5, 7))
 
 
 def run(out: Path, losses: list[float], steps: int = 12, resume: bool = False, **settings) -> dict[int, float]:

@@ -201,7 +201,7 @@ def train(
     out: Path, *, resume: bool = False, start_from: Path | None = None, config=MIXED, pictures: int = 60, **settings
 ) -> Path:
     settings = {"steps": 4, "batch": 8, "sheet_every": 100, "bf16": False} | settings
-    data, side = dataset(pictures), settings.get("crop", 8)
+    data, side = dataset(pictures), settings.get("crops", (8,))[0]
     held_out = Dataset("clusters", "test", data.images[..., :side, :side], data.labels)
     return training.train(
         data, held_out, out, Settings(**settings), config=config, device="cpu", resume=resume, start_from=start_from
@@ -262,7 +262,7 @@ def test_a_killed_run_goes_on_as_the_unbroken_one(tmp_path, joining):
 
 
 def test_learns_squares_mirrored_pictures_and_behind_a_whitening(tmp_path):
-    path = train(tmp_path, config=MIXED | {"levels": 1, "whiten": 3}, crop=4, flip=True, steps=1, learning_rate=0.0)
+    path = train(tmp_path, config=MIXED | {"levels": 1, "whiten": 3}, crops=(4,), flip=True, steps=1, learning_rate=0.0)
     net = prior.read(path)[0]
     assert net.shape == (1, 4, 4)
     x = dataset()[:][..., 2:6, 2:6].flatten(1)

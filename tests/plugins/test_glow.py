@@ -588,7 +588,7 @@ def test_errors_of_whitening(tmp_path, conditional, whiten, hint):
 
 
 def test_trains_on_squares_cut_from_the_pictures(tmp_path):
-    assert prior.read(train(tmp_path, crop=4))[0].shape == (1, 4, 4)
+    assert prior.read(train(tmp_path, crops=(4,)))[0].shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize(("conditional", "more"), [(False, {}), (True, {"compile": True})])
