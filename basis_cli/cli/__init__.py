@@ -51,8 +51,11 @@ def basis(
     """Separate and restore pictures by posterior sampling with deep generative priors."""
 
 
-for command in (run.separate, run.colorize, run.inpaint, run.upscale, run.decompress, run.sample):
-    app.command()(command)
+for name, task in plugins.tasks().items():
+    app.command(name)(run.command(task))
+    if task.damage:
+        evaluate.app.command(task.noun)(evaluate.restoration(task.damage))
+app.command()(run.sample)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 app.command()(reproduce.reproduce)
@@ -61,6 +64,7 @@ app.command("finetune-glow")(train.finetune_glow)
 app.add_typer(info.priors_app, name="priors")
 app.add_typer(info.plugins_app, name="plugins")
 app.add_typer(weights.app, name="weights")
+app.command()(info.samplers)
 app.command()(info.doctor)
 plugins.add_commands(app)
 
