@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from basis_cli import samplers, training
+from basis_cli.api import UsageError
 from basis_cli.data import images
 from basis_cli.data.datasets import Dataset
-from basis_cli.errors import UsageError
 from basis_cli.operators import Unobserved
 
 from .network import NETWORKS, UNet

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import samplers, tasks
-from ..data.datasets import Dataset, mixture_indices
-from ..evaluation.likelihood import evaluate_gradients
-from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
-from ..operators import Mixture
-from ..posterior import ordering
-from ..posterior.sampling import image_seed, sample_posterior
+from basis_cli import samplers, tasks
+from basis_cli.data.datasets import Dataset, mixture_indices
+from basis_cli.evaluation.likelihood import evaluate_gradients
+from basis_cli.evaluation.protocols import PAPER_PSNR, evaluate_separation
+from basis_cli.operators import Mixture
+from basis_cli.posterior import ordering
+from basis_cli.posterior.sampling import image_seed, sample_posterior
+
 from . import STEP_SIZE, Report, Row, Setup
 from .figures import OURS, PUBLISHED, sheet
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import samplers
-from ..api import Prior
-from ..compute import choose_device, precision
-from ..errors import BasisError
-from ..operators import Mask, Unobserved, consistent
-from ..posterior import ordering, ranking
-from ..posterior.sampling import image_seed, sample_posterior
+from basis_cli import samplers
+from basis_cli.api import Prior
+from basis_cli.compute import choose_device, precision
+from basis_cli.errors import BasisError
+from basis_cli.operators import Mask, Unobserved, consistent
+from basis_cli.posterior import ordering, ranking
+from basis_cli.posterior.sampling import image_seed, sample_posterior
+
 from . import Report, Row, Setup
 from .figures import sheet
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..api import Prior
-from ..data.datasets import Dataset
-from ..evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
-from ..evaluation.protocols import PAPER_PSNR, colorization, evaluate_restoration, evaluate_separation
-from ..posterior.sampling import Sampling
+from basis_cli.api import Prior
+from basis_cli.data.datasets import Dataset
+from basis_cli.evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
+from basis_cli.evaluation.protocols import PAPER_PSNR, colorization, evaluate_restoration, evaluate_separation
+from basis_cli.posterior.sampling import Sampling
+
 from . import STEP_SIZE, Report, Row, Setup
 from .figures import beside
 
