@@ -1,35 +1,62 @@
-"""All that a plugin may import. Importing this module does not import torch."""
+"""All that a plugin may import. Importing this module does not import torch.
+
+What describes a plugin, and the errors, are here themselves. What computes, reads or writes is imported when it is
+first asked for, so ask at the head of a module that itself imports torch, and inside a function elsewhere:
+
+* ``training``: ``fit`` and its ``Settings`` (:mod:`basis_cli.training`); ``Dataset`` is what it learns from.
+* ``commands``: groups to add commands to, and the options that training and conversion share
+  (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
+* ``weights``, ``prior_spec``: verified files of weights, and the priors of all plugins, by name.
+* ``samplers``, ``Unobserved``, ``write_sheet``: to draw samples of a prior while it learns.
+* ``bits_per_dim``: likelihoods in the field's unit. ``atomically``: files written whole or not at all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .errors import BasisError, InputError, WeightsError
-from .hookspecs import hookimpl
+from .errors import BasisError as BasisError
+from .errors import InputError as InputError
+from .errors import NotFiniteError as NotFiniteError
+from .errors import UsageError as UsageError
+from .errors import WeightsError as WeightsError
+from .hookspecs import hookimpl as hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "BasisError",
-    "Compilable",
-    "DirectModel",
-    "InputError",
-    "Level",
-    "Likelihood",
-    "Multiscale",
-    "PosteriorSpec",
-    "Prior",
-    "PriorSpec",
-    "SamplerSpec",
-    "Tractable",
-    "WeightFile",
-    "WeightsError",
-    "hookimpl",
-]
+    from . import samplers as samplers
+    from . import training as training
+    from . import weights as weights
+    from .cli import commands as commands
+    from .data.datasets import Dataset as Dataset
+    from .data.files import atomically as atomically
+    from .data.images import write_sheet as write_sheet
+    from .operators import Unobserved as Unobserved
+    from .plugins import prior_spec as prior_spec
+    from .posterior.ranking import bits_per_dim as bits_per_dim
+
+_MODULES = {name: name for name in ("samplers", "training", "weights")} | {"commands": "cli.commands"}
+_HOMES = {
+    "Dataset": "data.datasets",
+    "Unobserved": "operators",
+    "atomically": "data.files",
+    "bits_per_dim": "posterior.ranking",
+    "prior_spec": "plugins",
+    "write_sheet": "data.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"basis_cli.{_MODULES[name]}")
+    if name in _HOMES:
+        return getattr(import_module(f"basis_cli.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Level(Protocol):

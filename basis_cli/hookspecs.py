@@ -44,4 +44,18 @@ def basis_datasets() -> dict[str, str]:  # type: ignore[empty-body]
 
 @hookspec
 def basis_commands(app: typer.Typer) -> None:
-    """Add commands to the ``basis`` application. Use Typer objects only, never click."""
+    """Add commands to the ``basis`` application. Use Typer objects only, never click, and import nothing heavy.
+
+    ``basis train NAME`` and ``basis weights convert NAME`` are groups that a plugin joins::
+
+        @hookimpl
+        def basis_commands(app):
+            from basis_cli.api import commands
+
+            from .commands import convert, train
+
+            commands.group(app, "train").command("mine")(train)
+            commands.group(app, "weights convert").command("mine")(convert)
+
+    A command cannot replace another: it is left out, and ``basis plugins list`` says so.
+    """

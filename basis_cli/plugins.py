@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .tasks.base import Task
 
 GROUP = "basis"
-BUILT_IN = ("toy", "ncsn", "glow")  # loaded first, so that a clash never changes what a built-in name means
+BUILT_IN = ("toy", "ncsn", "glow", "reproduce")  # first, so that a clash never changes what a built-in name means
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Plugin:
     datasets: dict[str, str] = field(default_factory=dict)
     clashes: list[str] = field(default_factory=list)
     """Names that an earlier plugin already holds; still reachable as ``plugin/name``."""
+    refused: list[str] = field(default_factory=list)
+    """Commands that it may not add, such as ``basis separate``: they were there before it."""
     error: str = ""
     manager: pluggy.PluginManager | None = field(default=None, repr=False)
 
@@ -136,12 +138,17 @@ def _withdraw(plugin: Plugin) -> None:
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Let every plugin add its commands to ``app``; one that raises is recorded as broken."""
+    """Let every plugin add its commands to ``app``; one that raises is recorded as broken, and adds none."""
+    from .cli.tree import Tree
+
     for plugin in plugins():
         if plugin.manager and not plugin.error:
+            before = Tree(app)
             try:
                 plugin.manager.hook.basis_commands(app=app)
+                plugin.refused = before.keep_new_names()
             except (Exception, SystemExit) as error:
+                before.restore()
                 _disable(plugin, error)
 
 

@@ -93,6 +93,7 @@ def _plugin_rows() -> list[dict[str, object]]:
             "tasks": list(plugin.tasks),
             "datasets": list(plugin.datasets),
             "clashes": plugin.clashes,
+            "refused": plugin.refused,
             "error": plugin.error,
         }
         for plugin in plugins.plugins()
@@ -112,7 +113,8 @@ def plugins_list(as_json: AsJson = False) -> None:
     table = Table("plugin", "version", "offers", "problem", box=None, pad_edge=False)
     for plugin in plugins.plugins():
         clashes = [f"{name} is taken: use {plugin.name}/{name}" for name in plugin.clashes]
-        problem = "; ".join(filter(None, [plugin.error, *clashes]))
+        refused = [f"{command} is there already: not replaced" for command in plugin.refused]
+        problem = "; ".join(filter(None, [plugin.error, *clashes, *refused]))
         table.add_row(plugin.name, plugin.version, ", ".join(_offers(plugin)), problem)
     stdout.print(table)
 
@@ -139,6 +141,7 @@ def doctor(as_json: AsJson = False) -> None:
         if plugin.error:
             problems.append(f"plugin {plugin.name} ({plugin.module}): {plugin.error}")
         problems += [f"plugin {plugin.name}: the name {name!r} is taken by another plugin" for name in plugin.clashes]
+        problems += [f"plugin {plugin.name}: {command} is there already: not replaced" for command in plugin.refused]
         for name, spec in plugin.priors.items():
             if spec.weights:
                 try:
