@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
+from basis_cli import plugins
+from basis_cli.api import SamplerSpec
 from basis_cli.data.datasets import Dataset
 
 # The first call pays for imports, and a shared machine is slow at times; the same examples every time.
@@ -21,3 +26,17 @@ def drawn_from():
         return Dataset("samples", "test", pixels.numpy(), np.arange(n) % 10)
 
     return drawn
+
+
+@pytest.fixture
+def sampler(monkeypatch):
+    """``sampler("name", function)``: a sampler of that name, as a plugin would bring it."""
+
+    def add(name: str, function) -> None:
+        module = ModuleType(f"sampler_{name}")
+        module.draw = function
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        specs = plugins.sampler_specs() | {name: SamplerSpec(name, "", f"{module.__name__}:draw")}
+        monkeypatch.setattr(plugins, "sampler_specs", lambda: specs)
+
+    return add

@@ -8,7 +8,7 @@ import torch
 from basis_cli import plugins
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture, Unobserved
-from basis_cli.posterior.sampling import Sampling
+from basis_cli.posterior import Sampling
 from basis_cli.samplers import baselines
 from basis_cli.tasks import separate
 

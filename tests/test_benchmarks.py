@@ -9,13 +9,13 @@ import pytest
 import torch
 from basis_toy.prior import four_pictures
 
+from basis_cli import plugins
 from basis_cli.data.datasets import Dataset
 from basis_cli.errors import RunWarning, UsageError
 from basis_cli.evaluation import benchmarks
-from basis_cli.posterior import ranking
-from basis_cli.posterior.sampling import Sampling
+from basis_cli.posterior import Sampling, ranking
 
-CPU = Sampling("project", levels=5, device="cpu")
+CPU = Sampling("project", levels=5)
 
 
 class Slow:
@@ -96,7 +96,7 @@ def test_contenders_stay_within_their_budget(contender, budget):
     if chosen is None:
         assert budget < contender.samples * 30
         return
-    each = (chosen.steps or benchmarks.EVALUATIONS_A_LEVEL.get(contender.sampler, 1)) * chosen.levels
+    each = (chosen.steps or plugins.sampler_spec(contender.sampler).evaluations) * chosen.levels
     spent = contender.samples * (each + (len(ranking.SIGMAS) if contender.samples > 1 else 0))
     assert 0.6 * budget < spent <= budget
 

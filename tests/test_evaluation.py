@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,20 @@ import pytest
 import torch
 from basis_toy.prior import soft_blobs
 
+from basis_cli.compute import Compute
 from basis_cli.data import datasets
 from basis_cli.data.datasets import Dataset
 from basis_cli.errors import InputError, UsageError
 from basis_cli.evaluation import metrics, protocols
 from basis_cli.operators import Mixture
-from basis_cli.posterior import ordering
-from basis_cli.posterior.sampling import Sampling
+from basis_cli.posterior import Sampling, ordering
+from basis_cli.tasks.colorization import Colorize
+from basis_cli.tasks.decompression import Compressed
+from basis_cli.tasks.inpainting import Inpaint
+from basis_cli.tasks.upscaling import Upscale
 
 DATA = os.environ.get("BASIS_DATA")
+ALL = Compute(batch=40)
 whole_mnist = pytest.mark.skipif(not DATA, reason="BASIS_DATA names no folder with MNIST")
 
 
@@ -148,14 +152,14 @@ def test_components_are_put_to_the_references_they_fit():
     assert torch.equal(ordering.reordered(shuffled, kept), shuffled)  # different kinds never change places
 
 
-def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
+def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, sampler):
     data = datasets.load_dataset("mnist", "test", digits)
     prior = soft_blobs((1, 8, 8), std=0.2, length=2)
 
-    def lazy(priors, operator, y, *, seeds, callback):
+    def lazy(priors, operator, y, *, seeds, watch):
         return operator.pinv(y)
 
-    monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lazy)
+    sampler("lazy", lazy)
     report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("lazy"))
     assert report["psnr"]["mean"] == pytest.approx(report["average"]["mean"], abs=1e-4)
     assert report["residual_8bit_rms"] < 1e-3
@@ -163,18 +167,18 @@ def test_evaluation_of_a_perfect_and_of_a_lazy_sampler(digits, monkeypatch):
     chosen = datasets.mixture_indices(data, 2, 40, "class-agnostic", 0)
     truth = data[chosen.T]
 
-    def perfect(priors, operator, y, *, seeds, callback):
+    def perfect(priors, operator, y, *, seeds, watch):
         return truth.flip(0)  # in the wrong order: the best permutation must find it
 
-    monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: perfect)
-    report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("perfect", batch=40))
+    sampler("perfect", perfect)
+    report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("perfect"), compute=ALL)
     assert report["psnr"]["mean"] == pytest.approx(100)
 
-    def too_bright(priors, operator, y, *, seeds, callback):
+    def too_bright(priors, operator, y, *, seeds, watch):
         return truth + 0.05
 
-    monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: too_bright)
-    report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("bright", batch=40))
+    sampler("bright", too_bright)
+    report = protocols.evaluate_separation(data, [prior, prior], pairs=40, sampling=Sampling("bright"), compute=ALL)
     assert report["psnr"]["mean"] < 30
     assert report["psnr_corrected"]["mean"] > report["psnr"]["mean"] + 5
 
@@ -197,22 +201,22 @@ class Flat:
 
 
 @pytest.mark.parametrize(
-    ("make", "limit"),
+    ("task", "limit"),
     [
-        (protocols.colorization, 0.1),
-        (partial(protocols.inpainting, mask="left"), 0.1),
-        (partial(protocols.upscaling, factor=2), 0.1),
-        (partial(protocols.upscaling, factor=2, method="bicubic"), 0.1),
-        (partial(protocols.decompression, quality=30), 15),
+        (Colorize(), 0.1),
+        (Inpaint("left"), 0.1),
+        (Upscale(2), 0.1),
+        (Upscale(2, bicubic=True), 0.1),
+        (Compressed(30), 15),
     ],
 )
-def test_restorations_are_compared_with_doing_without(make, limit):
+def test_restorations_are_compared_with_doing_without(task, limit):
     prior = soft_blobs((3, 8, 8))
     blobs = prior.sample(12, torch.Generator().manual_seed(0)).clamp(0, 1)
     data = Dataset("blobs", "test", (blobs * 255).round().numpy().astype(np.uint8), np.zeros(12, int))
-    quick = Sampling("project", levels=20, device="cpu", batch=5)
+    quick = Sampling("project", levels=20)
     report = protocols.evaluate_restoration(
-        data, prior, make(prior.shape), pictures=8, samples=4, sampling=quick, realism=Flat()
+        data, prior, task, pictures=8, samples=4, sampling=quick, compute=Compute(batch=5), realism=Flat()
     )
     rows = report["quality"]
     assert list(rows) == ["baseline", "one sample", "mean of 4", "truth"]
@@ -226,13 +230,13 @@ def test_restorations_are_compared_with_doing_without(make, limit):
 def test_a_prior_of_another_shape_cannot_restore():
     data = Dataset("blobs", "test", np.zeros((3, 3, 8, 8), np.uint8), np.zeros(3, int))
     with pytest.raises(UsageError, match="another shape|models"):
-        protocols.evaluate_restoration(data, soft_blobs((1, 8, 8)), protocols.colorization((1, 8, 8)))
+        protocols.evaluate_restoration(data, soft_blobs((1, 8, 8)), Colorize())
 
 
 def test_separations_of_colour_are_judged():
     prior = soft_blobs((3, 8, 8))
     data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.arange(6) % 2)
-    quick = Sampling("project", levels=3, device="cpu")
+    quick = Sampling("project", levels=3)
     report = protocols.evaluate_separation(data, [prior, prior], pairs=4, sampling=quick, realism=Flat())
     assert list(report["quality"]) == ["average", "separations", "truth"]
     assert {row["count"] for row in report["quality"].values()} == {8}
@@ -240,7 +244,7 @@ def test_separations_of_colour_are_judged():
 
 def test_samples_are_judged_beside_as_many_pictures():
     data = Dataset("blobs", "test", np.full((6, 3, 8, 8), 128, np.uint8), np.zeros(6, int))
-    quick = Sampling("project", levels=3, device="cpu")
+    quick = Sampling("project", levels=3)
     report = protocols.evaluate_samples(data, soft_blobs((3, 8, 8)), Flat(), count=5, sampling=quick)
     assert report["quality"] == {"samples": {"count": 5}, "truth": {"count": 5}}
 
@@ -254,16 +258,15 @@ def test_one_picture_of_each_data_set():
     assert not np.array_equal(chosen, datasets.one_of_each(data, 7, seed=2))
 
 
-def test_components_of_different_priors_are_judged_in_their_places(monkeypatch, drawn_from):
+def test_components_of_different_priors_are_judged_in_their_places(sampler, drawn_from):
     priors = [soft_blobs((3, 8, 8), std=0.2, length=length) for length in (3.0, 0.5)]
     data = [drawn_from(prior, 30) for prior in priors]
     rows = datasets.one_of_each(data, 20, seed=0).T
     truth = torch.stack([each[row] for each, row in zip(data, rows, strict=True)])
 
     def judged(answer):
-        monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: lambda *_, seeds, callback: answer)
-        sampling = Sampling("known", batch=20, device="cpu")
-        return protocols.evaluate_separation(data, priors, pairs=20, sampling=sampling)
+        sampler("known", lambda *_, seeds, watch: answer)
+        return protocols.evaluate_separation(data, priors, pairs=20, sampling=Sampling("known"), compute=ALL)
 
     right, wrong = judged(truth), judged(truth.flip(0))
     assert right["protocol"] == "one of each"

@@ -11,15 +11,15 @@ from basis_ncsn.network import UNet
 from basis_ncsn.prior import ScorePrior
 from basis_toy.prior import four_pictures
 
-from basis_cli.compute import precision
+from basis_cli.compute import Compute, precision
 from basis_cli.errors import BasisError, RunWarning, UsageError
 from basis_cli.operators import Mixture
-from basis_cli.posterior import memory
-from basis_cli.posterior.sampling import Sampling, sample_posterior
+from basis_cli.posterior import Guided, Sampling, answers, memory
+from basis_cli.samplers import unwatched
 
 SHAPE = (1, 8, 8)
 CPU_MESSAGE = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-QUICK = Sampling("langevin", levels=2, steps=3, step_size=1e-3, device="cpu")
+QUICK = Sampling("langevin", levels=2, steps=3, step_size=1e-3)
 
 
 class Small:
@@ -42,9 +42,13 @@ class Small:
         return self.level.score(x)
 
 
-def run(prior, sampling=QUICK, n=11, **kwargs):
+def run(prior, sampling=QUICK, n=11, watch=unwatched, **compute):
+    """Samples ``(2, n, c, h, w)`` and evaluations for each component."""
     y = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(0))
-    return sample_posterior([prior, prior], Mixture([0.5, 0.5]), y, list(range(n)), sampling, **kwargs)
+    posterior = Guided([prior, prior], Mixture([0.5, 0.5]), sampling)
+    found = answers(posterior, y, [[i] for i in range(n)], compute=Compute("cpu", **compute), watch=watch)
+    results = [result for _, result in found]
+    return torch.cat([result.ranked[0].x for result in results], dim=1), results[-1].evaluations
 
 
 @pytest.mark.parametrize(
@@ -58,10 +62,10 @@ def run(prior, sampling=QUICK, n=11, **kwargs):
     ],
 )
 def test_too_many_pictures_are_halved_until_they_fit_and_come_out_the_same(trouble):
-    expected, _, evaluations = run(four_pictures(SHAPE))
+    expected, evaluations = run(four_pictures(SHAPE))
     prior = Small(3, trouble)
     with pytest.warns(RunWarning) as caught:
-        got, _, counted = run(prior)
+        got, counted = run(prior)
     assert [str(warning.message) for warning in caught] == [
         "out of memory with 11 pictures at once: going on with 5",
         "out of memory with 5 pictures at once: going on with 2",
@@ -80,7 +84,7 @@ def test_what_was_done_before_memory_ran_out_is_kept():
 
     prior = Shrinking(4)
     with pytest.warns(RunWarning, match="with 4 pictures at once: going on with 2"):
-        got, _, _ = run(prior, Sampling("langevin", levels=2, steps=3, step_size=1e-3, device="cpu", batch=4), n=8)
+        got, _ = run(prior, n=8, batch=4)
     assert prior.sizes == [4] * 6 + [4] + [2] * 12
     assert torch.equal(got, run(four_pictures(SHAPE), n=8)[0])
 
@@ -96,10 +100,10 @@ def test_other_errors_are_not_taken_for_lack_of_memory():
         run(Small(0, lambda: RuntimeError("shapes do not match")))
 
 
-def test_callback_is_told_of_the_batches_that_there_are():
+def test_watchers_are_told_of_the_batches_that_there_are():
     seen = []
     with pytest.warns(RunWarning):
-        run(Small(3), n=7, callback=lambda *, batch, batches, **state: seen.append((batch, batches)))
+        run(Small(3), n=7, watch=lambda progress: seen.append((progress.batch, progress.batches)))
     assert sorted(set(seen)) == [(0, 3), (1, 3), (2, 3)]
 
 
@@ -177,18 +181,18 @@ def test_compile_compiles_the_network_once_and_keeps_the_pictures(monkeypatch):
         compiled.append(function)
         return functools.wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
 
-    expected, _, _ = run(tiny(), n=2)
+    expected, _ = run(tiny(), n=2)
     monkeypatch.setattr(torch, "compile", compile_)
     prior = tiny()
     for _ in range(2):
-        got, _, _ = run(prior, Sampling("langevin", levels=2, steps=3, step_size=1e-3, device="cpu", compile=True), n=2)
+        got, _ = run(prior, n=2, compile=True)
         torch.testing.assert_close(got, expected)
     assert len(compiled) == 1
 
 
 def test_a_prior_without_a_network_cannot_be_compiled():
     with pytest.raises(UsageError, match="GaussianMixture has no network to compile") as caught:
-        run(four_pictures(SHAPE), Sampling("ep", compile=True, device="cpu"))
+        run(four_pictures(SHAPE), compile=True)
     assert "--compile" in caught.value.hint
 
 
@@ -204,7 +208,7 @@ def test_a_compiler_that_fails_is_a_plain_error(monkeypatch):
     monkeypatch.setattr(UNet, "forward", broken)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     with pytest.raises(BasisError, match="torch.compile failed: no C") as caught:
-        run(tiny(), Sampling("ep", compile=True, device="cpu"), n=1)
+        run(tiny(), n=1, compile=True)
     assert "--compile" in caught.value.hint
 
 

@@ -7,10 +7,9 @@ import torch
 from basis_toy.prior import four_pictures, soft_blobs
 
 from basis_cli import samplers, tasks
+from basis_cli.compute import Compute
 from basis_cli.errors import InputError, UsageError
-from basis_cli.plugins import BUILT_IN_SAMPLERS
-from basis_cli.posterior.resume import SavedState
-from basis_cli.posterior.sampling import Sampling
+from basis_cli.posterior import Sampling, SavedState
 from basis_cli.priors.tiles import PyramidPrior, TiledPrior
 
 SHAPE = (1, 8, 8)
@@ -22,22 +21,20 @@ class Killed(BaseException):
 
 
 def kill_at(level, batch=0):
-    """A callback that ends the run before a level of a batch is over."""
+    """Ends the run before a level of a batch is over."""
 
-    def callback(**state):
-        if (state["batch"], state["level"]) == (batch, level):
+    def watch(progress):
+        if (progress.batch, progress.level) == (batch, level):
             raise Killed
 
-    return callback
+    return watch
 
 
-def run(path=None, callback=samplers.no_callback, about=None, mixtures=MIXTURES, prior=None, alpha=None, **options):
+def run(path=None, watch=samplers.unwatched, about=None, mixtures=MIXTURES, prior=None, alpha=None, **options):
     saved = SavedState(path, about or {}) if path else None
-    sampling = Sampling(**({"sampler": "ep", "levels": 4, "device": "cpu"} | options.pop("sampling", {})))
+    sampling = Sampling(**({"sampler": "ep", "levels": 4} | options.pop("sampling", {})))
     priors = prior or [four_pictures(SHAPE), soft_blobs(SHAPE)]
-    return tasks.separate(
-        mixtures, prior=priors, alpha=alpha, sampling=sampling, callback=callback, saved=saved, **options
-    )
+    return tasks.separate(mixtures, prior=priors, alpha=alpha, sampling=sampling, watch=watch, saved=saved, **options)
 
 
 def same(one, other):
@@ -47,7 +44,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("level", [1, 3])
-@pytest.mark.parametrize("sampler", [name for name, home in BUILT_IN_SAMPLERS.items() if "samplers:" in home])
+@pytest.mark.parametrize("sampler", [name for name, spec in samplers.built_in().items() if spec.guided])
 def test_a_resumed_run_is_the_unbroken_run(tmp_path, sampler, level):
     steps = {"steps": 3} if sampler in ("langevin", "ascent") else {}
     options = {"sampling": {"sampler": sampler} | steps}
@@ -55,19 +52,23 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path, sampler, level):
     with pytest.raises(Killed):
         run(path, kill_at(level), **options)
     seen = []
-    resumed = run(path, lambda **state: seen.append(state["level"]), **options)
+    resumed = run(path, lambda progress: seen.append(progress.level), **options)
     assert min(seen) == level
     assert same(resumed, run(**options))
 
 
 def test_killed_again_and_again_over_batches_of_samples(tmp_path):
     path = tmp_path / "state"
-    options = {"samples": 3, "sampling": {"batch": 4, "sampler": "mmps", "levels": 3}}  # batches of 4, 4 and 1
+    options = {
+        "samples": 3,
+        "sampling": {"sampler": "mmps", "levels": 3},
+        "compute": Compute(batch=4),
+    }  # batches of 4, 4 and 1
     for batch, level in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 1)):
         with pytest.raises(Killed):
             run(path, kill_at(level, batch), **options)
     seen = []
-    resumed = run(path, lambda **state: seen.append((state["batch"], state["batches"], state["level"])), **options)
+    resumed = run(path, lambda p: seen.append((p.batch, p.batches, p.level)), **options)
     assert seen == [(2, 3, 1), (2, 3, 2)]
     assert same(resumed, run(**options))
 
@@ -84,14 +85,14 @@ def test_a_tiled_run_resumes(tmp_path, larger):
 
 def test_restoring_resumes(tmp_path):
     prior, path = soft_blobs((3, 8, 8)), tmp_path / "state"
-    sampling = Sampling(levels=4, device="cpu")
+    sampling = Sampling(levels=4)
     with pytest.raises(Killed):
         tasks.inpaint(
             torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)),
             "left",
             prior=prior,
             sampling=sampling,
-            callback=kill_at(2),
+            watch=kill_at(2),
             saved=SavedState(path, {}),
         )
     picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -111,7 +112,7 @@ def test_restoring_resumes(tmp_path):
         ({"samples": 2}, "likelihood, seeds, picture"),
         ({"mixtures": MIXTURES[:2]}, "seeds, picture"),
         ({"mixtures": MIXTURES.flip(0)}, "differs in picture"),
-        ({"alpha": [0.7, 0.3]}, "differs in operator"),
+        ({"alpha": [0.7, 0.3]}, "differs in alpha, operator"),
         ({"about": {"weights": "other"}}, "differs in weights"),
     ],
 )
@@ -131,14 +132,14 @@ def test_a_damaged_state_is_an_input_error(tmp_path):
         run(path)
 
 
-def test_a_sampler_without_a_descent_cannot_be_resumed(tmp_path, monkeypatch):
-    def plain(priors, operator, y, *, seeds, sigmas=(1.0,), callback=samplers.no_callback):
+def test_a_sampler_without_a_descent_cannot_be_resumed(tmp_path, sampler):
+    def plain(priors, operator, y, *, seeds, sigmas=(1.0,), watch=samplers.unwatched):
         return y.expand(operator.k, *y.shape)
 
-    monkeypatch.setattr("basis_cli.plugins.sampler", lambda name: plain)
+    sampler("plain", plain)
     with pytest.raises(UsageError, match="cannot be resumed"):
-        run(tmp_path / "state")
-    assert run().components.shape == (2, 3, 1, *SHAPE)
+        run(tmp_path / "state", sampling={"sampler": "plain"})
+    assert run(sampling={"sampler": "plain"}).components.shape == (2, 3, 1, *SHAPE)
 
 
 def test_the_file_is_written_at_the_end_of_a_level_only(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from basis_toy.prior import four_pictures, soft_blobs
@@ -53,11 +55,9 @@ def test_geometric_ladder_has_a_constant_ratio():
 
 def test_defaults_are_the_papers(blobs):
     seen = []
-    samplers.langevin(
-        [Recorder()], Mixture([1]), torch.zeros(1, 1, 2, 2), seeds=[0], callback=lambda **state: seen.append(state)
-    )
+    samplers.langevin([Recorder()], Mixture([1]), torch.zeros(1, 1, 2, 2), seeds=[0], watch=seen.append)
     assert len(seen) == 10 * 100
-    assert [state["sigma"] for state in seen[::100]] == pytest.approx(PAPER, abs=5e-9)
+    assert [progress.sigma for progress in seen[::100]] == pytest.approx(PAPER, abs=5e-9)
 
 
 def test_one_step_is_algorithm_1_from_uniform_noise(pictures, blobs):
@@ -72,7 +72,7 @@ def test_one_step_is_algorithm_1_from_uniform_noise(pictures, blobs):
         sigmas=sigmas,
         steps=1,
         step_size=step_size,
-        callback=lambda **state: seen.append(state["x"].clone()),
+        watch=lambda progress: seen.append(progress.x.clone()),
     )
     noise = PerImageNoise([4, 5, 6])
     x = noise.uniform((2, 3, *SHAPE))
@@ -140,7 +140,7 @@ def test_a_prior_is_set_to_a_level_once_not_once_a_step():
     assert len(prior.calls) == 14
 
 
-def test_callback_is_called_after_every_step():
+def test_watchers_are_called_after_every_step():
     seen = []
     x = samplers.langevin(
         [Recorder()],
@@ -149,14 +149,14 @@ def test_callback_is_called_after_every_step():
         seeds=[0],
         sigmas=(1, 0.5, 0.1),
         steps=2,
-        callback=lambda **state: seen.append(state | {"x": state["x"].clone()}),
+        watch=lambda progress: seen.append(replace(progress, x=progress.x.clone())),
     )
-    assert [state["step"] for state in seen] == [0, 1, 2, 3, 4, 5]
-    assert [state["level"] for state in seen] == [0, 0, 1, 1, 2, 2]
-    assert [state["sigma"] for state in seen] == [1, 1, 0.5, 0.5, 0.1, 0.1]
-    assert {state["total"] for state in seen} == {6}
-    assert torch.equal(seen[-1]["x"], x)
-    assert not torch.equal(seen[-2]["x"], x)
+    assert [progress.step for progress in seen] == [0, 1, 2, 3, 4, 5]
+    assert [progress.level for progress in seen] == [0, 0, 1, 1, 2, 2]
+    assert [progress.sigma for progress in seen] == [1, 1, 0.5, 0.5, 0.1, 0.1]
+    assert {progress.total for progress in seen} == {6}
+    assert torch.equal(seen[-1].x, x)
+    assert not torch.equal(seen[-2].x, x)
 
 
 @pytest.mark.parametrize("fill", [float("nan"), float("inf")])
@@ -188,10 +188,10 @@ def test_ep_keeps_its_estimates_within_what_pictures_can_be():
     y = torch.tensor([0.0, 0.02, 0.5, 1.0]).view(1, 1, 1, 4).expand(2, 1, 4, 4)
     levels = []
 
-    def keep(x, **state):
-        levels.append(x.clone())
+    def keep(progress):
+        levels.append(progress.x.clone())
 
-    x = samplers.ep([prior, prior], operator, y, seeds=[1, 2], sigmas=samplers.linear(6), callback=keep)
+    x = samplers.ep([prior, prior], operator, y, seeds=[1, 2], sigmas=samplers.linear(6), watch=keep)
     assert len(levels) == 6
     assert all(0 <= level.min() and level.max() <= 1 for level in levels)
     assert (operator(x) - y).abs().max() < 0.1

@@ -7,9 +7,12 @@ import torch
 
 from basis_cli import samplers
 from basis_cli.errors import UsageError
-from basis_cli.operators import Gray, Jpeg, Mask, standard_tables
-from basis_cli.posterior.sampling import Sampling
-from basis_cli.tasks import restoring
+from basis_cli.operators import Mask
+from basis_cli.posterior import Sampling
+from basis_cli.tasks import built_in
+from basis_cli.tasks.samples import Sample
+
+DEFAULTS = {name: task.defaults for name, task in built_in().items()}
 
 
 class Ladder:
@@ -27,20 +30,25 @@ def levels(sampling, prior=Free):
 
 
 def test_each_task_has_its_sampler():
-    assert Sampling().for_task("separate").sampler == "ep"
-    assert Sampling().for_task("sample").sampler == "langevin"
-    assert Sampling().for_task("colorize").sampler == "project"
-    assert Sampling(noise_std=0.1).for_task("colorize").sampler == "conjugate"
-    assert Sampling("mmps").for_task("separate") == Sampling("mmps")
+    assert Sampling().over(DEFAULTS["separate"]).sampler == "ep"
+    assert Sampling().over(Sample.defaults).sampler == "langevin"
+    assert Sampling().over(DEFAULTS["colorize"]).sampler == "project"
+    assert Sampling(noise_std=0.1).over(DEFAULTS["colorize"]).sampler == "conjugate"
+    assert Sampling("mmps").over(DEFAULTS["separate"]) == Sampling("mmps")
+
+
+def test_naming_a_default_changes_nothing():
+    for defaults in DEFAULTS.values():
+        assert Sampling(defaults["sampler"]).over(defaults) == Sampling().over(defaults)
 
 
 def test_jpeg_tells_so_much_that_little_noise_will_do():
-    jpeg = Sampling().for_task(restoring(Jpeg(standard_tables(10)[:1], (8, 8))))
+    jpeg = Sampling().over(DEFAULTS["decompress"])
     assert (jpeg.sampler, jpeg.sigma_max, len(levels(jpeg))) == ("project", 0.2, 25)
     assert levels(jpeg)[0] == pytest.approx(0.2)
     assert levels(jpeg)[-1] == pytest.approx(0.01)
-    assert Sampling(sigma_max=0.5).for_task("decompress").sigma_max == 0.5
-    assert Sampling().for_task(restoring(Gray([1 / 3] * 3))).sigma_max is None
+    assert Sampling(sigma_max=0.5).over(DEFAULTS["decompress"]).sigma_max == 0.5
+    assert Sampling().over(DEFAULTS["colorize"]).sigma_max is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,7 @@ def test_full_overrelaxation_turns_the_old_noise_round_and_draws_none():
         seeds=range(3),
         sigmas=(0.8, 0.5, 0.1),
         overrelaxation=1.0,
-        callback=lambda x, **state: estimates.append(x.clone()),
+        watch=lambda progress: estimates.append(progress.x.clone()),
     )
     for i, ratio in enumerate((0.5 / 0.8, 0.1 / 0.5)):
         expected = estimates[i] - ratio * (seen[i].view_as(estimates[i]) - estimates[i])

@@ -5,9 +5,9 @@ import torch
 from basis_toy.prior import four_pictures, soft_blobs
 
 from basis_cli import tasks
+from basis_cli.compute import Compute
 from basis_cli.errors import UsageError
-from basis_cli.posterior import ranking
-from basis_cli.posterior.sampling import Sampling
+from basis_cli.posterior import Sampling, ranking
 
 SHAPE = (1, 8, 8)
 
@@ -143,7 +143,9 @@ def test_the_evaluations_of_all_samples_and_of_their_scores_are_counted():
     single = tasks.separate(y, prior=prior, sampling=Sampling("project", levels=7))
     assert single.evaluations == 7
     assert single.log_likelihood is None
-    several = tasks.separate(y, prior=prior, samples=4, sampling=Sampling("project", levels=7, batch=5))
+    several = tasks.separate(
+        y, prior=prior, samples=4, sampling=Sampling("project", levels=7), compute=Compute(batch=5)
+    )
     assert several.evaluations == 4 * (7 + len(ranking.SIGMAS))
     split = tasks.separate(y, prior=prior, alpha=[0.7, 0.3], sampling=Sampling("ep", levels=7))
     assert split.evaluations == 14

@@ -11,9 +11,9 @@ from basis_toy.prior import GaussianMixture, four_pictures, soft_blobs
 from basis_cli import load_prior, samplers, tasks
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture
-from basis_cli.posterior import ranking
-from basis_cli.posterior.sampling import Sampling
+from basis_cli.posterior import Sampling, ranking
 from basis_cli.priors.tiles import COARSEST, FINEST, PyramidPrior, TiledPrior, doubled, halved, raised_cosine, starts
+from basis_cli.tasks.decompression import Decompress
 
 SHAPE = (1, 8, 8)
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_tiled(size, overlap, says):
 def test_library_takes_a_tiled_prior_for_any_task():
     tiled = TiledPrior(four_pictures(SHAPE), (20, 28))
     mixture = torch.rand(1, 20, 28, generator=torch.Generator().manual_seed(0)) / 2 + 0.25
-    result = tasks.separate(mixture, prior=tiled, samples=2, select="best", sampling=Sampling(levels=3, device="cpu"))
+    result = tasks.separate(mixture, prior=tiled, samples=2, select="best", sampling=Sampling(levels=3))
     assert result.components.shape == (2, 1, 1, 1, 20, 28)
     assert result.residual.max() < 1
     assert result.evaluations == 2 * (3 * 2 + 8)  # of whole pictures
@@ -226,14 +226,14 @@ def test_ladders_begin_higher_for_coarser_scales():
     assert options["sigmas"] == samplers.from_coarse(samplers.linear(4), 2)
     assert Sampling("langevin").options([pyramid])["sigmas"] == samplers.from_coarse(samplers.PAPER_SIGMAS, 2)
     assert Sampling("ep", levels=4, sigma_max=0.5).options([pyramid])["sigmas"][0] == pytest.approx(0.5)
-    assert Sampling().for_task("decompress").options([pyramid])["sigmas"][0] == pytest.approx(0.2)
+    assert Sampling().over(Decompress.defaults).options([pyramid])["sigmas"][0] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("sampler", ["ep", "langevin", "mmps"])
 def test_a_pyramid_separates(sampler):
     y = torch.rand(2, 1, 17, 32, generator=torch.Generator().manual_seed(0))
     pyramid = PyramidPrior(soft_blobs(SHAPE), (17, 32))
-    sampling = Sampling(sampler, levels=3, steps=2 if sampler == "langevin" else None, device="cpu")
+    sampling = Sampling(sampler, levels=3, steps=2 if sampler == "langevin" else None)
     result = tasks.separate(y, k=2, prior=pyramid, sampling=sampling)
     assert result.components.shape == (2, 2, 1, 1, 17, 32)
     assert float(result.residual.max()) < 1

@@ -70,7 +70,12 @@ def priors_info(name: str, as_json: AsJson = False) -> None:
 
 def samplers(as_json: AsJson = False) -> None:
     """List every sampler: what it is for, what it costs, and whether its spread is the posterior's."""
-    rows = [asdict(spec) | {"name": name} for name, spec in plugins.sampler_specs().items() if "/" not in name]
+    from ..samplers import built_in
+
+    named = dict(built_in())
+    for plugin in plugins.plugins():
+        named |= {f"{plugin.name}/{n}" if n in named else n: spec for n, spec in plugin.samplers.items()}
+    rows = [asdict(spec) | {"name": name} for name, spec in named.items()]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -123,6 +128,8 @@ def doctor(as_json: AsJson = False) -> None:
     """Check this installation: versions, devices, plugins, weights. Exit 1 if something is broken."""
     import torch
 
+    from ..samplers import built_in
+
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {
         "basis": __version__,
@@ -140,7 +147,8 @@ def doctor(as_json: AsJson = False) -> None:
     for plugin in plugins.plugins():
         if plugin.error:
             problems.append(f"plugin {plugin.name} ({plugin.module}): {plugin.error}")
-        problems += [f"plugin {plugin.name}: the name {name!r} is taken by another plugin" for name in plugin.clashes]
+        taken = [*plugin.clashes, *(name for name in plugin.samplers if name in built_in())]
+        problems += [f"plugin {plugin.name}: the name {name!r} is taken" for name in taken]
         problems += [f"plugin {plugin.name}: {command} is there already: not replaced" for command in plugin.refused]
         for name, spec in plugin.priors.items():
             if spec.weights:

@@ -126,6 +126,7 @@ class _Run:
             settings = self.posterior.described() | asdict(self.compute) | {"seeds": seeds, "likelihood": self.rank}
             size = state.begin(settings, self.posterior.operator, y, self.posterior.shape) or size
             parts, scores = state.parts, state.likelihoods
+            self.batch += len(parts)
         done = sum(part.shape[1] for part in parts)
         later = sum(-(-len(each) * self.samples // self.size) for each in pending)
         while done < len(y):

@@ -39,13 +39,13 @@ def test_a_plugin_may_add_commands_and_samplers(basis, picture, plugin):
     plugin(
         "extra",
         """
-        from basis_cli.api import hookimpl
+        from basis_cli.api import SamplerSpec, hookimpl
 
         @hookimpl
         def basis_samplers():
-            return {"halves": "extra:halves"}
+            return [SamplerSpec("halves", "half each", "extra:halves")]
 
-        def halves(priors, operator, y, *, seeds, callback):
+        def halves(priors, operator, y, *, seeds, watch):
             return operator.pinv(y)
         """,
     )

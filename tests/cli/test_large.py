@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from basis_cli.cli import output
-from basis_cli.operators import Mixture
+from basis_cli.samplers import Progress
 
 TOY = ["--prior", "toy-mixture", "--levels", 3, "--quiet", "--device", "cpu"]
 
@@ -133,17 +133,12 @@ def kill(monkeypatch):
 
     def at(batch=None, level=None):
         @contextmanager
-        def progress(batches=1, quiet=False):
-            count = 0
-
-            def callback(*, step, level, **state):
-                nonlocal count
-                count += step == 0
-                if (count - 1, level) == where:
+        def progress(quiet=False):
+            def watch(progress):
+                if (progress.batch, progress.level) == (batch, level):
                     raise SystemExit(9)
 
-            where = (batch, level)
-            yield callback
+            yield watch
 
         monkeypatch.setattr(job, "sampling_progress", progress)
 
@@ -237,14 +232,13 @@ def test_the_time_left_is_known_when_levels_take_minutes_and_after_resuming(monk
     monkeypatch.setattr(output, "_bar", remembered)
     monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(output.stderr, "get_time", lambda: clock[0])
-    y = torch.rand(1, 1, 8, 8)
-    state = {"operator": Mixture([1.0]), "y": y, "x": y[None], "sigma": 1.0, "total": 10, "batch": 0, "batches": 1}
-    with output.sampling_progress(2) as callback:
+    state = {"total": 10, "levels": 10, "level": 0, "sigma": 1.0, "x": torch.rand(1, 1, 1, 8, 8), "batches": 2}
+    with output.sampling_progress() as watch:
         task = bars[0].tasks[0]
         for step in range(4, 10):  # resumed after the fourth level of the first of two chunks
-            callback(step=step, **state)
+            watch(Progress(step=step, **state))
             clock[0] += 120
         assert task.completed == 10
-        callback(step=0, **state)
+        watch(Progress(step=0, batch=1, **state))
         assert (task.completed, task.total) == (11, 20)
         assert task.time_remaining == pytest.approx(9 * 120, rel=0.01)

@@ -120,7 +120,7 @@ def test_every_level_follows_its_own_law(gaussian, compare):
         sigmas=sigmas,
         steps=steps,
         step_size=eta,
-        callback=lambda level, x, **state: states.update({level: x.clone()}),
+        watch=lambda progress: states.update({progress.level: progress.x.clone()}),
     )
     d = gaussian.means.shape[1]
     mean, covariance = torch.full((k * d,), 0.5).double(), torch.eye(k * d).double() / 12

@@ -81,7 +81,7 @@ def test_project_evaluates_once_a_level(gaussian):
         torch.zeros(1, 1, 2, 2),
         seeds=[0],
         sigmas=samplers.karras(7),
-        callback=lambda **state: seen.append((state["step"], state["total"])),
+        watch=lambda progress: seen.append((progress.step, progress.total)),
     )
     assert calls == pytest.approx(samplers.karras(7))
     assert seen == [(step, 7) for step in range(7)]
