@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import typer
 
-from basis_cli.cli.reference import COMMAND, reference
+DOCS = Path(__file__).parents[2] / "docs"
+STRANGE = """
+from basis_cli.api import hookimpl
 
-PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+
+@hookimpl
+def basis_commands(app):
+    @app.command()
+    def strange():
+        pass
+"""
+
+
+def written(**environment: str) -> str:
+    command = [sys.executable, str(DOCS / "cli.py")]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(not version("typer").startswith("0.29."), reason="Typer's releases spell options differently")
 def test_the_page_is_up_to_date():
-    assert PAGE.read_text("utf-8") == reference(), f"docs/cli.md is out of date: run {COMMAND}"
+    assert (DOCS / "cli.md").read_text("utf-8") == written(), "run: python docs/cli.py > docs/cli.md"
 
 
-def test_it_does_not_depend_on_the_terminal(monkeypatch):
-    before = reference()
-    for name, value in {"COLUMNS": "20", "TERMINAL_WIDTH": "20", "FORCE_COLOR": "1", "TERM": "dumb"}.items():
-        monkeypatch.setenv(name, value)
-    assert reference() == before
+def test_it_depends_neither_on_the_terminal_nor_on_plugins_of_others(plugin, tmp_path):
+    plugin("strange", STRANGE)
+    found = [sys.executable, "-m", "basis_cli", "strange", "--help"]
+    assert subprocess.run(found, env=os.environ | {"PYTHONPATH": str(tmp_path)}).returncode == 0
+    terminal = {"COLUMNS": "20", "TERMINAL_WIDTH": "20", "FORCE_COLOR": "1", "BASIS_PLUGINS": "strange"}
+    assert written(PYTHONPATH=str(tmp_path), **terminal) == written()
 
 
-def test_commands_of_other_peoples_plugins_are_left_out():
-    def strange() -> None:
-        """Somebody else's."""
-
-    def ours(pair: str = typer.Option("a|b", help="[bold]Two[/bold] of `a*b`, a*b.")) -> None:
-        """Ours."""
-
-    strange.__module__, ours.__module__ = "strange.commands", "basis_ncsn.commands"
-    inner, outer = typer.Typer(), typer.Typer(name="other")
-    inner.command()(ours)
-    inner.command()(strange)
-    outer.command()(strange)
-    application = typer.Typer()
-    application.add_typer(inner, name="inner")
-    application.add_typer(outer, name="outer")
-    application.callback()(ours)
-    page = reference(application)
-    assert "## `basis inner ours`" in page
-    assert r"Two of `a*b`, a\*b. [default: a\|b] |" in page
-    assert "strange" not in page
-    assert "outer" not in page
-
-
-def test_it_is_light():
-    code = "import sys; from basis_cli.cli.reference import reference; reference(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_it_does_not_import_torch():
+    code = f"import runpy, sys; runpy.run_path({str(DOCS / 'cli.py')!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
