@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compute import Compute as Compute
     from .errors import BasisError as BasisError
-    from .posterior.resume import SavedState as SavedState
-    from .posterior.sampling import Sampling as Sampling
+    from .posterior import Result as Result
+    from .posterior import Sampling as Sampling
+    from .posterior import SavedState as SavedState
+    from .priors import PyramidPrior as PyramidPrior
+    from .priors import TiledPrior as TiledPrior
     from .priors import load_prior as load_prior
-    from .priors.tiles import PyramidPrior as PyramidPrior
-    from .priors.tiles import TiledPrior as TiledPrior
-    from .tasks import Result as Result
     from .tasks import colorize as colorize
     from .tasks import decompress as decompress
     from .tasks import inpaint as inpaint
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "BasisError": "errors",
-    "load_prior": "priors",
-    "SavedState": "posterior.resume",
-    "Sampling": "posterior.sampling",
-    "PyramidPrior": "priors.tiles",
-    "TiledPrior": "priors.tiles",
-} | dict.fromkeys(("Result", "colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks")
+_HOMES = (
+    {"BasisError": "errors", "Compute": "compute"}
+    | dict.fromkeys(("Result", "Sampling", "SavedState"), "posterior")
+    | dict.fromkeys(("PyramidPrior", "TiledPrior", "load_prior"), "priors")
+    | dict.fromkeys(("colorize", "decompress", "inpaint", "restore", "sample", "separate", "upscale"), "tasks")
+)
 __all__ = ["__version__", *_HOMES]
 
 

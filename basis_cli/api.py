@@ -1,18 +1,62 @@
-"""All that a plugin may import. Importing this module does not import torch."""
+"""All that a plugin may import. Importing this module does not import torch.
+
+What describes a plugin, and the errors, are here themselves. What computes, reads or writes is imported when it is
+first asked for, so ask at the head of a module that itself imports torch, and inside a function elsewhere:
+
+* ``training``: ``fit`` and its ``Settings`` (:mod:`basis_cli.training`); ``Dataset`` is what it learns from.
+* ``commands``: groups to add commands to, and the options that training and conversion share
+  (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
+* ``weights``, ``prior_spec``: verified files of weights, and the priors of all plugins, by name.
+* ``samplers``, ``Unobserved``, ``write_sheet``: to draw samples of a prior while it learns.
+* ``bits_per_dim``: likelihoods in the field's unit. ``atomically``: files written whole or not at all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .errors import BasisError, InputError, WeightsError
-from .hookspecs import hookimpl
+from .errors import BasisError as BasisError
+from .errors import InputError as InputError
+from .errors import NotFiniteError as NotFiniteError
+from .errors import UsageError as UsageError
+from .errors import WeightsError as WeightsError
+from .hookspecs import hookimpl as hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BasisError", "InputError", "Level", "Prior", "PriorSpec", "WeightFile", "WeightsError", "hookimpl"]
+    from . import samplers as samplers
+    from . import training as training
+    from . import weights as weights
+    from .cli import commands as commands
+    from .data.datasets import Dataset as Dataset
+    from .data.files import atomically as atomically
+    from .data.images import write_sheet as write_sheet
+    from .operators import Unobserved as Unobserved
+    from .plugins import prior_spec as prior_spec
+    from .posterior.ranking import bits_per_dim as bits_per_dim
+
+_MODULES = {name: name for name in ("samplers", "training", "weights")} | {"commands": "cli.commands"}
+_HOMES = {
+    "Dataset": "data.datasets",
+    "Unobserved": "operators",
+    "atomically": "data.files",
+    "bits_per_dim": "posterior.ranking",
+    "prior_spec": "plugins",
+    "write_sheet": "data.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"basis_cli.{_MODULES[name]}")
+    if name in _HOMES:
+        return getattr(import_module(f"basis_cli.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Level(Protocol):
@@ -24,8 +68,13 @@ class Level(Protocol):
         A function of ``x`` alone: on CUDA its kernels are recorded once a level and replayed, without running Python.
         """
 
-    # A prior with a tractable likelihood also has
-    #     log_prob(x) -> Tensor      (n,) in nats
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """A level whose likelihood is tractable."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``log p_sigma(x)`` in nats, ``(n, c, h, w)`` to ``(n,)``."""
 
 
 class Prior(Protocol):
@@ -42,10 +91,39 @@ class Prior(Protocol):
     def at(self, sigma: float) -> Level:
         """The prior at ``sigma``. Called once a level, not once a step, so it may load a checkpoint."""
 
-    # A prior whose network torch.compile makes faster also has
-    #     compile() -> None          compiles it in place, once however often it is called; for --compile
-    # A prior that sees the picture shrunk as well, so many times halved, has (basis_cli.priors.tiles.PyramidPrior)
-    #     halvings: int              noise levels then begin at 2**halvings times the usual one
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A prior or a direct model whose network ``torch.compile`` makes faster, for ``--compile``."""
+
+    def compile(self) -> None:
+        """Compile it in place, once however often it is called."""
+
+
+@runtime_checkable
+class Multiscale(Protocol):
+    """A prior that sees the picture shrunk as well (:class:`basis_cli.priors.PyramidPrior`)."""
+
+    halvings: int
+    """How often; noise levels then begin at ``2**halvings`` times the usual one."""
+
+
+class DirectModel(Protocol):
+    """A network trained to answer one operator: a conditional flow, a conditional IMLE."""
+
+    shape: tuple[int, int, int]
+    """``(channels, height, width)`` of its answers."""
+
+    def sample(self, y: Tensor, seeds: Sequence[int]) -> Tensor:
+        """An answer ``(n, c, h, w)`` in [0, 1] for each ``y`` ``(n, ...)``, each from its own seed alone."""
+
+
+@runtime_checkable
+class Tractable(Protocol):
+    """A direct model that knows how probable an answer is."""
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """``log p(x | y)`` in nats, ``(n,)``, of answers ``(n, c, h, w)``."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +159,41 @@ class PriorSpec:
     """``None`` for a prior without weights."""
     licence: str = ""
     """Of the weights, as an SPDX expression or in words."""
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """What a sampler says of itself before it is imported."""
+
+    name: str
+    """As the user types it: ``ep``. ``plugin/name`` always works as well."""
+    summary: str
+    """One line for ``basis samplers``."""
+    draw: str
+    """``"module:function"`` with the signature of :func:`basis_cli.samplers.langevin`."""
+    ladder: str = "basis_cli.samplers.schedules:geometric"
+    """``"module:function"`` of its kind of noise levels: ``(levels, high, low)`` to floats, high to low."""
+    evaluations: int = 1
+    """Of each component's network, a step; a vector-Jacobian product counts as two."""
+    steps: bool = False
+    """Whether it takes steps at each noise level, as Langevin dynamics does; else a level is one step."""
+    calibrated: bool = False
+    """Whether its samples spread as much as the posterior (docs/samplers.md)."""
+    guided: bool = True
+    """Whether it asks the priors; baselines do not."""
+
+
+@dataclass(frozen=True)
+class PosteriorSpec:
+    """What a plugin says of a direct model, chosen with ``--model NAME``."""
+
+    name: str
+    summary: str
+    task: str
+    """The verb that it answers: ``colorize``."""
+    shape: tuple[int, int, int]
+    """``(channels, height, width)`` of its answers."""
+    load: str
+    """``"module:function"``; called as ``function(spec, weights, device)``, and returns a :class:`DirectModel`."""
+    weights: WeightFile | None = None
+    licence: str = ""

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from .api import Prior
+from .api import Compilable
 from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a run computes and how, apart from what it computes."""
+
+    device: str = "auto"
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    dtype: str = "auto"
+    """``float32``, ``bfloat16`` (networks only; samples stay float32) or ``auto``: bfloat16 on CUDA."""
+    batch: int | None = None
+    """Pictures (inputs times samples) worked on at once; ``None``: as many as are fast and fit into memory. A picture
+    does not depend on it."""
+    compile: bool = False
+    """``torch.compile`` the networks: slow to begin, then faster; the same pictures up to rounding."""
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and not self.batch > 0:
+            raise UsageError(f"batch must be greater than 0, not {self.batch}")
+
+    @property
+    def place(self) -> torch.device:
+        """The device itself."""
+        return choose_device(self.device)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """A context in which networks compute as this says, and keep nothing for derivatives."""
+        with torch.no_grad(), precision(self.place, self.dtype):
+            yield
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -56,14 +88,13 @@ def precision(device: torch.device, dtype: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
-def compile_networks(priors: Iterable[Prior]) -> None:
-    """``torch.compile`` every prior's network, through its optional ``compile`` method (see :class:`Prior`).
+def compile_networks(models: Iterable[object]) -> None:
+    """``torch.compile`` the network of every prior or direct model, see :class:`basis_cli.api.Compilable`.
 
     Raises:
-        UsageError: a prior without that method.
+        UsageError: one has no network to compile.
     """
-    for prior in {id(prior): prior for prior in priors}.values():
-        compile_network = getattr(prior, "compile", None)
-        if not callable(compile_network):
-            raise UsageError(f"{type(prior).__name__} has no network to compile", "leave out --compile")
-        compile_network()
+    for model in {id(model): model for model in models}.values():
+        if not isinstance(model, Compilable):
+            raise UsageError(f"{type(model).__name__} has no network to compile", "leave out --compile")
+        model.compile()

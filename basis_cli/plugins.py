@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from . import hookspecs
-from .api import PriorSpec
+from .api import PosteriorSpec, PriorSpec, SamplerSpec
 from .errors import BasisError, UnknownPriorError
 
 if TYPE_CHECKING:
     import typer
 
+    from .tasks.base import Task
+
 GROUP = "basis"
-BUILT_IN = ("toy", "ncsn", "glow")  # loaded first, so that a clash never changes what a built-in name means
-SAMPLERS = ("langevin", "ascent", "project", "conjugate", "ep", "mmps")
-BASELINES = {"average": "average", "nmf": "nmf", "nmf-split": "nmf_split"}
-BUILT_IN_SAMPLERS = {name: f"basis_cli.samplers:{name}" for name in SAMPLERS} | {
-    name: f"basis_cli.samplers.baselines:{function}" for name, function in BASELINES.items()
-}
+BUILT_IN = ("toy", "ncsn", "glow", "reproduce")  # first, so that a clash never changes what a built-in name means
 
 
 @dataclass
@@ -37,9 +34,14 @@ class Plugin:
     module: str
     version: str = ""
     priors: dict[str, PriorSpec] = field(default_factory=dict)
-    samplers: dict[str, str] = field(default_factory=dict)
+    posteriors: dict[str, PosteriorSpec] = field(default_factory=dict)
+    samplers: dict[str, SamplerSpec] = field(default_factory=dict)
+    tasks: dict[str, type[Task]] = field(default_factory=dict)
+    datasets: dict[str, str] = field(default_factory=dict)
     clashes: list[str] = field(default_factory=list)
     """Names that an earlier plugin already holds; still reachable as ``plugin/name``."""
+    refused: list[str] = field(default_factory=list)
+    """Commands that it may not add, such as ``basis separate``: they were there before it."""
     error: str = ""
     manager: pluggy.PluginManager | None = field(default=None, repr=False)
 
@@ -72,11 +74,24 @@ def _checked_priors(returned: object) -> dict[str, PriorSpec]:
     return {spec.name: spec for spec in returned}
 
 
-def _checked_samplers(returned: object) -> dict[str, str]:
-    if not isinstance(returned, dict) or not all(
-        isinstance(k, str) and isinstance(v, str) and ":" in v for k, v in returned.items()
-    ):
-        raise TypeError(f"basis_samplers must return a dict of 'module:function' strings, not {returned!r:.80}")
+def _checked(returned: object, hook: str, kind: type) -> dict[str, Any]:
+    """What another hook returned, by name; raises ``TypeError`` for anything but a list of ``kind``."""
+    if not isinstance(returned, list) or not all(isinstance(spec, kind) for spec in returned):
+        raise TypeError(f"{hook} must return a list of {kind.__name__}, not {returned!r:.80}")
+    return {spec.name: spec for spec in returned}
+
+
+def _checked_tasks(returned: object) -> dict[str, type[Task]]:
+    from .tasks.base import Task
+
+    if not isinstance(returned, list) or not all(isinstance(t, type) and issubclass(t, Task) for t in returned):
+        raise TypeError(f"basis_tasks must return a list of Task classes, not {returned!r:.80}")
+    return {task.name: task for task in returned}
+
+
+def _checked_datasets(returned: object) -> dict[str, str]:
+    if not isinstance(returned, dict) or not all(isinstance(v, str) and ":" in v for v in returned.values()):
+        raise TypeError(f"basis_datasets must return a dict of 'module:function' strings, not {returned!r:.80}")
     return returned
 
 
@@ -99,8 +114,14 @@ def _load(entry: EntryPoint) -> Plugin:
         manager.check_pending()
         for priors in _returned(manager.hook.basis_priors):
             plugin.priors |= _checked_priors(priors)
+        for posteriors in _returned(manager.hook.basis_posteriors):
+            plugin.posteriors |= _checked(posteriors, "basis_posteriors", PosteriorSpec)
         for samplers in _returned(manager.hook.basis_samplers):
-            plugin.samplers |= _checked_samplers(samplers)
+            plugin.samplers |= _checked(samplers, "basis_samplers", SamplerSpec)
+        for tasks in _returned(manager.hook.basis_tasks):
+            plugin.tasks |= _checked_tasks(tasks)
+        for datasets in _returned(manager.hook.basis_datasets):
+            plugin.datasets |= _checked_datasets(datasets)
     except (Exception, SystemExit) as error:  # a plugin may even call sys.exit
         _disable(plugin, error)
     return plugin
@@ -108,16 +129,26 @@ def _load(entry: EntryPoint) -> Plugin:
 
 def _disable(plugin: Plugin, error: BaseException) -> None:
     plugin.error = f"{type(error).__name__}: {error}".splitlines()[0]
-    plugin.priors, plugin.samplers = {}, {}
+    _withdraw(plugin)
+
+
+def _withdraw(plugin: Plugin) -> None:
+    """It offers nothing any more."""
+    plugin.priors, plugin.posteriors, plugin.samplers, plugin.tasks, plugin.datasets = {}, {}, {}, {}, {}
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Let every plugin add its commands to ``app``; one that raises is recorded as broken."""
+    """Let every plugin add its commands to ``app``; one that raises is recorded as broken, and adds none."""
+    from .cli.tree import Tree
+
     for plugin in plugins():
         if plugin.manager and not plugin.error:
+            before = Tree(app)
             try:
                 plugin.manager.hook.basis_commands(app=app)
+                plugin.refused = before.keep_new_names()
             except (Exception, SystemExit) as error:
+                before.restore()
                 _disable(plugin, error)
 
 
@@ -125,13 +156,13 @@ def add_commands(app: typer.Typer) -> None:
 def plugins() -> tuple[Plugin, ...]:
     """Every plugin found, built-ins first, with name clashes marked on the later one."""
     loaded: list[Plugin] = []
-    taken: set[str] = set(BUILT_IN_SAMPLERS)
+    taken: set[str] = set()
     for entry in _selected():
         plugin = _load(entry)
         if any(other.name == plugin.name for other in loaded):
             plugin.error = plugin.error or f"another plugin is called {plugin.name!r} and was loaded first"
-            plugin.priors, plugin.samplers = {}, {}
-        names = {*plugin.priors, *plugin.samplers}
+            _withdraw(plugin)
+        names = {*plugin.priors, *plugin.posteriors, *plugin.samplers}
         plugin.clashes = sorted(names & taken)
         taken |= names
         loaded.append(plugin)
@@ -166,16 +197,52 @@ def prior_spec(name: str) -> PriorSpec:
     return _look_up("prior", name, _by_name(lambda plugin: plugin.priors))
 
 
-def sampler(name: str) -> Callable[..., Any]:
-    """The sampler function called ``name``, imported now.
+def posterior_spec(name: str) -> PosteriorSpec:
+    """The direct model ``name`` or ``plugin/name``.
+
+    Raises:
+        UnknownPriorError: no plugin offers it.
+    """
+    return _look_up("model", name, _by_name(lambda plugin: plugin.posteriors))
+
+
+def sampler_specs() -> dict[str, SamplerSpec]:
+    """All samplers by name: the built-in ones, which no plugin replaces, and plugins'. Imports torch."""
+    from .samplers import built_in
+
+    return _by_name(lambda plugin: plugin.samplers) | built_in()
+
+
+def sampler_spec(name: str) -> SamplerSpec:
+    """The sampler ``name`` or ``plugin/name``.
 
     Raises:
         UnknownPriorError: no such sampler.
     """
-    table = BUILT_IN_SAMPLERS | {
-        key: value for key, value in _by_name(lambda plugin: plugin.samplers).items() if key not in BUILT_IN_SAMPLERS
+    return _look_up("sampler", name, sampler_specs())
+
+
+def sampler(name: str) -> Callable[..., Any]:
+    """The function of the sampler called ``name``, imported now.
+
+    Raises:
+        UnknownPriorError: no such sampler.
+    """
+    return resolve(sampler_spec(name).draw)
+
+
+def tasks() -> dict[str, type[Task]]:
+    """All tasks by name: the built-in ones, which no plugin replaces, and plugins'."""
+    from .tasks import built_in
+
+    return built_in() | {
+        name: task for name, task in _by_name(lambda plugin: plugin.tasks).items() if name not in built_in()
     }
-    return resolve(_look_up("sampler", name, table))
+
+
+def datasets() -> dict[str, str]:
+    """Plugins' data sets by name, each ``"module:function"``."""
+    return _by_name(lambda plugin: plugin.datasets)
 
 
 def resolve(target: str) -> Callable[..., Any]:

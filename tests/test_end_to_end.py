@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import basis_cli
 from basis_cli import weights
-from basis_cli.cli import app
+from basis_cli.cli.app import app
 from basis_cli.data import images
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -4,15 +4,15 @@ import json
 import math
 from pathlib import Path
 
+import basis_reproduce as package
 import numpy as np
 import pytest
 import torch
+from basis_reproduce import EXPERIMENTS, Setup, reproduce, samples, toy, training
+from basis_reproduce.document import document, shown, write_document
 
 import basis_cli.tasks  # noqa: F401, keeps the real load_prior, which is patched below
-from basis_cli import reproduce as package
 from basis_cli.errors import InputError, UsageError, WeightsError
-from basis_cli.reproduce import EXPERIMENTS, Setup, reproduce, samples, toy, training
-from basis_cli.reproduce.document import document, shown, write_document
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = {

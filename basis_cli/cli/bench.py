@@ -13,19 +13,15 @@ from ..errors import UsageError
 from .evaluate import Protocol, ProtocolOption
 from .options import (
     AsJson,
-    Batch,
+    ComputeOptions,
     Data,
     DataDir,
-    Device,
-    Dtype,
-    DtypeOption,
     PriorName,
     PriorNames,
     Quiet,
     SamplerOptions,
     StepSize,
     Weights,
-    numbers,
     with_options,
 )
 from .output import check_plot, figure, stderr, stdout, warnings_as_lines
@@ -42,6 +38,7 @@ def bench() -> None:
 @with_options
 def speed(
     sampler: SamplerOptions,
+    compute: ComputeOptions,
     prior: PriorName = "ncsn-mnist",
     baseline: Annotated[
         str, typer.Option(help="The prior of Algorithm 1; what its weights are does not matter here.")
@@ -61,16 +58,25 @@ def speed(
     """
     from ..evaluation.benchmarks import speed as measure
     from ..priors import load_prior
+    from ..tasks.separation import Separate
 
-    sampling = sampler.sampling("separate")
-    ours = load_prior(prior, weights_path=weights, device=sampler.device)
-    paper = load_prior(baseline, device=sampler.device)
+    where = compute.compute()
+    sampling = sampler.sampling().over(Separate.defaults)
+    ours = load_prior(prior, weights_path=weights, device=where.place)
+    paper = load_prior(baseline, device=where.place)
     sampling.options([ours])
     with warnings_as_lines(), stderr.status("timing") as status:
         if quiet:
             status.stop()
         result = measure(
-            ours, paper, sampling, k=k, count=count, full=full, callback=lambda doing: status.update(f"timing {doing}")
+            ours,
+            paper,
+            sampling,
+            compute=where,
+            k=k,
+            count=count,
+            full=full,
+            callback=lambda doing: status.update(f"timing {doing}"),
         )
     result = {"prior": prior, "baseline": baseline} | result
     if as_json:
@@ -123,7 +129,9 @@ def _bytes(value: int | None) -> str:
 
 
 @app.command()
+@with_options
 def samplers(
+    compute: ComputeOptions,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
     data: Data = "mnist",
     data_dir: DataDir = None,
@@ -135,9 +143,6 @@ def samplers(
     weights: Weights = None,
     step_size: StepSize = None,
     seed: Annotated[int, typer.Option(min=0, help="Of mixtures and samples; 0 is for reported results.")] = 1,
-    device: Device = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    batch: Batch = None,
     plot: Annotated[Path | None, typer.Option(help="Draw PSNR against evaluations here (PNG).")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -148,11 +153,13 @@ def samplers(
     """
     from ..evaluation.benchmarks import CONTENDERS, frontier
     from ..evaluation.protocols import PAPER_PSNR
-    from ..posterior.sampling import Sampling
+    from ..posterior import Sampling
+    from ..tasks.separation import Separate, numbers
     from .job import load_pictures, load_priors
 
     check_plot(plot)
-    priors, hashes = load_priors(prior, k, weights, device)
+    where = compute.compute()
+    priors, hashes = load_priors(Separate(k), prior, weights, where)
     test = load_pictures(data, "test", data_dir, priors[0].shape)
     chosen = [contender for contender in CONTENDERS if not only or contender.name in only]
     if not chosen:
@@ -169,7 +176,8 @@ def samplers(
             protocol=protocol.value,
             pairs=pairs,
             pairs_seed=seed,
-            sampling=Sampling(step_size=step_size, seed=seed, device=device, dtype=dtype.value, batch=batch),
+            sampling=Sampling(step_size=step_size, seed=seed),
+            compute=where,
             callback=lambda name, budget: status.update(f"{name}, {budget} evaluations"),
         )
     if not rows:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from ..errors import UsageError
 from .options import (
     AsJson,
+    ComputeOptions,
     Data,
     DataDir,
     DataNames,
@@ -33,9 +33,10 @@ from .options import (
 from .output import check_plot, figure, sampling_progress, stdout
 
 if TYPE_CHECKING:
+    from ..compute import Compute
     from ..data.datasets import Dataset
     from ..evaluation.metrics import Realism
-    from ..evaluation.protocols import Damage
+    from ..tasks.base import Damage
 
 app = typer.Typer(no_args_is_help=True, help="Measure a prior and a sampler as the paper does.")
 
@@ -62,6 +63,7 @@ def evaluate() -> None:
 @with_options
 def separation(
     sampler: SamplerOptions,
+    compute: ComputeOptions,
     several: SampleOptions,
     tiles: TileOptions,
     prior: PriorNames = ["ncsn-mnist"],  # noqa: B006
@@ -85,19 +87,19 @@ def separation(
     With a prior and a data set for each component, also in how many mixtures each came out in its own place.
     """
     from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
-    from ..tasks import separation as check
-    from .job import about_tiles, load_pictures, load_priors, tiled
+    from ..priors.tiles import about_tiles, tiled
+    from ..tasks.separation import Separate
+    from .job import load_pictures, load_priors
 
     check_plot(plot)
     tiles.check()
     if bool(size) != tiles.tile:
         raise UsageError("--size and --tile are for pictures larger than the prior's", "give both")
-    priors, hashes = load_priors(prior, k, weights, sampler.device)
-    priors = tiled(priors, (size, size), tiles) if size else priors
-    check(priors, k)
-    sampling = sampler.sampling("separate", several.noise_std)
+    where = compute.compute()
+    priors, hashes = load_priors(Separate(k), prior, weights, where)
+    priors = tiled(priors, (size, size), tiles.overlap, tiles.pyramid) if size else priors
     tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
-    with sampling_progress(1, quiet) as callback:
+    with sampling_progress(quiet) as watch:
         result = evaluate_separation(
             tests,
             priors,
@@ -106,10 +108,11 @@ def separation(
             pairs_seed=sampler.seed,
             samples=several.samples,
             select=several.select.value,
-            sampling=sampling,
-            realism=_realism(tests[0], data[0], inception, data_dir, sampler.device) if len(tests) == 1 else None,
+            sampling=sampler.sampling(several.noise_std),
+            compute=where,
+            realism=_realism(tests[0], data[0], inception, data_dir, where) if len(tests) == 1 else None,
             sheet=sheet,
-            callback=callback,
+            watch=watch,
         )
     result = {
         "prior": prior,
@@ -147,93 +150,47 @@ class RestorationOptions:
     quiet: Quiet = False
 
 
-@app.command()
-@with_options
-def colorization(options: RestorationOptions, sampler: SamplerOptions) -> None:
-    """Make test pictures gray, colour them, and compare them with the gray ones (Table 4)."""
-    from ..evaluation import protocols
+def restoration(kind: type[Damage]) -> Callable[..., None]:
+    """The evaluation of a task on pictures that suffered this damage, whose fields are its own options."""
 
-    _restoration(protocols.colorization, options, sampler)
+    def run(options: RestorationOptions, damage: Damage, sampler: SamplerOptions, compute: ComputeOptions) -> None:
+        from ..evaluation.protocols import evaluate_restoration
+        from .job import load_pictures, load_priors
 
+        where, task = compute.compute(), damage.task()
+        (prior,), hashes = load_priors(task, [options.prior], options.weights, where)
+        test = load_pictures(options.data, "test", options.data_dir, prior.shape)
+        realism = _realism(test, options.data, options.inception, options.data_dir, where)
+        with sampling_progress(options.quiet) as watch:
+            result = evaluate_restoration(
+                test,
+                prior,
+                task,
+                pictures=options.pictures,
+                samples=options.samples,
+                sampling=sampler.sampling(),
+                compute=where,
+                realism=realism,
+                sheet=options.sheet,
+                watch=watch,
+            )
+        result = {"prior": options.prior, "weights_sha256": hashes} | result
+        if options.as_json:
+            print(json.dumps(result))
+        else:
+            title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
+            stdout.print(_quality_table(result, title))
 
-@app.command()
-@with_options
-def inpainting(
-    options: RestorationOptions,
-    sampler: SamplerOptions,
-    mask: Annotated[
-        str, typer.Option(help="A picture, white = unknown; or right, left, top, bottom, center.")
-    ] = "right",
-) -> None:
-    """Hide a part of test pictures, fill it in, and compare with filling in the mean colour."""
-    from ..evaluation import protocols
-
-    _restoration(partial(protocols.inpainting, mask=mask), options, sampler)
-
-
-@app.command()
-@with_options
-def upscaling(
-    options: RestorationOptions,
-    sampler: SamplerOptions,
-    factor: Annotated[int, typer.Option(min=2, help="How many times smaller.")] = 4,
-    bicubic: Annotated[bool, typer.Option("--bicubic", help="Shrink with a bicubic filter, not by averaging.")] = False,
-) -> None:
-    """Shrink test pictures, enlarge them, and compare with bicubic interpolation."""
-    from ..evaluation import protocols
-
-    damage = partial(protocols.upscaling, factor=factor, method="bicubic" if bicubic else "box")
-    _restoration(damage, options, sampler)
-
-
-@app.command()
-@with_options
-def decompression(
-    options: RestorationOptions,
-    sampler: SamplerOptions,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="libjpeg's quality.")] = 10,
-) -> None:
-    """Compress test pictures as JPEG, undo it, and compare with the decoded files."""
-    from ..evaluation import protocols
-
-    _restoration(partial(protocols.decompression, quality=quality), options, sampler)
-
-
-def _restoration(
-    damage: Callable[[tuple[int, int, int]], Damage], options: RestorationOptions, sampler: SamplerOptions
-) -> None:
-    """What these four commands have in common."""
-    from ..evaluation.protocols import evaluate_restoration
-    from ..tasks import restoring
-    from .job import load_pictures, load_priors
-
-    (prior,), hashes = load_priors([options.prior], 1, options.weights, sampler.device)
-    test = load_pictures(options.data, "test", options.data_dir, prior.shape)
-    realism = _realism(test, options.data, options.inception, options.data_dir, sampler.device)
-    done = damage(prior.shape)
-    with sampling_progress(1, options.quiet) as callback:
-        result = evaluate_restoration(
-            test,
-            prior,
-            done,
-            pictures=options.pictures,
-            samples=options.samples,
-            sampling=sampler.sampling(restoring(done.operator)),
-            realism=realism,
-            sheet=options.sheet,
-            callback=callback,
-        )
-    result = {"prior": options.prior, "weights_sha256": hashes} | result
-    if options.as_json:
-        print(json.dumps(result))
-    else:
-        stdout.print(_quality_table(result, f"{result['task']} of {result['pictures']} {options.data} test pictures"))
+    run.__annotations__["damage"] = kind
+    run.__doc__ = kind.__doc__
+    return with_options(run)
 
 
 @app.command()
 @with_options
 def samples(
     sampler: SamplerOptions,
+    compute: ComputeOptions,
     prior: PriorName = "ncsn-cifar",
     data: Data = "cifar10",
     data_dir: DataDir = None,
@@ -245,17 +202,20 @@ def samples(
 ) -> None:
     """Measure how much samples of a prior itself look like test pictures."""
     from ..evaluation.protocols import evaluate_samples
+    from ..tasks.samples import Sample
     from .job import load_pictures, load_priors
 
-    (loaded,), hashes = load_priors([prior], 1, weights, sampler.device)
+    where = compute.compute()
+    (loaded,), hashes = load_priors(Sample(), [prior], weights, where)
     test = load_pictures(data, "test", data_dir, loaded.shape)
-    realism = _realism(test, data, inception, data_dir, sampler.device)
+    realism = _realism(test, data, inception, data_dir, where)
     if realism is None:
         what = "gray" if test.shape[0] != 3 else f"of {test.shape[2]} x {test.shape[1]} pixels"
         raise UsageError(f"no network is at hand to judge {data}'s pictures: they are {what}", "--data cifar10")
-    sampling = sampler.sampling("sample")
-    with sampling_progress(1, quiet) as callback:
-        result = evaluate_samples(test, loaded, realism, count=count, sampling=sampling, callback=callback)
+    with sampling_progress(quiet) as watch:
+        result = evaluate_samples(
+            test, loaded, realism, count=count, sampling=sampler.sampling(), compute=where, watch=watch
+        )
     result = {"prior": prior, "weights_sha256": hashes} | result
     if as_json:
         print(json.dumps(result))
@@ -263,7 +223,9 @@ def samples(
         stdout.print(_quality_table(result, f"{count} samples of {prior}"))
 
 
-def _realism(test: Dataset, name: str, inception: Path | None, data_dir: Path | None, device: str) -> Realism | None:
+def _realism(
+    test: Dataset, name: str, inception: Path | None, data_dir: Path | None, compute: Compute
+) -> Realism | None:
     """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
     from ..evaluation.features import cifar_realism, inception_realism
     from .job import load_pictures
@@ -271,8 +233,8 @@ def _realism(test: Dataset, name: str, inception: Path | None, data_dir: Path | 
     if test.shape[0] != 3:
         return None
     if inception:
-        return inception_realism(inception, load_pictures(name, "train", data_dir, test.shape), device)
-    return cifar_realism(device=device) if test.shape[1:] == (32, 32) else None
+        return inception_realism(inception, load_pictures(name, "train", data_dir, test.shape), compute.device)
+    return cifar_realism(device=compute.device) if test.shape[1:] == (32, 32) else None
 
 
 def _quality_table(result: dict[str, Any], title: str) -> Table:
@@ -294,6 +256,7 @@ def _quality_table(result: dict[str, Any], title: str) -> Table:
 @with_options
 def likelihood(
     sampler: SamplerOptions,
+    compute: ComputeOptions,
     prior: PriorNames = ["glow-mnist"],  # noqa: B006
     data: DataNames = ["mnist"],  # noqa: B006
     data_dir: DataDir = None,
@@ -308,16 +271,15 @@ def likelihood(
     Mixtures are of two pictures of one data set and prior, or of one each of two.
     """
     from ..evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
-    from ..tasks import separation as check
+    from ..tasks.separation import Separate
     from .job import load_pictures, load_priors
 
-    priors, hashes = load_priors(prior, 2, weights, sampler.device)
-    check(priors, 2)
+    where = compute.compute()
+    priors, hashes = load_priors(Separate(2), prior, weights, where)
     tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
-    sampling = sampler.sampling("sample")
-    with sampling_progress(1, quiet) as callback:
+    with sampling_progress(quiet) as watch:
         result = evaluate_likelihood(
-            tests, priors, pictures=pictures, pairs=pairs, sampling=sampling, callback=callback
+            tests, priors, pictures=pictures, pairs=pairs, sampling=sampler.sampling(), compute=where, watch=watch
         )
     published = {name: PAPER_BITS_PER_DIM[name] for name in result["bits_per_dim"] if name in PAPER_BITS_PER_DIM}
     result = {"prior": prior, "weights_sha256": hashes} | result | {"published": published}
@@ -348,14 +310,17 @@ def gradients(
 ) -> None:
     """Report sigma E||score|| at each noise level, which should be nearly constant where noise is high (Figure 2)."""
     from .. import samplers
+    from ..compute import Compute
     from ..evaluation.likelihood import evaluate_gradients
+    from ..tasks.samples import Sample
     from .job import load_pictures, load_priors
 
     check_plot(plot)
-    (loaded,), hashes = load_priors([prior], 1, weights, device)
+    where = Compute(device)
+    (loaded,), hashes = load_priors(Sample(), [prior], weights, where)
     test = load_pictures(data, "test", data_dir, loaded.shape)
     sigmas = samplers.geometric(levels) if levels else loaded.sigmas or samplers.PAPER_SIGMAS
-    rows = evaluate_gradients(test, loaded, sigmas=sigmas, pictures=pictures, seed=seed, device=device)
+    rows = evaluate_gradients(test, loaded, sigmas=sigmas, pictures=pictures, seed=seed, compute=where)
     if as_json:
         about = {"prior": prior, "weights_sha256": hashes, "data": data, "split": "test", "pictures": pictures}
         print(json.dumps(about | {"seed": seed, "levels": rows}))

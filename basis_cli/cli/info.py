@@ -68,6 +68,19 @@ def priors_info(name: str, as_json: AsJson = False) -> None:
     stdout.print(table)
 
 
+def samplers(as_json: AsJson = False) -> None:
+    """List every sampler: what it is for, what it costs, and whether its spread is the posterior's."""
+    rows = [asdict(spec) | {"name": name} for name, spec in plugins.sampler_specs().items() if "/" not in name]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("sampler", "evaluations a step", "calibrated", "what for", box=None, pad_edge=False)
+    for row in rows:
+        cost = str(row["evaluations"]) if row["guided"] else "0"
+        table.add_row(row["name"], cost, "yes" if row["calibrated"] else "no", row["summary"])
+    stdout.print(table)
+
+
 def _plugin_rows() -> list[dict[str, object]]:
     return [
         {
@@ -75,12 +88,20 @@ def _plugin_rows() -> list[dict[str, object]]:
             "module": plugin.module,
             "version": plugin.version,
             "priors": list(plugin.priors),
+            "posteriors": list(plugin.posteriors),
             "samplers": list(plugin.samplers),
+            "tasks": list(plugin.tasks),
+            "datasets": list(plugin.datasets),
             "clashes": plugin.clashes,
+            "refused": plugin.refused,
             "error": plugin.error,
         }
         for plugin in plugins.plugins()
     ]
+
+
+def _offers(plugin: plugins.Plugin) -> list[str]:
+    return [*plugin.priors, *plugin.posteriors, *plugin.samplers, *plugin.tasks, *plugin.datasets]
 
 
 @plugins_app.command("list")
@@ -92,8 +113,9 @@ def plugins_list(as_json: AsJson = False) -> None:
     table = Table("plugin", "version", "offers", "problem", box=None, pad_edge=False)
     for plugin in plugins.plugins():
         clashes = [f"{name} is taken: use {plugin.name}/{name}" for name in plugin.clashes]
-        problem = "; ".join(filter(None, [plugin.error, *clashes]))
-        table.add_row(plugin.name, plugin.version, ", ".join([*plugin.priors, *plugin.samplers]), problem)
+        refused = [f"{command} is there already: not replaced" for command in plugin.refused]
+        problem = "; ".join(filter(None, [plugin.error, *clashes, *refused]))
+        table.add_row(plugin.name, plugin.version, ", ".join(_offers(plugin)), problem)
     stdout.print(table)
 
 
@@ -119,6 +141,7 @@ def doctor(as_json: AsJson = False) -> None:
         if plugin.error:
             problems.append(f"plugin {plugin.name} ({plugin.module}): {plugin.error}")
         problems += [f"plugin {plugin.name}: the name {name!r} is taken by another plugin" for name in plugin.clashes]
+        problems += [f"plugin {plugin.name}: {command} is there already: not replaced" for command in plugin.refused]
         for name, spec in plugin.priors.items():
             if spec.weights:
                 try:

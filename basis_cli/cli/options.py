@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -15,7 +15,8 @@ import typer
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..posterior.sampling import Sampling
+    from ..compute import Compute
+    from ..posterior import Sampling
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,17 +52,10 @@ class Select(str, Enum):
     mean = "mean"
 
 
-class Fit(str, Enum):
-    crop = "crop"
-    resize = "resize"
-    pad = "pad"
-
-
 Inputs = Annotated[list[str], typer.Argument(help="Pictures; - reads one from stdin.", show_default=False)]
 PriorName = Annotated[str, typer.Option("--prior", help="The prior: what pictures look like.")]
 PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
 Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
-FitOption = Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")]
 Data = Annotated[
     str, typer.Option(help="mnist, cifar10, lsun:CATEGORY, or a folder of pictures. Its test split is used.")
 ]
@@ -97,9 +91,8 @@ class SamplerOptions:
         str | None,
         typer.Option(
             "--sampler",
-            help="ep: separates best; project: for all tasks; mmps: for honest uncertainty; conjugate: noisy "
-            "measurements; langevin: Algorithm 1 of the paper; ascent: Figure 3 (default: separate ep, sample "
-            "langevin, others project)",
+            help="ep, project, conjugate, mmps, langevin, ascent, or a plugin's: see `basis samplers`. "
+            "(default: separate ep, sample langevin, others project)",
         ),
     ] = None
     levels: Annotated[int | None, typer.Option(help="Noise levels. (default: langevin 10, ep 25, others 50)")] = None
@@ -117,6 +110,18 @@ class SamplerOptions:
         typer.Option(help="0 to 1: likelier answers, less different ones; ep, project, conjugate. (default: ep .9)"),
     ] = None
     seed: Seed = 0
+
+    def sampling(self, noise_std: float | None = None) -> Sampling:
+        """For the library."""
+        from ..posterior import Sampling
+
+        return Sampling(**asdict(self), noise_std=noise_std)
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where to compute and how; see :class:`basis_cli.compute.Compute`."""
+
     device: Device = "auto"
     dtype: DtypeOption = Dtype.auto
     batch: Batch = None
@@ -124,21 +129,33 @@ class SamplerOptions:
         bool, typer.Option("--compile", help="Compile the networks (torch.compile): slow to begin, then faster.")
     ] = False
 
-    def sampling(self, task: str, noise_std: float | None = None) -> Sampling:
-        """For the library, with the ``task``'s default sampler unless one was chosen."""
-        from ..posterior.sampling import Sampling
+    def compute(self) -> Compute:
+        """For the library."""
+        from ..compute import Compute
 
-        chosen = {field.name: getattr(self, field.name) for field in fields(self)} | {"dtype": self.dtype.value}
-        return Sampling(**chosen, noise_std=noise_std).for_task(task)
+        return Compute(self.device, self.dtype.value, self.batch, self.compile)
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The prior of a task whose answer is one picture, and what the answer is compared with."""
+    """What knows the pictures, and what the answer is compared with."""
 
-    prior: PriorName = "ncsn-cifar"
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prior",
+            help="What pictures look like: a prior for all components, or once for each. "
+            "(default: separate ncsn-mnist, others ncsn-cifar)",
+        ),
+    ] = None
+    model: Annotated[
+        str | None, typer.Option(help="A network trained for this very task answers, instead of prior and sampler.")
+    ] = None
     weights: Weights = None
-    reference: Annotated[Path | None, typer.Option(help="The true picture, for one input: PSNR is to it.")] = None
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="The true picture, of several components once for each: PSNR and order are to these."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -213,17 +230,3 @@ class OutputOptions:
     as_json: AsJson = False
     quiet: Quiet = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False
-
-
-def numbers(text: str | None, option: str) -> list[float] | None:
-    """The numbers in ``a,b,...``.
-
-    Raises:
-        UsageError: something else.
-    """
-    if text is None:
-        return None
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is not a list of numbers", f"for example {option} 0.7,0.3") from None

@@ -7,13 +7,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import BasisError, InputWarning, RunWarning, UsageError
+
+if TYPE_CHECKING:
+    from ..samplers import Progress as Step
+    from ..samplers import Watch
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -55,32 +59,25 @@ def _bar(quiet: bool) -> Progress:
 
 
 @contextmanager
-def sampling_progress(batches: int = 1, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """A bar over all steps of ``batches`` batches, with noise level and residual; yields the sampler's callback."""
-    with warnings_as_lines(), _bar(quiet) as progress:
-        task = progress.add_task("starting")
-        before, previous, last_look = 0, -1, 0.0
+def sampling_progress(quiet: bool = False) -> Iterator[Watch]:
+    """A bar over all steps of all batches, with noise level and residual; yields what a runner's ``watch`` takes."""
+    with warnings_as_lines(), _bar(quiet) as bar:
+        task = bar.add_task("starting")
+        last_look = 0.0
 
-        def callback(*, step: int, total: int, sigma: float, x: Any, batch: int, batches: int, **state: Any) -> None:
-            nonlocal before, previous, last_look
-            before += total if step <= previous else 0  # a batch is over; one that is resumed begins at a later step
-            previous = step
-            last_step = step + 1 == total
-            if quiet or (time.monotonic() - last_look < 0.2 and not last_step):
-                return  # looking at x makes a GPU wait, so look rarely
+        def watch(progress: Step) -> None:
+            nonlocal last_look
+            if quiet or (time.monotonic() - last_look < 0.2 and progress.step + 1 < progress.total):
+                return  # looking at the pictures makes a GPU wait, so look rarely
             last_look = time.monotonic()
-            from ..posterior.ordering import residual
-
-            off = residual(state["operator"](x), state["y"]).mean().item() if state["y"].numel() else 0.0
-            progress.update(
+            bar.update(
                 task,
-                completed=before + step + 1,
-                total=total * max(outer * batches, 1),
-                description=f"noise {sigma:.3f}  residual {off:.1f}/255",
+                completed=progress.batch * progress.total + progress.step + 1,
+                total=progress.batches * progress.total,
+                description=f"noise {progress.sigma:.3f}  residual {progress.residual():.1f}/255",
             )
 
-        outer = batches
-        yield callback
+        yield watch
 
 
 @contextmanager

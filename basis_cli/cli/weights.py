@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,14 +15,10 @@ from ..plugins import plugins, prior_spec
 from .output import fail, stderr, stdout
 
 app = typer.Typer(no_args_is_help=True)
+conversions = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="As `basis weights list` names it, mostly a prior.", show_default=False)]
 FEATURES = weights.FEATURES.file.removesuffix(".safetensors")
-
-
-class Kind(str, Enum):
-    ncsn = "ncsn"
-    glow = "glow"
 
 
 @app.callback()
@@ -83,41 +77,12 @@ def pull(name: Name) -> None:
     typer.echo(downloaded)
 
 
-@app.command()
-def convert(
-    kind: Annotated[Kind, typer.Argument(help="What the checkpoint holds.")],
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, dir_okay=False, help="Somebody else's file: checkpoint.pth (ncsn), model.ckpt.index (glow)."
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write, for example mine.safetensors.")],
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Width and height of its pictures; default: 28 if gray, else 32.")
-    ] = None,
-    sigma: Annotated[
-        float | None,
-        typer.Option(min=0, help="glow: enter it into the ladder.json beside the file, as this noise level."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
-) -> None:
-    """Turn the original authors' checkpoint into weights that `--weights` takes."""
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists", "--overwrite replaces it")
-    if kind is Kind.ncsn:
-        if sigma is not None:
-            raise UsageError("--sigma is for glow", "an ncsn checkpoint holds all noise levels")
-        from basis_ncsn.convert import convert as convert_ncsn
+@conversions.callback()
+def convert() -> None:
+    """Turn the original authors' checkpoints into weights that `--weights` takes."""
 
-        about = convert_ncsn(checkpoint, out, size)
-    else:
-        from basis_glow.convert import convert as convert_glow
 
-        about = convert_glow(checkpoint, out, size, sigma)
-    for key, value in about.items():
-        stderr.print(f"{key}: {value}", markup=False, highlight=False)
-    typer.echo(out)
+app.add_typer(conversions, name="convert")
 
 
 def _files() -> dict[str, tuple[WeightFile, str]]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import plugins
 from ..data import images
 from ..errors import InputError, InputWarning, UsageError
 
@@ -207,9 +208,10 @@ def load_dataset(name: str, split: str, data_dir: Path | None = None, squares: S
     """
     squares = squares or Squares()
     kind, _, category = name.partition(":")
-    if name not in _READERS and kind != "lsun":
+    offered = plugins.datasets()
+    if name not in _READERS and name not in offered and kind != "lsun":
         if not os.path.isdir(name):
-            known = f"known: {', '.join(_READERS)}, lsun:CATEGORY, or a folder of pictures"
+            known = f"known: {', '.join([*_READERS, *offered])}, lsun:CATEGORY, or a folder of pictures"
             raise UsageError(f"no data set is called {name!r}", known)
         pictures = _squared(f"{name} ({split})", _files(Path(name), split), Path, squares)
         return Dataset(Path(name).resolve().name, split, pictures, np.zeros(len(pictures), np.uint8))
@@ -219,8 +221,10 @@ def load_dataset(name: str, split: str, data_dir: Path | None = None, squares: S
     read: Reader
     if kind == "lsun":
         read, files = partial(_lsun, category, squares), f"{category}_train_lmdb and {category}_val_lmdb"
-    else:
+    elif name in _READERS:
         read, files = _READERS[name]
+    else:
+        read, files = plugins.resolve(offered[name]), "what its plugin says"
     for folder in (root / kind, root):
         try:
             pictures, labels = read(folder, split)

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__, tasks
+from .. import __version__, plugins, tasks
 from ..api import Level, Prior
-from ..compute import choose_device
+from ..compute import Compute
 from ..data.datasets import Dataset
 from ..errors import NotFiniteError, RunWarning, UsageError
-from ..evaluation.protocols import evaluate_separation
-from ..posterior import ranking
-from ..posterior.sampling import Sampling
-from ..tasks import Result
+from ..posterior import Result, Sampling, ranking
+from ..priors.wrapper import Wrapper
+from ..samplers import Progress
+from ..tasks.separation import Separate
+from .protocols import evaluate_separation
 
 STEPS = 100
 PAPER = Sampling("langevin", levels=10, steps=STEPS)
@@ -33,6 +34,7 @@ def speed(
     paper_prior: Prior,
     sampling: Sampling,
     *,
+    compute: Compute | None = None,
     k: int = 2,
     count: int = 50,
     full: bool = False,
@@ -59,13 +61,14 @@ def speed(
         raise UsageError(
             f"{tuple(prior.shape)} against {tuple(paper_prior.shape)}: not the same pictures", "--baseline"
         )
-    device = choose_device(sampling.device)
+    compute, sampling = compute or Compute(), sampling.over(Separate.defaults)
+    device = compute.place
     scale = 1 if full or device.type == "cuda" else STEPS // FEW
-    paper = replace(PAPER, device=sampling.device, dtype=sampling.dtype, batch=sampling.batch, seed=sampling.seed)
+    paper = replace(PAPER, seed=sampling.seed, steps=STEPS // scale)
     callback("ours")
-    ours = _cost(prior, sampling, k, count)
+    ours = _cost(prior, sampling, compute, k, count)
     callback("Algorithm 1")
-    theirs = _cost(paper_prior, replace(paper, steps=STEPS // scale), k, count, scale)
+    theirs = _cost(paper_prior, paper, replace(compute, compile=False), k, count, scale)
     callback("scaling")
     return {
         "basis": __version__,
@@ -84,14 +87,14 @@ def speed(
         "ours": ours,
         "paper": theirs,
         "scaling": {
-            "batch": [_row(prior, sampling, k, n, 5) for n in (1, 8, 32, 128)],
-            "k": [_row(prior, sampling, several, 16, 5) for several in (2, 3, 4)],
-            "levels": [_row(prior, sampling, k, 8, levels) for levels in (5, 10, 20, 40)],
+            "batch": [_row(prior, sampling, compute, k, n, 5) for n in (1, 8, 32, 128)],
+            "k": [_row(prior, sampling, compute, several, 16, 5) for several in (2, 3, 4)],
+            "levels": [_row(prior, sampling, compute, k, 8, levels) for levels in (5, 10, 20, 40)],
         },
     }
 
 
-def _cost(prior: Prior, sampling: Sampling, k: int, count: int, scale: int = 1) -> dict[str, Any]:
+def _cost(prior: Prior, sampling: Sampling, compute: Compute, k: int, count: int, scale: int = 1) -> dict[str, Any]:
     """What separations cost with ``scale`` times the steps that ``sampling`` has.
 
     Returns:
@@ -100,16 +103,16 @@ def _cost(prior: Prior, sampling: Sampling, k: int, count: int, scale: int = 1) 
         this process on a CPU; ``None`` where the system does not tell), ``outside_network`` (share of the time),
         ``steps``, ``timed_steps`` and ``settings``.
     """
-    device = choose_device(sampling.device)
+    device = compute.place
     brief = _brief(sampling, 1)
     for n in (1, count):
-        _Run(prior, brief, k, n)
-    one = _Run(prior, sampling, k, 1)
+        _Run(prior, brief, compute, k, n)
+    one = _Run(prior, sampling, compute, k, 1)
     has_peak = _forget_peak(device)
     clock = _Clock(prior, device)
-    many = _Run(clock if device.type == "cpu" else prior, sampling, k, count)
+    many = _Run(clock if device.type == "cpu" else prior, sampling, compute, k, count)
     peak = _peak(device) if has_peak else None
-    clocked = many if device.type == "cpu" else _Run(clock, _brief(sampling, sampling.levels), k, count)
+    clocked = many if device.type == "cpu" else _Run(clock, _brief(sampling, sampling.levels), compute, k, count)
     return {
         "seconds_one": one.seconds(scale),
         "seconds_many": many.seconds(scale),
@@ -123,9 +126,10 @@ def _cost(prior: Prior, sampling: Sampling, k: int, count: int, scale: int = 1) 
     }
 
 
-def _row(prior: Prior, sampling: Sampling, k: int, count: int, levels: int) -> dict[str, float]:
+def _row(prior: Prior, sampling: Sampling, compute: Compute, k: int, count: int, levels: int) -> dict[str, float]:
     """The better of two brief runs: the first of a shape pays for what libraries prepare."""
-    run = min((_Run(prior, _brief(sampling, levels), k, count) for _ in range(2)), key=lambda run: run.result.seconds)
+    runs = [_Run(prior, _brief(sampling, levels), compute, k, count) for _ in range(2)]
+    run = min(runs, key=lambda run: run.result.seconds)
     seconds, evaluations = run.result.seconds, run.result.evaluations
     return {
         "batch": count,
@@ -138,21 +142,24 @@ def _row(prior: Prior, sampling: Sampling, k: int, count: int, levels: int) -> d
 
 def _brief(sampling: Sampling, levels: int | None) -> Sampling:
     """The same with ``levels`` noise levels, and few steps at each where the sampler has steps."""
-    return replace(sampling, levels=levels, steps=FEW if sampling.sampler in ("langevin", "ascent") else None)
+    stepped = plugins.sampler_spec(str(sampling.sampler)).steps
+    return replace(sampling, levels=levels, steps=FEW if stepped else None)
 
 
 class _Run:
     """``count`` separations, with a note of when each step ended."""
 
-    def __init__(self, prior: Prior, sampling: Sampling, k: int, count: int):
+    def __init__(self, prior: Prior, sampling: Sampling, compute: Compute, k: int, count: int):
         self.ends: list[float] = []
         self.steps = 0
         mixtures = torch.rand(count, *prior.shape, generator=torch.Generator().manual_seed(0))
-        self.result: Result = tasks.separate(mixtures, k=k, prior=prior, sampling=sampling, callback=self._note)
+        self.result: Result = tasks.separate(
+            mixtures, k=k, prior=prior, sampling=sampling, compute=compute, watch=self._note
+        )
 
-    def _note(self, *, total: int, **state: Any) -> None:
+    def _note(self, progress: Progress) -> None:
         self.ends.append(time.perf_counter())
-        self.steps = total
+        self.steps = progress.total
 
     def seconds(self, scale: int) -> float:
         """Of the same run with ``scale`` times the steps: those that are missing take what those that ran took."""
@@ -160,32 +167,22 @@ class _Run:
         return self.result.seconds + (scale - 1) * len(self.ends) * each
 
 
-class _Clock:
+class _Clock(Wrapper):
     """A prior that adds up the seconds in its scores. On CUDA it waits for the device around each, which costs time."""
 
     def __init__(self, prior: Prior, device: torch.device):
-        self.prior, self.shape, self.sigmas, self.device, self.seconds = prior, prior.shape, prior.sigmas, device, 0.0
-
-    def at(self, sigma: float) -> _ClockedLevel:
-        return _ClockedLevel(self, self.prior.at(sigma))
-
-    def compile(self) -> None:
-        """The prior it wraps is compiled already."""
+        super().__init__(prior)
+        self.device, self.seconds = device, 0.0
 
     def now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-
-class _ClockedLevel:
-    def __init__(self, clock: _Clock, level: Level):
-        self.clock, self.level = clock, level
-
-    def score(self, x: Tensor) -> Tensor:
-        began = self.clock.now()
-        score = self.level.score(x)
-        self.clock.seconds += self.clock.now() - began
+    def scored(self, level: Level, x: Tensor) -> Tensor:
+        began = self.now()
+        score = level.score(x)
+        self.seconds += self.now() - began
         return score
 
 
@@ -229,14 +226,13 @@ class Contender:
         each = evaluations // self.samples - (len(ranking.SIGMAS) if self.samples > 1 else 0)
         temperature = base.temperature if self.sampler == "langevin" else None
         own = replace(base, sampler=self.sampler, temperature=temperature)
-        if self.sampler in ("langevin", "ascent"):
+        spec = plugins.sampler_spec(self.sampler)
+        if spec.steps:
             return replace(own, levels=10, steps=each // 10) if each >= 10 else None
-        levels = each // EVALUATIONS_A_LEVEL.get(self.sampler, 1)
+        levels = each // spec.evaluations
         return replace(own, levels=levels, steps=None, step_size=None) if levels >= 3 else None
 
 
-EVALUATIONS_A_LEVEL = {"ep": 2, "mmps": 7}
-"""1 unless stated here; a vector-Jacobian product counts as two."""
 CONTENDERS = (
     Contender("langevin"),
     Contender("ascent"),
@@ -258,6 +254,7 @@ def frontier(
     pairs: int = 100,
     pairs_seed: int = 1,
     sampling: Sampling | None = None,
+    compute: Compute | None = None,
     callback: Callable[[str, int], None] = lambda name, budget: None,
 ) -> list[dict[str, Any]]:
     """PSNR against network evaluations: every contender with every budget it can use, on the same mixtures.
@@ -286,6 +283,7 @@ def frontier(
                     samples=contender.samples,
                     select=contender.select,
                     sampling=chosen,
+                    compute=compute,
                 )
             except NotFiniteError as error:
                 warnings.warn(f"{contender.name} with {budget} evaluations: {error}", RunWarning, stacklevel=2)

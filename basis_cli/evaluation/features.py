@@ -77,7 +77,7 @@ def classification_loss(network: nn.Module, x: Tensor, generator: torch.Generato
     return F.cross_entropy(logits.float(), labels, label_smoothing=SMOOTHING)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accuracy(network: nn.Module, data: Dataset) -> float:
     """The share of ``data`` whose class gets the largest logit."""
     device = next(network.parameters()).device

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import samplers
-from ..api import Level, Prior
-from ..compute import choose_device
+from ..api import Level, Likelihood, Prior
+from ..compute import Compute
 from ..data.datasets import Dataset
 from ..errors import InputError, UsageError
-from ..evaluation import metrics
-from ..evaluation.protocols import mixtures, same_shape
 from ..operators import Mixture
-from ..posterior.sampling import Sampling, image_seed, sample_posterior
+from ..posterior import Guided, Sampling, answers
+from ..posterior.ranking import bits_per_dim
+from ..samplers import Watch, unwatched
+from ..samplers.noise import image_seed
+from ..tasks.samples import Sample
+from .protocols import mixtures, same_shape
 
 PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
     "mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6},
@@ -43,7 +46,8 @@ def evaluate_likelihood(
     pairs: int = 100,
     sigma: float | None = None,
     sampling: Sampling | None = None,
-    callback: Callable[..., None] = samplers.no_callback,
+    compute: Compute | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Bits/dim of test pictures, and of separations of two of them with the two ``priors``: Table 1.
 
@@ -59,14 +63,15 @@ def evaluate_likelihood(
         UsageError: a prior has no likelihood; neither one data set nor two, or one for two different priors; pictures
             of another shape than the priors'.
     """
-    sampling = (sampling or Sampling()).for_task("sample")
+    sampling = (sampling or Sampling()).over(Sample.defaults)
+    compute = compute or Compute()
     data = [data] if isinstance(data, Dataset) else data
     if len(data) == 1 and priors[0] is not priors[1]:
         raise UsageError("two priors need a data set each", "--data A --data B")
     y, truth, about = mixtures(data, 2, max(pairs, 1), "class-agnostic", sampling.seed)
     for prior in priors:
         same_shape(prior, about["data"], truth)
-    device = choose_device(sampling.device)
+    device = compute.place
     sigma = sigma or sampling.sigmas(priors)[-1]
     names = [each.name for each in data]
     if len(set(names)) < len(names):
@@ -75,8 +80,9 @@ def evaluate_likelihood(
     tests = {name: each[:pictures].to(device) for name, each in zip(names, data, strict=True)}
     found = {name: _bits_of_test(x, own[name], sigma, sampling.seed) for name, x in tests.items()}
     if pairs:
-        seeds = [image_seed(sampling.seed, pair) for pair in range(pairs)]
-        x, _, _ = sample_posterior(priors, Mixture([0.5, 0.5]), y, seeds, sampling, callback)
+        seeds = [[image_seed(sampling.seed, pair)] for pair in range(pairs)]
+        found_all = answers(Guided(priors, Mixture([0.5, 0.5]), sampling), y, seeds, compute=compute, watch=watch)
+        x = torch.stack([result.ranked[0].x[:, 0] for _, result in found_all], dim=1)  # type: ignore[union-attr]
         separations = x.to(device).unbind() if len(data) == 2 else [x.to(device).flatten(0, 1)]
         for name, separated in zip(names, separations, strict=True):
             found[name]["separations"] = _bits_per_dim(own[name].at(sigma), separated)
@@ -85,7 +91,7 @@ def evaluate_likelihood(
         "pictures": {name: len(x) for name, x in tests.items()},
         "pairs": pairs,
         "bits_per_dim": found,
-        "settings": sampling.described(priors),
+        "settings": sampling.described(priors) | asdict(compute),
     }
 
 
@@ -106,19 +112,25 @@ def _level_without_noise(prior: Prior) -> Level | None:
         return None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _bits_per_dim(level: Level, x: Tensor) -> dict[str, float]:
     """Mean and standard error over pictures ``x`` ``(n, c, h, w)``."""
-    if not hasattr(level, "log_prob"):
+    if not isinstance(level, Likelihood):
         raise UsageError("this prior gives scores but no likelihood", "choose a Glow or a toy prior")
-    parts = [metrics.bits_per_dim(level.log_prob(part), x[0].numel()).double() for part in x.split(100)]
+    parts = [bits_per_dim(level.log_prob(part), x[0].numel()).double() for part in x.split(100)]
     bits = torch.cat(parts)
     return {"mean": float(bits.mean()), "standard_error": float(bits.std() / len(bits) ** 0.5)}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate_gradients(
-    data: Dataset, prior: Prior, *, sigmas: Sequence[float], pictures: int = 200, seed: int = 0, device: str = "auto"
+    data: Dataset,
+    prior: Prior,
+    *,
+    sigmas: Sequence[float],
+    pictures: int = 200,
+    seed: int = 0,
+    compute: Compute | None = None,
 ) -> list[dict[str, float]]:
     """``sigma E ||grad log p_sigma(x)||`` over noisy test pictures at each of ``sigmas``: Figure 2.
 
@@ -126,7 +138,7 @@ def evaluate_gradients(
         For each level ``sigma``, ``scaled_norm`` (the mean) and its ``standard_error``.
     """
     same_shape(prior, data.name, data[:1])
-    x = data[:pictures].to(choose_device(device))
+    x = data[:pictures].to((compute or Compute()).place)
     noise = _seeded(seed, x)
     rows = []
     for sigma in sigmas:

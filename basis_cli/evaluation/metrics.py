@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,11 +27,6 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     return measure(*pictures, data_range=1.0, reduction="none").reshape(shape[:-3])
 
 
-def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
-    """Bits for each of a picture's ``dimensions`` values, 8 bits deep, from its log-density in nats over [0, 1]."""
-    return math.log2(255) - log_prob / (dimensions * math.log(2))
-
-
 @dataclass(frozen=True)
 class Statistics:
     """All that a Frechet distance needs to know of a set of ``count`` pictures; float64, on the CPU."""
@@ -50,7 +44,7 @@ class Statistics:
         return cls(features.mean(0), features.T.cov(), len(features))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def features_of(network: nn.Module, pictures: Tensor, batch: int = 250) -> tuple[Tensor, Tensor]:
     """Logits ``(n, classes)`` and features ``(n, d)`` of ``pictures`` ``(n, 3, h, w)``: float64, on the CPU.
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .. import samplers
 from ..api import Prior
-from ..compute import choose_device
+from ..compute import Compute
 from ..data import images
 from ..data.datasets import Dataset, mixture_indices, one_of_each
 from ..errors import UsageError
-from ..evaluation import metrics
-from ..operators import Downsample, Gray, Jpeg, Mask, Mixture, Operator, standard_tables
-from ..posterior import ordering, ranking
-from ..posterior.sampling import Sampling, image_seed, sample_posterior
-from ..tasks import corrected, kinds, ranked_samples, restoring, sample, unknown
+from ..posterior import Posterior, Result, Sampling, answers, ordering, ranking
+from ..posterior.runner import corrected
+from ..samplers import Watch, unwatched
+from ..samplers.noise import image_seed
+from ..tasks import sample
+from ..tasks.base import Task
+from ..tasks.samples import Sample
+from ..tasks.separation import Separate
+from . import metrics
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -66,16 +68,17 @@ def evaluate_separation(
     samples: int = 1,
     select: str = "best",
     sampling: Sampling | None = None,
+    compute: Compute | None = None,
     realism: metrics.Realism | None = None,
     sheet: Path | None = None,
-    callback: Callable[..., None] = samplers.no_callback,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
 
     Several data sets are one for each component; ``protocol`` then does not matter. The PSNR of a mixture is the mean
     over its components, clipped to [0, 1], under the best permutation of those that share a prior. The samples are
     judged as the sampler leaves them, as in the paper, without the last correction that
-    :func:`basis_cli.tasks.separate` makes, which would make baselines better than they are. Only ``psnr_corrected``
+    :func:`basis_cli.separate` makes, which would make baselines better than they are. Only ``psnr_corrected``
     is with it.
 
     Of several ``samples`` the one to judge is made as ``select`` says, see
@@ -94,25 +97,22 @@ def evaluate_separation(
             colour, torchmetrics is not installed.
         BasisError: the sheet cannot be written.
     """
-    sampling = (sampling or Sampling()).for_task("separate")
-    k = len(priors)
+    k, compute = len(priors), compute or Compute()
     y, truth, about = mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
     for prior in priors:
         same_shape(prior, about["data"], truth)
     _ready(sheet, judged=truth.shape[2] == 3)
-    operator = Mixture([1 / k] * k)
-    began = time.perf_counter()
-    seeds = _seeds(sampling.seed, pairs, samples)
-    ranked, evaluations = ranked_samples(priors, operator, y, seeds, sampling, callback)
-    seconds = time.perf_counter() - began
-    x = torch.stack([one.select(select)[:, 0] for one in ranked], dim=1)
+    posterior = Separate(k).posterior(priors, sampling or Sampling())
+    operator, seed = posterior.operator, (sampling or Sampling()).seed
+    result = _answered(posterior, y, _seeds(seed, pairs, samples), compute, True, watch)
+    x = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
     off = ordering.residual(operator(x), y)
 
     def in_order(x: Tensor) -> Tensor:
-        order = ordering.component_order(x, kinds(priors, operator), references=truth, mixture=y)
+        order = ordering.component_order(x, posterior.kinds, references=truth, mixture=y)
         return ordering.reordered(x, order)
 
-    written = in_order(corrected(x, operator, y, sampling))
+    written = in_order(corrected(posterior, x, y))
     x = in_order(x.clamp(0, 1))
     if sheet:
         _write_sheet(sheet, y, *x, *truth)
@@ -127,20 +127,33 @@ def evaluate_separation(
         "psnr_corrected": summary(ordering.psnr(written, truth).mean(0).numpy()),
         "average": summary(average),
         "residual_8bit_rms": float(off.square().mean().sqrt()),
-        "evaluations": evaluations,
-        "seconds": seconds,
-        "distinct_answers": float(np.mean([max(one.answer) + 1 for one in ranked])),
-        "settings": sampling.described(priors) | {"samples": samples, "select": select},
+        "evaluations": result.evaluations,
+        "seconds": result.seconds,
+        "distinct_answers": float(np.mean([max(one.answer) + 1 for one in result.ranked])),
+        "settings": result.settings | {"select": select},
         "psnr_per_mixture": [round(float(value), 3) for value in psnr],
     }
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
     if len({id(prior) for prior in priors}) == k > 1:
         found["assigned"] = {
-            "separations": assigned(x, priors, truth, sampling.device),
-            "truth": assigned(truth, priors, device=sampling.device),
+            "separations": assigned(x, priors, truth, compute),
+            "truth": assigned(truth, priors, compute=compute),
         }
     return found
+
+
+def _answered(
+    posterior: Posterior,
+    y: Tensor,
+    seeds: Sequence[Sequence[int]],
+    compute: Compute,
+    rank: bool,
+    watch: Watch,
+) -> Result:
+    """All answers together."""
+    found = answers(posterior, y, seeds, compute=compute, rank=rank, watch=watch)
+    return Result.joined([result for _, result in found])  # type: ignore[misc]
 
 
 def mixtures(
@@ -161,8 +174,10 @@ def mixtures(
     return truth.mean(0), truth, {"data": names, "split": data[0].split, "protocol": protocol}
 
 
-@torch.inference_mode()
-def assigned(x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, device: str = "auto") -> dict[str, float]:
+@torch.no_grad()
+def assigned(
+    x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, compute: Compute | None = None
+) -> dict[str, float]:
     """The share of mixtures whose components ``x`` ``(k, n, c, h, w)`` each belong to their own prior.
 
     ``by likelihood``: each is more probable (:func:`~basis_cli.posterior.ranking.log_likelihood`) under its own prior
@@ -170,7 +185,7 @@ def assigned(x: Tensor, priors: Sequence[Prior], truth: Tensor | None = None, de
     PSNR.
     """
     own = torch.arange(len(x))[:, None]
-    parts = [part.to(choose_device(device)) for part in x.split(50, dim=1)]
+    parts = [part.to((compute or Compute()).place) for part in x.split(50, dim=1)]
     scores = [[ranking.log_likelihood([prior], part[[i]]) for part in parts] for prior in priors for i in range(len(x))]
     likelihood = torch.stack([torch.cat(each).cpu() for each in scores]).unflatten(0, (len(priors), len(x)))
     found = {"by likelihood": float((likelihood.argmax(0) == own).all(0).float().mean())}
@@ -221,62 +236,20 @@ def _compared(truth: Tensor, realism: metrics.Realism | None, **answers: Tensor)
     return rows | {"truth": realism(pictures) if realism else {}}
 
 
-@dataclass(frozen=True)
-class Damage:
-    """What pictures suffer in :func:`evaluate_restoration`, and what one would do without a prior."""
-
-    task: str
-    operator: Operator
-    baseline: Callable[[Tensor], Tensor]
-    """From ``y`` ``(n, ...)`` to pictures ``(n, c, h, w)``."""
-    about: dict[str, Any]
-
-
-def colorization(shape: tuple[int, int, int]) -> Damage:
-    """Pictures are made gray by the mean of their channels (Table 4); the baseline leaves them gray."""
-    return Damage("colorization", Gray([1 / shape[0]] * shape[0]), lambda y: y.expand(-1, shape[0], -1, -1), {})
-
-
-def inpainting(shape: tuple[int, int, int], mask: str = "right") -> Damage:
-    """A part is missing; the baseline fills it with the mean colour of the rest. For ``mask`` see :func:`unknown`."""
-    known = ~unknown(mask, shape[1:])
-
-    def filled(y: Tensor) -> Tensor:
-        mean = y.sum((2, 3), keepdim=True) / known.sum()
-        return torch.where(known, y, mean)
-
-    return Damage("inpainting", Mask(known), filled, {"mask": mask})
-
-
-def upscaling(shape: tuple[int, int, int], factor: int = 4, method: str = "box") -> Damage:
-    """Pictures are shrunk ``factor`` times; the baseline enlarges them by bicubic interpolation."""
-
-    def enlarged(y: Tensor) -> Tensor:
-        return F.interpolate(y, shape[1:], mode="bicubic", align_corners=False).clamp(0, 1)
-
-    operator = Downsample(factor, shape[1:], method)
-    return Damage("upscaling", operator, enlarged, {"factor": factor, "method": method})
-
-
-def decompression(shape: tuple[int, int, int], quality: int = 10) -> Damage:
-    """Pictures are stored as JPEG at ``quality``, 4:2:0; the baseline is the decoded file."""
-    tables = standard_tables(quality)[: 1 if shape[0] == 1 else 2]
-    return Damage("decompression", Jpeg(tables, shape[1:]), lambda y: y, {"quality": quality})
-
-
 def evaluate_restoration(
     data: Dataset,
     prior: Prior,
-    damage: Damage,
+    task: Task,
     *,
     pictures: int = 1000,
     samples: int = 1,
     sampling: Sampling | None = None,
+    compute: Compute | None = None,
     realism: metrics.Realism | None = None,
     sheet: Path | None = None,
-    callback: Callable[..., None] = samplers.no_callback,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
-    """Damage the first ``pictures`` of ``data``, restore them with ``prior``, and compare with doing it without one.
+    """Damage the first ``pictures`` of ``data``, undo it by ``task`` with ``prior``, and compare with doing it without.
 
     What is observed is rounded to 8 bits, as a file would be. ``sheet`` is a PNG file to write the first pictures to:
     each a column of what was observed, the baseline, up to three samples, truth.
@@ -288,35 +261,30 @@ def evaluate_restoration(
     Raises:
         UsageError: the prior models pictures of another shape.
     """
-    sampling = (sampling or Sampling()).for_task(restoring(damage.operator))
     truth = data[:pictures]
     same_shape(prior, data.name, truth)
     _ready(sheet, judged=True)
-    y = (damage.operator(truth[None]) * 255).round() / 255
-    seeds = [seed for own in _seeds(sampling.seed, len(y), samples) for seed in own]
-    repeated = y.repeat_interleave(samples, dim=0)
-    began = time.perf_counter()
-    x, _, evaluations = sample_posterior([prior], damage.operator, repeated, seeds, sampling, callback)
-    seconds = time.perf_counter() - began
-    x = corrected(x, damage.operator, repeated, sampling)
-    off = ordering.residual(damage.operator(x), repeated)
-    several = x[0].unflatten(0, (len(y), samples))
-    answers = {"baseline": damage.baseline(y), "one sample": several[:, 0]}
+    posterior, seed = task.posterior([prior], sampling or Sampling()), (sampling or Sampling()).seed
+    y = (posterior.operator(truth[None]) * 255).round() / 255
+    seeds = _seeds(seed, len(y), samples)
+    result = _answered(posterior, y, seeds, compute or Compute(), False, watch)
+    several = result.components[0]
+    found = {"baseline": task.baseline(y, prior.shape), "one sample": several[:, 0]}
     if samples > 1:
-        answers[f"mean of {samples}"] = several.mean(1)
+        found[f"mean of {samples}"] = several.mean(1)
     if sheet:
-        _write_sheet(sheet, y, answers["baseline"], *several[:, :3].unbind(1), truth)
+        _write_sheet(sheet, y, found["baseline"], *several[:, :3].unbind(1), truth)
     return {
-        "task": damage.task,
-        **damage.about,
+        "task": task.noun,
+        **task.about(),
         "data": data.name,
         "split": data.split,
         "pictures": len(y),
-        "quality": _compared(truth, realism, **answers),
-        "residual_8bit_rms": float(off.square().mean().sqrt()),
-        "evaluations": evaluations * samples,
-        "seconds": seconds,
-        "settings": sampling.described([prior]) | {"samples": samples},
+        "quality": _compared(truth, realism, **found),
+        "residual_8bit_rms": float(result.residual.square().mean().sqrt()),
+        "evaluations": result.evaluations,
+        "seconds": result.seconds,
+        "settings": result.settings,
     }
 
 
@@ -335,13 +303,14 @@ def evaluate_samples(
     *,
     count: int = 1000,
     sampling: Sampling | None = None,
-    callback: Callable[..., None] = samplers.no_callback,
+    compute: Compute | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
     same_shape(prior, data.name, data[:1])
-    sampling = (sampling or Sampling()).for_task("sample")
+    sampling, compute = (sampling or Sampling()).over(Sample.defaults), compute or Compute()
     began = time.perf_counter()
-    x = sample(prior, count, sampling=sampling, callback=callback)
+    x = sample(prior, count, sampling=sampling, compute=compute, watch=watch)
     return {
         "data": data.name,
         "split": data.split,
@@ -351,5 +320,5 @@ def evaluate_samples(
             "truth": realism(data[:count]),
         },
         "seconds": time.perf_counter() - began,
-        "settings": sampling.described([prior]),
+        "settings": sampling.described([prior]) | asdict(compute),
     }

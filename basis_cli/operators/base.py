@@ -86,8 +86,7 @@ class Constant:
         """With the type of ``x``, on its device."""
         key = x.dtype, x.device
         if key not in self._copies:
-            with torch.inference_mode(False):  # so that gradients may flow through it later
-                self._copies[key] = self.values.to(x.device, x.dtype)
+            self._copies[key] = self.values.to(x.device, x.dtype)
         return self._copies[key]
 
 
@@ -120,18 +119,16 @@ class Derivative:
     """The derivative of a differentiable operator at ``x`` ``(k, n, c, h, w)``, with its adjoint."""
 
     def __init__(self, operator: Operator, x: Tensor):
-        self.operator = operator
-        with torch.inference_mode(False):
-            self.x = x.detach().clone()
+        self.operator, self.x = operator, x.detach().clone()
 
     def __call__(self, v: Tensor) -> Tensor:
-        with torch.inference_mode(False), torch.enable_grad():
-            return torch.func.jvp(self.operator, (self.x,), (v.clone(),))[1].detach()
+        with torch.enable_grad():
+            return torch.func.jvp(self.operator, (self.x,), (v,))[1].detach()
 
     def adjoint(self, u: Tensor) -> Tensor:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             _, pullback = torch.func.vjp(self.operator, self.x)  # type: ignore[misc]
-            return pullback(u.clone())[0].detach()
+            return pullback(u)[0].detach()
 
 
 def linearized(operator: Operator, x: Tensor) -> LinearOperator | Derivative:

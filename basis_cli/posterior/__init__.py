@@ -1,1 +1,10 @@
 """What gives answers to what was observed."""
+
+from .base import Posterior as Posterior
+from .base import Result as Result
+from .direct import Direct as Direct
+from .frames import Frames as Frames
+from .guided import Guided as Guided
+from .resume import SavedState as SavedState
+from .runner import answers as answers
+from .settings import Sampling as Sampling

@@ -21,7 +21,7 @@ CUDA_PICTURES = 1024
 _PROBE = 8
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def batch_size(priors: Sequence[Prior], count: int, device: torch.device) -> int:
     """How many of ``count`` pictures to work on at once, each with one component for every prior.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..api import Prior
+from ..api import Likelihood, Prior
 from ..posterior.ordering import assignment
 from ..samplers import PAPER_SIGMAS, geometric, halvings, joint_denoiser
 from ..samplers.noise import PerImageNoise
@@ -38,7 +38,7 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
     scored = []
     for i, prior in enumerate(priors):
         lowest = prior.at(prior.sigmas[-1] if prior.sigmas else sigmas[-1])
-        if hasattr(lowest, "log_prob"):
+        if isinstance(lowest, Likelihood):
             total += lowest.log_prob(x[i])
         else:
             scored.append(i)
@@ -54,7 +54,7 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
     return total
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def component_log_prob(priors: Sequence[Prior], x: Tensor) -> Tensor | None:
     """``log p_i(x_i + s z)`` in nats of every component, ``x`` ``(k, n, c, h, w)`` to ``(k, n)``.
 
@@ -65,9 +65,14 @@ def component_log_prob(priors: Sequence[Prior], x: Tensor) -> Tensor | None:
     found = x.new_full(x.shape[:2], math.nan)
     for i, prior in enumerate(priors):
         level = prior.at(sigma := prior.sigmas[-1] if prior.sigmas else PAPER_SIGMAS[-1])
-        if hasattr(level, "log_prob"):
+        if isinstance(level, Likelihood):
             found[i] = level.log_prob(x[i] + sigma * z)
     return None if found.isnan().all() else found
+
+
+def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
+    """Bits for each of a picture's ``dimensions`` values, 8 bits deep, from its log-density in nats over [0, 1]."""
+    return math.log2(255) - log_prob / (dimensions * math.log(2))
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from ..samplers.noise import PerImageNoise
 
 
 class SavedState:
-    """The state of one call of :func:`basis_cli.posterior.sampling.sample_posterior` in a file, to give to it again.
+    """The state of a run of :func:`basis_cli.posterior.runner.answers` on some inputs in a file, to give to it again.
 
     It holds the batches that are done, the components of the batch at work after its last full noise level, how far its
     noise has been used, and what tells this run from others. It is written when a level ends and read back exactly, so
     a run that goes on makes the very pictures of an unbroken one.
 
     Args:
-        about: what must be the same for a run to go on, besides what ``sample_posterior`` knows: names, hashes; JSON.
+        about: what must be the same for a run to go on, besides what the runner knows: names, hashes; JSON.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import weights
-from ..api import Prior
+from ..api import DirectModel, PosteriorSpec, Prior, PriorSpec
 from ..compute import choose_device
-from ..errors import BasisError
-from ..plugins import prior_spec, resolve
+from ..errors import BasisError, UsageError
+from ..plugins import posterior_spec, prior_spec, resolve
 
 
 def load_prior(name: str, *, weights_path: Path | None = None, device: torch.device | str = "auto") -> Prior:
@@ -21,21 +22,41 @@ def load_prior(name: str, *, weights_path: Path | None = None, device: torch.dev
         WeightsError: its weights are missing, corrupted or do not fit.
         BasisError: its plugin failed, or returned something that is no prior.
     """
-    spec = prior_spec(name)
+    return _loaded("prior", prior_spec(name), "at", weights_path, device)  # type: ignore[no-any-return]
+
+
+def load_model(
+    name: str, task: str, weights_path: Path | None = None, device: torch.device | str = "auto"
+) -> DirectModel:
+    """The direct model called ``name`` on ``device``, for the verb ``task``.
+
+    Raises:
+        UsageError: it answers another task.
+        and what :func:`load_prior` raises.
+    """
+    spec = posterior_spec(name)
+    if spec.task != task:
+        raise UsageError(f"the model {name!r} is for `basis {spec.task}`, not for `basis {task}`", "leave out --model")
+    return _loaded("model", spec, "sample", weights_path, device)  # type: ignore[no-any-return]
+
+
+def _loaded(
+    kind: str, spec: PriorSpec | PosteriorSpec, method: str, weights_path: Path | None, device: torch.device | str
+) -> Any:
+    """What the ``spec`` loads, once it is seen to have ``method`` and the shape that the spec states."""
     where = choose_device(device) if isinstance(device, str) else device
     path = weights.find(spec.weights, weights_path) if spec.weights else weights_path
     try:
-        prior = resolve(spec.load)(spec, path, where)
+        loaded = resolve(spec.load)(spec, path, where)
     except BasisError:
         raise
     except Exception as error:
+        reason = f"{kind} {spec.name!r} failed to load: {type(error).__name__}: {error}"
+        raise BasisError(reason, "report it to its plugin's author") from error
+    shape = tuple(getattr(loaded, "shape", ()))
+    if not callable(getattr(loaded, method, None)) or len(shape) != 3 or shape != tuple(spec.shape or shape):
         raise BasisError(
-            f"prior {name!r} failed to load: {type(error).__name__}: {error}", "report it to its plugin's author"
-        ) from error
-    shape = tuple(getattr(prior, "shape", ()))
-    if not callable(getattr(prior, "at", None)) or len(shape) != 3 or shape != tuple(spec.shape or shape):
-        raise BasisError(
-            f"prior {name!r} is not usable: its plugin returned {type(prior).__name__}",
-            f"it must have .at(sigma) and .shape == {tuple(spec.shape or ('channels', 'height', 'width'))}",
+            f"{kind} {spec.name!r} is not usable: its plugin returned {type(loaded).__name__}",
+            f"it must have .{method}() and .shape == {tuple(spec.shape or ('channels', 'height', 'width'))}",
         )
-    return prior
+    return loaded

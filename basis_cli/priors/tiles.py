@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..api import Level, Prior
+from ..compute import compile_networks
 from ..errors import UsageError
 
 PIXELS = 2**17
@@ -42,8 +45,9 @@ class TiledPrior:
         rows, columns = map(starts, size, self.tile, self.overlaps)
         self.corners = [(row, column) for row in rows for column in columns]
         self.at_once = at_once or max(1, PIXELS // math.prod(self.tile))
-        if hasattr(prior, "compile"):
-            self.compile = prior.compile
+
+    def compile(self) -> None:
+        compile_networks([self.prior])
 
     def at(self, sigma: float) -> TiledLevel:
         return TiledLevel(self, self.prior.at(sigma))
@@ -107,8 +111,9 @@ class PyramidPrior:
         self.sigmas: tuple[float, ...] | None = None
         self.scales = [TiledPrior(prior, each, overlap) for each in sizes]
         self.halvings = len(sizes) - 1
-        if hasattr(prior, "compile"):
-            self.compile = prior.compile
+
+    def compile(self) -> None:
+        compile_networks([self.prior])
 
     def at(self, sigma: float) -> PyramidLevel:
         speaking = [i for i in range(len(self.scales)) if FINEST <= sigma / 2**i <= COARSEST]
@@ -160,3 +165,23 @@ def raised_cosine(tile: int, overlap: int, device: torch.device) -> Tensor:
     inside = torch.arange(0.5, tile, device=device)
     rise = torch.minimum(inside, tile - inside) / max(overlap, 0.5)
     return torch.sin(math.pi / 2 * rise.clamp(max=1)).square()
+
+
+def tiled(priors: Sequence[Prior], size: tuple[int, int], overlap: int | None, pyramid: bool) -> list[Prior]:
+    """The ``priors``, each once, for pictures of ``(h, w)``: themselves, or in tiles."""
+    if size == tuple(priors[0].shape[1:]):
+        return list(priors)
+    larger: type[TiledPrior | PyramidPrior] = PyramidPrior if pyramid else TiledPrior
+    made = {id(prior): larger(prior, size, overlap) for prior in priors}
+    return [made[id(prior)] for prior in priors]
+
+
+def about_tiles(prior: Prior) -> dict[str, Any] | None:
+    """For a record: how many tiles, how large, or ``None`` for a prior of whole pictures."""
+    scales = prior.scales if isinstance(prior, PyramidPrior) else [prior]
+    tiled = [scale for scale in scales if isinstance(scale, TiledPrior)]
+    if not tiled:
+        return None
+    counts = [len(scale.corners) for scale in tiled]
+    count = counts if isinstance(prior, PyramidPrior) else counts[0]
+    return {"count": count, "size": tiled[0].tile, "overlap": tiled[0].overlaps}

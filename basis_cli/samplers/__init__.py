@@ -1,14 +1,24 @@
-"""Samplers: plain functions that draw ``x ~ p(x | y)`` from priors and an operator."""
+"""Samplers: plain functions that draw ``x ~ p(x | y)`` from priors and an operator.
+
+A module of this package that defines ``SAMPLERS``, its :class:`basis_cli.api.SamplerSpec` objects, offers them by name.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ..api import SamplerSpec
 from .base import Descent as Descent
+from .base import Progress as Progress
+from .base import Watch as Watch
 from .base import check_finite as check_finite
 from .base import descend as descend
 from .base import halvings as halvings
 from .base import joint_denoiser as joint_denoiser
 from .base import joint_score as joint_score
-from .base import no_callback as no_callback
+from .base import unwatched as unwatched
 from .base import weighted as weighted
 from .denoising import conjugate as conjugate
 from .denoising import ep as ep
@@ -22,7 +32,9 @@ from .schedules import geometric as geometric
 from .schedules import karras as karras
 from .schedules import linear as linear
 
-LADDERS = {"project": karras, "conjugate": karras, "mmps": karras, "ep": linear}
-"""The kind of ladder that a sampler takes by name; :func:`geometric` unless stated here."""
-TOO_SURE = ("project", "conjugate", "ep")
-"""Samplers whose samples spread less than the posterior; docs/samplers.md says by how much."""
+
+@cache
+def built_in() -> dict[str, SamplerSpec]:
+    """This package's own samplers, by name."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    return {spec.name: spec for module in modules for spec in getattr(module, "SAMPLERS", ())}

@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..api import Prior
+from ..api import Multiscale, Prior
 from ..errors import NotFiniteError
 from .noise import PerImageNoise
 
 
 def halvings(priors: Sequence[Prior]) -> int:
     """How many scales the pyramids among ``priors`` have below their pictures' own; 0 if there are none."""
-    return max(getattr(prior, "halvings", 0) for prior in priors)
+    return max(prior.halvings if isinstance(prior, Multiscale) else 0 for prior in priors)
 
 
-def no_callback(**state: Any) -> None:
-    """Does nothing. A sampler calls its callback after each step with ``step`` of ``total``, ``level`` of ``levels``,
-    ``sigma`` and ``x``.
+@dataclass(frozen=True)
+class Progress:
+    """Where a sampler is after a step."""
 
-    ``x`` may be changed in place by the next step: copy what you keep.
-    """
+    step: int
+    """Of ``total``, from 0."""
+    total: int
+    level: int
+    """Of ``levels``, from 0."""
+    levels: int
+    sigma: float
+    x: Tensor
+    """``(k, n, c, h, w)``: the noisy pictures of Langevin dynamics, else the estimate of the clean ones. The next step
+    may change it in place: copy what is kept."""
+    batch: int = 0
+    """Of ``batches``, from 0: what the runner adds."""
+    batches: int = 1
+    chosen: tuple[tuple[int, int], ...] = ()
+    """``(input, sample)`` of each picture at work."""
+    residual: Callable[[], float] = lambda: 0.0
+    """Root mean square of ``A x - y`` in 8-bit levels; on a GPU it waits for the device."""
+
+
+Watch = Callable[[Progress], None]
+"""Called after each step of a sampler."""
+
+
+def unwatched(progress: Progress) -> None:
+    """Does nothing."""
 
 
 Descent = Callable[[Sequence[float], Tensor, PerImageNoise], Iterable[tuple[int, float]]]

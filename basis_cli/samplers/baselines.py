@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import Prior
+from ..api import Prior, SamplerSpec
 from ..data.datasets import load_dataset
 from ..errors import UsageError
 from ..operators import LinearOperator, Mixture, Operator
-from ..samplers import no_callback
+from .base import Progress, Watch, unwatched
 
 ATOMS = 10
 """In a dictionary, for each component that it makes; of 10, 20, 40 what took mixtures of digits apart best."""
@@ -28,7 +28,7 @@ def average(
     y: Tensor,
     *,
     seeds: Sequence[int],
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
 ) -> Tensor:
     """The smallest pictures that explain ``y``; for an equal mixture, the mixture as every component (section 5).
 
@@ -37,7 +37,7 @@ def average(
     if not isinstance(operator, LinearOperator):
         raise UsageError("the sampler 'average' needs a linear operator", "--sampler project")
     x = operator.pinv(y)
-    callback(step=0, total=1, level=0, sigma=0.0, x=x)
+    watch(Progress(0, 1, 0, 1, 0.0, x))
     return x
 
 
@@ -47,7 +47,7 @@ def nmf(
     y: Tensor,
     *,
     seeds: Sequence[int],
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
 ) -> Tensor:
     """Non-negative matrix factorization with one dictionary for all components (Table 2, class agnostic).
 
@@ -61,7 +61,7 @@ def nmf(
     """
     atoms = _dictionary(tuple(priors[0].shape), operator.k * ATOMS)
     lots = [np.random.default_rng(seed).permutation(len(atoms)) % operator.k for seed in seeds]
-    return _dealt(operator, y, atoms, np.stack(lots), callback)
+    return _dealt(operator, y, atoms, np.stack(lots), watch)
 
 
 def nmf_split(
@@ -70,7 +70,7 @@ def nmf_split(
     y: Tensor,
     *,
     seeds: Sequence[int],
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
 ) -> Tensor:
     """As :func:`nmf`, with a dictionary for each half of the classes (Table 2, class split).
 
@@ -83,12 +83,10 @@ def nmf_split(
         raise UsageError(f"nmf-split takes two pictures apart, not {operator.k}", "--sampler nmf")
     atoms = np.concatenate([_dictionary(tuple(priors[0].shape), ATOMS, half) for half in (0, 1)])
     owner = np.arange(len(atoms)) // ATOMS
-    return _dealt(operator, y, atoms, np.broadcast_to(owner, (len(y), len(atoms))), callback)
+    return _dealt(operator, y, atoms, np.broadcast_to(owner, (len(y), len(atoms))), watch)
 
 
-def _dealt(
-    operator: Operator, y: Tensor, atoms: np.ndarray, owner: np.ndarray, callback: Callable[..., None]
-) -> Tensor:
+def _dealt(operator: Operator, y: Tensor, atoms: np.ndarray, owner: np.ndarray, watch: Watch) -> Tensor:
     """``x_i = y p_i / (alpha_i sum_j p_j)``, ``p_i = sum_{r: owner_r = i} h_r w_r``, so that the components add up.
 
     ``atoms`` are ``(r, d)``, and ``owner`` ``(n, r)`` says which component each belongs to.
@@ -101,7 +99,7 @@ def _dealt(
     parts = np.stack([(h * (owner == i)) @ atoms for i in range(operator.k)]) + 1e-9
     alpha = np.array(operator.alpha)[:, None, None]
     x = torch.from_numpy(mixtures * parts / parts.sum(0) / alpha).view(operator.k, *y.shape).to(y)
-    callback(step=0, total=1, level=0, sigma=0.0, x=x)
+    watch(Progress(0, 1, 0, 1, 0.0, x))
     return x
 
 
@@ -123,3 +121,14 @@ def _sklearn() -> tuple[Any, Any]:
     except ImportError:
         raise UsageError("nmf needs scikit-learn", "pip install 'basis-cli[eval]'") from None
     return NMF, non_negative_factorization
+
+
+SAMPLERS = (
+    SamplerSpec(
+        "average", "the smallest pictures that explain y", "basis_cli.samplers.baselines:average", guided=False
+    ),
+    SamplerSpec("nmf", "one dictionary for all components", "basis_cli.samplers.baselines:nmf", guided=False),
+    SamplerSpec(
+        "nmf-split", "one for each half of the classes", "basis_cli.samplers.baselines:nmf_split", guided=False
+    ),
+)

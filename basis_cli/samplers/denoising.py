@@ -8,10 +8,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..api import Prior
+from ..api import Prior, SamplerSpec
 from ..errors import UsageError
 from ..operators import Constraint, LinearOperator, Mixture, Operator, consistent, linearized
-from .base import Descent, check_finite, descend, joint_denoiser, joint_score, no_callback, weighted
+from .base import (
+    Descent,
+    Progress,
+    Watch,
+    check_finite,
+    descend,
+    joint_denoiser,
+    joint_score,
+    unwatched,
+    weighted,
+)
 from .noise import PerImageNoise
 from .schedules import karras, linear
 
@@ -24,7 +34,7 @@ def _renoised(
     start: Tensor,
     seeds: Sequence[int],
     sigmas: Sequence[float],
-    callback: Callable[..., None],
+    watch: Watch,
     descent: Descent,
     overrelaxation: float = 0.0,
     ancestral: bool = False,
@@ -50,7 +60,7 @@ def _renoised(
     x = start + sigmas[0] * noise.normal(start.shape)
     for level, sigma in descent(sigmas, x, noise):
         x0 = estimate(x, sigma)
-        callback(step=level, total=len(sigmas), level=level, levels=len(sigmas), sigma=sigma, x=x0)
+        watch(Progress(level, len(sigmas), level, len(sigmas), sigma, x0))
         if level + 1 < len(sigmas):
             after = sigmas[level + 1]
             if ancestral:
@@ -78,7 +88,7 @@ def project(
     seeds: Sequence[int],
     sigmas: Sequence[float] = karras(50),
     overrelaxation: float = 0.0,
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
     """Denoise, project onto ``A x = y``, renoise in full; one network evaluation a level::
@@ -101,7 +111,7 @@ def project(
     def estimate(x: Tensor, sigma: float) -> Tensor:
         return operator.project(joint_denoiser(priors, sigma)(x), y)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, overrelaxation)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, overrelaxation)
 
 
 def conjugate(
@@ -114,7 +124,7 @@ def conjugate(
     noise_std: float = 0.0,
     prior_std: float | Sequence[float] = 0.3,
     overrelaxation: float = 0.0,
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
     """Denoise, correct as a Gaussian posterior would, renoise in full; one network evaluation a level::
@@ -140,7 +150,7 @@ def conjugate(
             return denoised + weighted(left, operator.adjoint(residual / total))
         return denoised + _gain(operator, denoised, partial(weighted, left), residual, noise_std, steps=10)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, overrelaxation)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, overrelaxation)
 
 
 def ep(
@@ -153,7 +163,7 @@ def ep(
     noise_std: float = 0.0,
     prior_std: float = 0.22,
     overrelaxation: float = 0.9,
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
     """One round of expectation propagation a level, then :func:`conjugate`'s correction; two evaluations a level::
@@ -188,7 +198,7 @@ def ep(
         x0 = x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
         return x0 if noise_std else consistent(x0, operator, y, rounds=3)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, overrelaxation)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, overrelaxation)
 
 
 def mmps(
@@ -200,7 +210,7 @@ def mmps(
     sigmas: Sequence[float] = karras(50),
     noise_std: float = 0.0,
     cg_steps: int = 3,
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
     """Moment matching posterior sampling (Rozet et al. 2024): the prior itself says how sure each pixel is::
@@ -217,8 +227,8 @@ def mmps(
     """
 
     def estimate(x: Tensor, sigma: float) -> Tensor:
-        with torch.inference_mode(False), torch.enable_grad():
-            noisy = x.clone().requires_grad_()
+        with torch.enable_grad():
+            noisy = x.detach().clone().requires_grad_()
             score = joint_score(priors, sigma)(noisy)
             if not score.requires_grad:
                 raise UsageError("mmps needs a prior whose score can be differentiated", "--sampler langevin")
@@ -229,10 +239,10 @@ def mmps(
                 return sigma**2 * product
 
             mean = denoised.detach()
-            residual = y.clone() - operator(mean)
+            residual = y - operator(mean)
             return mean + _gain(operator, mean, covariance, residual, noise_std, cg_steps)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, callback, descent, ancestral=True)
+    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, ancestral=True)
 
 
 def _gain(
@@ -269,3 +279,35 @@ def _gain(
         before, square = square, dot(rest, rest)
         direction = rest + wide(square / before.clamp_min(tiny)) * direction
     return solution
+
+
+KARRAS = "basis_cli.samplers.schedules:karras"
+SAMPLERS = (
+    SamplerSpec(
+        "ep",
+        "separates best: two evaluations a level, the second of what the other components leave of the mixture",
+        "basis_cli.samplers.denoising:ep",
+        ladder="basis_cli.samplers.schedules:linear",
+        evaluations=2,
+    ),
+    SamplerSpec(
+        "project",
+        "for all tasks without noise: denoise, move onto the measurement, renoise",
+        "basis_cli.samplers.denoising:project",
+        ladder=KARRAS,
+    ),
+    SamplerSpec(
+        "conjugate",
+        "for noisy measurements and any operator: denoise, correct as a Gaussian posterior would, renoise",
+        "basis_cli.samplers.denoising:conjugate",
+        ladder=KARRAS,
+    ),
+    SamplerSpec(
+        "mmps",
+        "for honest uncertainty: moment matching, seven evaluations a level",
+        "basis_cli.samplers.denoising:mmps",
+        ladder=KARRAS,
+        evaluations=7,
+        calibrated=True,
+    ),
+)

@@ -83,13 +83,10 @@ class _Recordable:
         if _refused:
             return self.step
         graph = torch.cuda.CUDAGraph()
-        inference = torch.is_inference_mode_enabled()
         try:
             with (
                 _aside(self.device),
-                torch.inference_mode(False),  # torch makes tensors for its generators here, for all later recordings
                 torch.cuda.graph(graph, stream=_stream(self.device), capture_error_mode="thread_local"),
-                torch.inference_mode(inference),
             ):
                 self()
         except torch.OutOfMemoryError:

@@ -7,9 +7,9 @@ from functools import partial
 
 from torch import Tensor
 
-from ..api import Prior
+from ..api import Prior, SamplerSpec
 from ..operators import Operator, linearized
-from .base import Descent, check_finite, descend, joint_score, no_callback
+from .base import Descent, Progress, Watch, check_finite, descend, joint_score, unwatched
 from .graphs import repeated
 from .noise import PerImageNoise
 from .schedules import PAPER_SIGMAS
@@ -26,7 +26,7 @@ def langevin(
     step_size: float = 2e-5,
     noise_std: float = 0.0,
     temperature: float = 1.0,
-    callback: Callable[..., None] = no_callback,
+    watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
     """Draw the components from ``p(x | y)`` by noise-annealed Langevin dynamics (BASIS, Algorithm 1).
@@ -49,7 +49,7 @@ def langevin(
         sigmas: noise levels, high to low.
         noise_std: standard deviation of white noise in ``y``; its variance is added to ``gamma^2``.
         temperature: scales the variance of the noise; 0 is gradient ascent (:data:`ascent`).
-        callback: called after each step, see :func:`no_callback`.
+        watch: called after each step.
         descent: goes through the levels, see :func:`descend`.
 
     Returns:
@@ -70,14 +70,7 @@ def langevin(
         variance = (sigma * operator.scale) ** 2 + noise_std**2
         step = partial(update, joint_score(priors, sigma), eta, variance)
         for done in repeated(step, steps, x.device):
-            callback(
-                step=level * steps + done,
-                total=len(sigmas) * steps,
-                level=level,
-                levels=len(sigmas),
-                sigma=sigma,
-                x=x,
-            )
+            watch(Progress(level * steps + done, len(sigmas) * steps, level, len(sigmas), sigma, x))
         check_finite(x, sigma)
     return x
 
@@ -85,3 +78,20 @@ def langevin(
 ascent = partial(langevin, temperature=0.0)
 """Gradient ascent on the log-posterior: what section 3.6 and Figure 3 compare with. One level (``--levels 1``) is the
 version without annealing."""
+
+
+SAMPLERS = (
+    SamplerSpec(
+        "langevin",
+        "Algorithm 1 of the paper: exact as steps grow in number and shrink; a hundred evaluations a level",
+        "basis_cli.samplers.langevin:langevin",
+        steps=True,
+        calibrated=True,
+    ),
+    SamplerSpec(
+        "ascent",
+        "the same without noise: gradient ascent on the log-posterior (Figure 3)",
+        "basis_cli.samplers.langevin:ascent",
+        steps=True,
+    ),
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,8 +44,7 @@ class PerImageNoise:
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
         state = torch.tensor([int(seed) for seed in seeds], dtype=torch.int64, device=device)
         self.streams = _mix(_mix(state + _GOLDEN))
-        with torch.inference_mode(False):  # so that it may be set anywhere
-            self._offset = torch.zeros((), dtype=torch.int64, device=device)
+        self._offset = torch.zeros((), dtype=torch.int64, device=device)
         self._cells: dict[tuple[int, ...], Tensor] = {}
 
     @property
@@ -81,3 +81,8 @@ class PerImageNoise:
         angle = bits.bitwise_and_(0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
         pair = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=-1)
         return pair[..., :each].reshape(shape)
+
+
+def image_seed(seed: int, *index: int) -> int:
+    """The seed of sample (or evaluation pair) ``index``: a 63-bit hash, so that neighbouring seeds share nothing."""
+    return int(np.random.SeedSequence((seed, *index)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,20 +1,27 @@
-"""The user's verbs."""
+"""The user's verbs. Importing this package does not import torch.
 
-from .core import UNKNOWN as UNKNOWN
-from .core import Picture as Picture
-from .core import Result as Result
-from .core import coded as coded
-from .core import colorize as colorize
-from .core import corrected as corrected
-from .core import decompress as decompress
-from .core import graying as graying
-from .core import inpaint as inpaint
-from .core import kinds as kinds
-from .core import ranked_samples as ranked_samples
-from .core import restore as restore
-from .core import restoring as restoring
-from .core import sample as sample
-from .core import separate as separate
-from .core import separation as separation
-from .core import unknown as unknown
-from .core import upscale as upscale
+A module of this package that defines ``TASKS``, its :class:`Task` classes, adds them to the commands.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import Task as Task
+from .base import answer as answer
+from .colorization import colorize as colorize
+from .decompression import decompress as decompress
+from .inpainting import inpaint as inpaint
+from .restoration import restore as restore
+from .samples import sample as sample
+from .separation import separate as separate
+from .upscaling import upscale as upscale
+
+
+@cache
+def built_in() -> dict[str, type[Task]]:
+    """This package's own tasks, by name."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    return {task.name: task for module in modules for task in getattr(module, "TASKS", ())}

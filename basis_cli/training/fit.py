@@ -84,6 +84,18 @@ class Settings:
         return of[0], max(self.crops), max(self.crops)
 
 
+def check_accelerate() -> None:
+    """Raise what would otherwise come only after pictures have been read.
+
+    Raises:
+        UsageError: accelerate is not installed.
+    """
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        raise UsageError("training needs accelerate", "pip install 'basis-cli[train]'") from None
+
+
 def taken(data: Tensor, chosen: Tensor, side: int | None, generator: torch.Generator, octaves: int = 1) -> Tensor:
     """``data[chosen]`` ``(n, c, h, w)`` float32, or of each picture a square ``(n, c, side, side)`` at a place of its
     own: the first of the pictures as they are, as many shrunk to half their size, and so on for ``octaves`` scales."""
@@ -132,11 +144,9 @@ def fit(
         InputError: the saved state cannot be read.
         NotFiniteError: the loss became NaN or infinite; the last saved state is kept.
     """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import broadcast
-    except ImportError:
-        raise UsageError("training needs accelerate", "pip install 'basis-cli[train]'") from None
+    check_accelerate()
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast
 
     where = choose_device(device)
     if where.type == "cuda" and where.index is not None:  # Accelerate takes the current one

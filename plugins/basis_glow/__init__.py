@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from basis_cli.api import PriorSpec, WeightFile, hookimpl
+
+if TYPE_CHECKING:
+    import typer
 
 
 @hookimpl
@@ -47,3 +52,14 @@ def basis_priors() -> list[PriorSpec]:
             load="basis_glow.prior:load",
         ),
     ]
+
+
+@hookimpl
+def basis_commands(app: typer.Typer) -> None:
+    from basis_cli.api import commands
+
+    from .commands import convert_glow, finetune_glow, train_glow
+
+    commands.group(app, "train").command("glow")(train_glow)
+    commands.group(app, "weights convert").command("glow")(convert_glow)
+    app.command("finetune-glow")(finetune_glow)

@@ -18,7 +18,7 @@ from basis_cli.data import images
 from basis_cli.data.datasets import Dataset
 from basis_cli.data.files import atomically
 from basis_cli.errors import NotFiniteError, UsageError
-from basis_cli.evaluation.metrics import bits_per_dim
+from basis_cli.posterior.ranking import bits_per_dim
 
 from .gaussians import DATA_STD
 from .network import DEQUANTIZATION, Glow

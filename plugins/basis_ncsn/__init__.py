@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from basis_cli.api import PriorSpec, WeightFile, hookimpl
+
+if TYPE_CHECKING:
+    import typer
 
 
 @hookimpl
@@ -53,3 +58,13 @@ def basis_priors() -> list[PriorSpec]:
             load="basis_ncsn.prior:untrained",
         ),
     ]
+
+
+@hookimpl
+def basis_commands(app: typer.Typer) -> None:
+    from basis_cli.api import commands
+
+    from .commands import convert_ncsn, train_ncsn
+
+    commands.group(app, "train").command("ncsn")(train_ncsn)
+    commands.group(app, "weights convert").command("ncsn")(convert_ncsn)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from basis_cli import samplers, training
+from basis_cli.api import UsageError
 from basis_cli.data import images
 from basis_cli.data.datasets import Dataset
-from basis_cli.errors import UsageError
 from basis_cli.operators import Unobserved
 
 from .network import NETWORKS, UNet
@@ -122,7 +122,7 @@ def loss_of(network: Any, objective: str = "dsm") -> training.Loss:
     return loss
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def denoising_error(
     prior: ScorePrior, pictures: Tensor, sigmas: tuple[float, ...] = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
 ) -> dict[str, float]:
@@ -144,7 +144,7 @@ def held_out_loss(errors: dict[str, float]) -> float:
 
 def sheet(prior: ScorePrior, path: Path, device: torch.device, count: int = 36) -> None:
     """Write ``count`` samples of the prior: a short annealed Langevin run, enough to see how training goes."""
-    with torch.inference_mode():
+    with torch.no_grad():
         operator = Unobserved(prior.shape)
         y = torch.zeros(count, 0, device=device)
         sigmas = prior.sigmas or samplers.PAPER_SIGMAS

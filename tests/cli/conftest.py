@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from basis_cli import plugins
-from basis_cli.cli import app
+from basis_cli.cli.app import app
 
 
 @pytest.fixture

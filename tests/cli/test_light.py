@@ -11,7 +11,7 @@ import pytest
 PROBE = """
 import sys
 from typer.testing import CliRunner
-from basis_cli.cli import app
+from basis_cli.cli.app import app
 result = CliRunner().invoke(app, {arguments!r})
 assert result.exit_code == 0, result.output
 assert "torch" not in sys.modules, "torch was imported"

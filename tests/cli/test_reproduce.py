@@ -15,10 +15,10 @@ def test_lists_what_there_is(basis):
 
 
 def test_runs_an_experiment_and_makes_the_document(basis, monkeypatch):
-    from basis_cli.reproduce import EXPERIMENTS
+    from basis_reproduce import EXPERIMENTS
 
     sizes = {"samples": 20, "iterations": 2}
-    monkeypatch.setattr("basis_cli.reproduce.EXPERIMENTS", EXPERIMENTS | {"ncsn-toy-gmm": _with(sizes)})
+    monkeypatch.setattr("basis_reproduce.EXPERIMENTS", EXPERIMENTS | {"ncsn-toy-gmm": _with(sizes)})
     result = basis("reproduce", "ncsn-toy-gmm", "-o", "found", "-q")
     assert result.exit_code == 0, result.output
     assert "published" in result.stdout
@@ -33,7 +33,7 @@ def test_runs_an_experiment_and_makes_the_document(basis, monkeypatch):
 def _with(sizes):
     from dataclasses import replace
 
-    from basis_cli.reproduce import EXPERIMENTS
+    from basis_reproduce import EXPERIMENTS
 
     return replace(EXPERIMENTS["ncsn-toy-gmm"], quick=sizes)
 

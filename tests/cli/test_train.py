@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from basis_cli.cli.train import command_line
+from basis_cli.cli.commands import command_line
 
 TINY = ["--widths", "32", "--blocks", 1, "--batch", 4, "--steps", 3, "--sheet-every", 100, "--device", "cpu"]
 

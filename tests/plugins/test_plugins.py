@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import typer
@@ -311,24 +313,87 @@ def test_a_target_that_does_not_resolve_is_named(install, target):
 
 
 COMMAND = """
-    from basis_cli.api import hookimpl
+    from basis_cli.api import commands, hookimpl
 
     @hookimpl
     def basis_commands(app):
-        @app.command()
+        @{group}.command({name})
         def polish(): ...
         {after}
 """
 
 
-def test_plugins_add_commands_and_one_that_fails_is_recorded(install):
-    install("a-broken", COMMAND, after="raise RuntimeError('late')")
-    install("mine", COMMAND, after="")
-    app = typer.Typer()
+@pytest.fixture
+def app():
+    """An application with the command ``separate`` and the group ``train``, in which there is ``ncsn``."""
+    app, train = typer.Typer(), typer.Typer()
+    app.command("separate")(lambda: None)
+    train.command("ncsn")(lambda: None)
+    app.add_typer(train, name="train")
+    return app
+
+
+def test_plugins_add_commands_and_one_that_fails_is_recorded_and_adds_none(install, app):
+    install("a-broken", COMMAND, group="app", name="'half'", after="raise RuntimeError('late')")
+    install("mine", COMMAND, group="app", name="", after="")
+    install("trainable", COMMAND, group="commands.group(app, 'train')", name="'mine'", after="")
+    install("z-lost", COMMAND, group="commands.group(app, 'trian')", name="", after="")
     plugins.add_commands(app)
-    assert [command.callback.__name__ for command in app.registered_commands][-1] == "polish"
+    whole = typer.main.get_command(app)
+    assert {"separate", "polish"} <= whole.commands.keys()
+    assert whole.commands["train"].commands.keys() == {"ncsn", "mine"}
+    assert "half" not in whole.commands
     assert found("a-broken").error == "RuntimeError: late"
-    assert found("mine").error == ""
+    assert (found("mine").error, found("trainable").error) == ("", "")
+    assert found("z-lost").error == "LookupError: basis has no group of commands called 'trian'"
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "refused"),
+    [
+        ("app", "'separate'", "basis separate"),
+        ("app", "'train'", "basis train"),
+        ("commands.group(app, 'train')", "'ncsn'", "basis train ncsn"),
+    ],
+)
+def test_a_command_is_never_replaced(install, app, group, name, refused):
+    install("thief", COMMAND, group=group, name=name, after="app.command('other')(polish)")
+    before = typer.main.get_command(app)
+    plugins.add_commands(app)
+    after = typer.main.get_command(app)
+    assert after.commands.keys() >= before.commands.keys() | {"other"}
+    assert after.commands["separate"].callback.__name__ == before.commands["separate"].callback.__name__ == "<lambda>"
+    assert after.commands["train"].commands["ncsn"].callback.__name__ == "<lambda>"
+    assert found("thief").refused == [refused]
+    assert found("thief").error == ""
+
+
+def test_nor_is_a_whole_group_or_what_comes_before_every_command(install, app):
+    source = """
+        import typer
+        from basis_cli.api import hookimpl
+
+        @hookimpl
+        def basis_commands(app):
+            theirs = typer.Typer()
+            theirs.command("polish")(lambda: None)
+            theirs.command("separate")(lambda: None)
+            app.add_typer(theirs, name="train")
+            app.add_typer(theirs)
+            app.callback()(lambda: None)
+    """
+    install("thief", source)
+    plugins.add_commands(app)
+    whole = typer.main.get_command(app)
+    assert "polish" not in whole.commands
+    assert whole.commands["train"].commands.keys() == {"ncsn"}
+    assert app.registered_callback is None
+    assert found("thief").refused == ["basis", "basis train", "basis separate"]
+
+
+def test_the_core_imports_no_plugin():
+    for path in Path(plugins.__file__).parent.rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) basis_(?!cli)", path.read_text(), re.MULTILINE), path
 
 
 def test_finding_plugins_does_not_import_torch():

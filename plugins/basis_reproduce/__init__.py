@@ -13,15 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__, plugins
-from ..data.files import atomically
-from ..errors import UnknownPriorError, UsageError, WeightsError
+from basis_cli import __version__, plugins
+from basis_cli.api import hookimpl
+from basis_cli.data.files import atomically
+from basis_cli.errors import UnknownPriorError, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from ..api import Prior
-    from ..data.datasets import Dataset
-    from ..evaluation.metrics import Realism
-    from ..posterior.sampling import Sampling
+    import typer
+
+    from basis_cli.api import Prior
+    from basis_cli.compute import Compute
+    from basis_cli.data.datasets import Dataset
+    from basis_cli.evaluation.metrics import Realism
+    from basis_cli.posterior import Sampling
 
 STEP_SIZE = 3e-5
 """delta with which the authors' code of BASIS runs MNIST; the paper's text says 2e-5."""
@@ -82,13 +86,20 @@ class Setup:
     say: Callable[[str], None] = lambda doing: None
     """Told what is being done."""
 
+    @property
+    def compute(self) -> Compute:
+        """The device and the precision."""
+        from basis_cli.compute import Compute
+
+        return Compute(self.device, self.dtype)
+
     def prior(self, name: str) -> Prior:
         """The prior called ``name``.
 
         Raises:
             WeightsError: it is not there, or has no weights; the hint says how to give them.
         """
-        from ..priors import load_prior
+        from basis_cli.priors import load_prior
 
         try:
             return load_prior(name, weights_path=self.weights.get(name), device=self.device)
@@ -129,7 +140,7 @@ class Setup:
         Raises:
             WeightsError: the weights are not there.
         """
-        from ..evaluation.features import cifar_realism, inception_realism
+        from basis_cli.evaluation.features import cifar_realism, inception_realism
 
         if "inception" in self.weights:
             return inception_realism(self.weights["inception"], self.data("cifar10", "train"), self.device)
@@ -137,15 +148,15 @@ class Setup:
 
     def data(self, name: str, split: str = "test") -> Dataset:
         """A data set, from the folder that ``BASIS_DATA`` names."""
-        from ..data.datasets import load_dataset
+        from basis_cli.data.datasets import load_dataset
 
         return load_dataset(name, split)
 
     def sampling(self, sampler: str, **options: Any) -> Sampling:
-        """How to sample, on this setup's device and with its seed."""
-        from ..posterior.sampling import Sampling
+        """How to sample, with this setup's seed."""
+        from basis_cli.posterior import Sampling
 
-        return Sampling(sampler, device=self.device, dtype=self.dtype, seed=self.seed, **options)
+        return Sampling(sampler, seed=self.seed, **options)
 
     def algorithm1(self, **options: Any) -> Sampling:
         """:meth:`sampling` by BASIS's Algorithm 1, with the authors' step size for MNIST."""
@@ -154,7 +165,7 @@ class Setup:
 
 def _experiment(name: str, source: str, summary: str, run: str, **sizes: tuple[Any, Any]) -> Experiment:
     quick, full = ({key: pair[i] for key, pair in sizes.items()} for i in (0, 1))
-    return Experiment(name, source, summary, f"basis_cli.reproduce.{run}", quick, full)
+    return Experiment(name, source, summary, f"basis_reproduce.{run}", quick, full)
 
 
 _ALL = (
@@ -383,3 +394,10 @@ def _cut(key: str, chosen: Any, whole: Any) -> str:
     """``pairs 100 of 6,000``, ``network small, not paper``."""
     words = key.replace("_", " ")
     return f"{words} {chosen:,} of {whole:,}" if isinstance(whole, int) else f"{words} {chosen}, not {whole}"
+
+
+@hookimpl
+def basis_commands(app: typer.Typer) -> None:
+    from .command import reproduce
+
+    app.command()(reproduce)

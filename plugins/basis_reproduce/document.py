@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..data.files import atomically
-from ..errors import InputError
+from basis_cli.data.files import atomically
+from basis_cli.errors import InputError
+
 from . import EXPERIMENTS, Experiment
 
 HEAD = """# The papers' numbers, and ours

@@ -11,9 +11,10 @@ from basis_ncsn.training import sliced_objective
 from basis_toy.prior import GaussianMixture
 from torch import Tensor, nn
 
-from .. import samplers
-from ..errors import NotFiniteError
-from ..operators import Unobserved
+from basis_cli import samplers
+from basis_cli.errors import NotFiniteError
+from basis_cli.operators import Unobserved
+
 from . import Report, Row, Setup
 from .figures import OURS, PUBLISHED
 
@@ -73,7 +74,7 @@ def gmm(setup: Setup, *, samples: int, iterations: int) -> Report:
     line = torch.linspace(-8, 8, 33)
     grid = torch.cartesian_prod(line, line)
     true = mixture.score(grid.view(-1, 1, 1, 2)).flatten(1)
-    with torch.inference_mode():
+    with torch.no_grad():
         estimated = network(grid)
     error = (estimated - true).norm(dim=1)
     near = (grid[:, None] - mixture.means.float()).norm(dim=2).min(1).values < 2

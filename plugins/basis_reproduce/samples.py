@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import samplers
-from ..api import Prior
-from ..compute import choose_device, precision
-from ..errors import BasisError
-from ..operators import Mask, Unobserved, consistent
-from ..posterior import ordering, ranking
-from ..posterior.sampling import image_seed, sample_posterior
+from basis_cli import samplers
+from basis_cli.api import Prior
+from basis_cli.errors import BasisError
+from basis_cli.operators import Mask, Unobserved
+from basis_cli.posterior import Guided, answers, ordering, ranking
+from basis_cli.samplers import Progress
+from basis_cli.samplers.noise import image_seed
+
 from . import Report, Row, Setup
 from .figures import sheet
 
@@ -39,14 +40,14 @@ def drawn(
     sigmas = levels or prior.sigmas or samplers.PAPER_SIGMAS
     ends: dict[float, Tensor] = {}
 
-    def keep(*, step: int, sigma: float, x: Tensor, **state: Any) -> None:
-        if (step + 1) % steps == 0:
-            setup.say(f"{count} samples, noise {sigma:.3f}")
-            ends[sigma] = x[0].cpu().clone()
+    def keep(progress: Progress) -> None:
+        if (progress.step + 1) % steps == 0:
+            setup.say(f"{count} samples, noise {progress.sigma:.3f}")
+            ends[progress.sigma] = progress.x[0].cpu().clone()
 
-    device = choose_device(setup.device)
+    device = setup.compute.place
     seeds = [image_seed(setup.seed, i) for i in range(count)]
-    with torch.inference_mode(), precision(device, setup.dtype):
+    with setup.compute.inference():
         x = samplers.langevin(
             [prior],
             Unobserved(prior.shape),
@@ -55,7 +56,7 @@ def drawn(
             sigmas=sigmas,
             steps=steps,
             step_size=step_size,
-            callback=keep,
+            watch=keep,
         )
     return x[0].cpu(), ends
 
@@ -73,9 +74,9 @@ class Judge:
         self.typical = self._likelihood(test).mean()
 
     def _likelihood(self, x: Tensor) -> Tensor:
-        device = choose_device(self.setup.device)
-        with torch.inference_mode(), precision(device, self.setup.dtype):
-            return ranking.log_likelihood([self.prior], x.clamp(0, 1).to(device)[None]).cpu()
+        compute = self.setup.compute
+        with compute.inference():
+            return ranking.log_likelihood([self.prior], x.clamp(0, 1).to(compute.place)[None]).cpu()
 
     def __call__(self, x: Tensor) -> tuple[float, float | None]:
         """The mean over pictures ``(n, 1, 28, 28)``, and its standard error."""
@@ -90,7 +91,7 @@ def from_noise(setup: Setup, *, samples: int, steps: int) -> Report:
     x, ends = drawn(setup, prior, samples, steps=steps)
     seconds = time.perf_counter() - began
     mean, error = judge(x)
-    device, threads = choose_device(setup.device).type, torch.get_num_threads()
+    device, threads = setup.compute.place.type, torch.get_num_threads()
     clocked = f"published: a P100; ours: {device}, {threads} threads, beside whatever else runs"
     rows = [
         Row("seconds for 100 samples, MNIST", 112, seconds / samples * 100, None, clocked),
@@ -179,7 +180,7 @@ def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Repo
     """Several completions of pictures of which the right half, or another part, is unknown."""
     prior, data = setup.prior("ncsn-mnist"), setup.data("mnist")
     truth = data[:pictures]
-    c, h, w = truth.shape[1:]
+    h, w = truth.shape[2:]
     masks = {name: torch.ones(h, w) for name in ("right half", "upper half", "middle square")}
     masks["right half"][:, w // 2 :] = 0
     masks["upper half"][: h // 2] = 0
@@ -188,11 +189,10 @@ def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Repo
     for name, known in masks.items():
         setup.say(name)
         operator = Mask(known)
-        y = operator(truth[None]).repeat_interleave(samples, dim=0)
-        sampling = setup.sampling("langevin", step_size=STEP_SIZE, steps=steps)
-        seeds = [image_seed(setup.seed, i) for i in range(len(y))]
-        x, _, _ = sample_posterior([prior], operator, y, seeds, sampling)
-        x = consistent(x, operator, y)[0].view(pictures, samples, c, h, w)
+        posterior = Guided([prior], operator, setup.sampling("langevin", step_size=STEP_SIZE, steps=steps))
+        seeds = [[image_seed(setup.seed, i * samples + j) for j in range(samples)] for i in range(pictures)]
+        found = answers(posterior, operator(truth[None]), seeds, compute=setup.compute, rank=False)
+        x = torch.cat([result.components[0] for _, result in found])  # type: ignore[union-attr]
         psnr = ordering.psnr(x, truth[:, None])
         unknown = known == 0
         rows += [

@@ -11,12 +11,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import UsageError
-from ..reproduce import EXPERIMENTS, Setup
-from ..reproduce import reproduce as run
-from ..reproduce.document import shown, write_document
-from .options import AsJson, DataDir, Device, Dtype, DtypeOption, Quiet, Seed
-from .output import stderr, stdout, warnings_as_lines
+from basis_cli.cli.options import AsJson, DataDir, Device, Dtype, DtypeOption, Quiet, Seed
+from basis_cli.cli.output import stderr, stdout, warnings_as_lines
+from basis_cli.errors import UsageError
+
+from . import EXPERIMENTS, Setup
+from . import reproduce as run
+from .document import shown, write_document
 
 
 def reproduce(

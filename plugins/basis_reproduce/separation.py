@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import samplers, tasks
-from ..data.datasets import Dataset, mixture_indices
-from ..evaluation.likelihood import evaluate_gradients
-from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
-from ..operators import Mixture
-from ..posterior import ordering
-from ..posterior.sampling import image_seed, sample_posterior
+from basis_cli import samplers, tasks
+from basis_cli.data.datasets import Dataset, mixture_indices
+from basis_cli.evaluation.likelihood import evaluate_gradients
+from basis_cli.evaluation.protocols import PAPER_PSNR, evaluate_separation
+from basis_cli.operators import Mixture
+from basis_cli.posterior import Frames, Guided, answers, ordering
+from basis_cli.samplers.noise import image_seed
+
 from . import STEP_SIZE, Report, Row, Setup
 from .figures import OURS, PUBLISHED, sheet
 
@@ -35,7 +36,7 @@ def figure2(setup: Setup, *, pictures: int) -> Report:
         setup.say(name)
         data = setup.data("mnist" if name.endswith("mnist") else "cifar10")
         curves[name] = evaluate_gradients(
-            data, prior, sigmas=samplers.PAPER_SIGMAS, pictures=pictures, seed=setup.seed, device=setup.device
+            data, prior, sigmas=samplers.PAPER_SIGMAS, pictures=pictures, seed=setup.seed, compute=setup.compute
         )
         root = np.prod(prior.shape) ** 0.5
         for level, published in ((curves[name][0], "about 50"), (curves[name][-1], "falls")):
@@ -81,7 +82,7 @@ def figure3(setup: Setup, *, pairs: int, steps: int) -> Report:
     ):
         setup.say(f"{what}: {pairs} mixtures")
         sampling = setup.sampling(sampler, levels=levels, steps=steps * 10 // levels, step_size=STEP_SIZE)
-        found = tasks.separate(y, prior=prior, references=list(truth), sampling=sampling)
+        found = tasks.separate(y, prior=prior, references=list(truth), sampling=sampling, compute=setup.compute)
         assert found.psnr is not None
         psnr = found.psnr.mean(0)[:, 0]
         results[what] = found.components[:, :, 0]
@@ -106,7 +107,13 @@ def figure5(setup: Setup, *, mixtures: int, samples: int) -> Report:
     truth, y = _mixtures(setup.data("mnist" if name == "ncsn-mnist" else "cifar10"), mixtures)
     setup.say(f"{name}: {samples} samples of {mixtures} mixtures")
     result = tasks.separate(
-        y, prior=found[name], references=list(truth), samples=samples, select="all", sampling=setup.algorithm1()
+        y,
+        prior=found[name],
+        references=list(truth),
+        samples=samples,
+        select="all",
+        sampling=setup.algorithm1(),
+        compute=setup.compute,
     )
     assert result.psnr is not None
     assert result.std is not None
@@ -139,7 +146,7 @@ def figure6(setup: Setup, *, pairs: int, langevin_pairs: int) -> Report:
         ("basis separate as it is", pairs, setup.sampling("ep")),
     ):
         setup.say(f"{name}: {count} mixtures")
-        found[name] = evaluate_separation(data, [prior] * 2, pairs=count, sampling=sampling)
+        found[name] = evaluate_separation(data, [prior] * 2, pairs=count, sampling=sampling, compute=setup.compute)
     rows = []
     for name, result in found.items():
         published = PAPER_PSNR["class-agnostic"]["BASIS NCSN"] if name == "Algorithm 1" else None
@@ -175,17 +182,14 @@ def figure9(setup: Setup, *, mixtures: int, steps: int) -> Report:
     name = next(iter(found))
     truth, y = _mixtures(setup.data("mnist" if name == "ncsn-mnist" else "cifar10"), mixtures)
     operator = Mixture([0.5, 0.5])
-    ends: dict[float, list[Tensor]] = {}
-
-    def keep(*, step: int, sigma: float, x: Tensor, **state: Any) -> None:
-        if (step + 1) % steps == 0:
-            setup.say(f"noise {sigma:.3f}")
-            ends.setdefault(sigma, []).append(x.cpu().clone())
-
     sampling = setup.algorithm1(levels=10, steps=steps)
-    seeds = [image_seed(setup.seed, i) for i in range(mixtures)]
-    sample_posterior([found[name]] * 2, operator, y, seeds, sampling, keep)
-    states = {sigma: torch.cat(parts, dim=1) for sigma, parts in ends.items()}
+    frames = Frames(lambda progress: setup.say(f"noise {progress.sigma:.3f}"))
+    seeds = [[image_seed(setup.seed, i)] for i in range(mixtures)]
+    posterior = Guided([found[name]] * 2, operator, sampling)
+    for _ in answers(posterior, y, seeds, compute=setup.compute, watch=frames):
+        pass
+    ends = torch.stack([frames.of(i) for i in range(mixtures)], dim=2)  # (levels, 2, n, c, h, w)
+    states = dict(zip(sampling.sigmas(posterior.priors), ends, strict=True))
     order = ordering.component_order(list(states.values())[-1].clamp(0, 1), [0, 0], references=truth, mixture=y)
     states = {sigma: ordering.reordered(x, order) for sigma, x in states.items()}
     rows = []
@@ -224,7 +228,13 @@ def figure10(setup: Setup, *, mixtures: int, samples: int) -> Report:
         ):
             setup.say(f"{what}, {mixtures} mixtures")
             result = tasks.separate(
-                y, prior=prior, references=list(truth), samples=count, select="best", sampling=setup.algorithm1()
+                y,
+                prior=prior,
+                references=list(truth),
+                samples=count,
+                select="best",
+                sampling=setup.algorithm1(),
+                compute=setup.compute,
             )
             assert result.psnr is not None
             psnr = result.psnr.mean(0)[:, 0]

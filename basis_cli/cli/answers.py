@@ -1,0 +1,72 @@
+"""The answers for one input as files, and what a record says of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..posterior import Result
+
+
+def _numbers(values: Tensor, digits: int) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [None if math.isnan(value) else round(value, digits) for value in values.tolist()]
+
+
+def write_answers(base: Path, result: Result) -> list[dict[str, Any]]:
+    """Write the components of each answer, and return what a record says of them."""
+    from ..data import images
+    from ..posterior.ranking import bits_per_dim
+
+    k, _, samples = result.components.shape[:3]
+    answers = []
+    for sample in range(samples):
+        prefix = "" if samples == 1 else f".s{sample + 1}"
+        files = [images.with_ending(base, f"{prefix}.x{i + 1}.png") for i in range(k)]
+        for i, file in enumerate(files):
+            images.write_png(file, images.to_pillow(result.components[i, 0, sample].numpy()))
+        answer: dict[str, Any] = {
+            "components": [str(file) for file in files],
+            "residual_8bit_rms": round(float(result.residual[0, sample]), 4),
+        }
+        if result.psnr is not None:
+            answer["psnr_db"] = _numbers(result.psnr[:, 0, sample], 3)
+        if result.log_prob is not None:
+            nats = result.log_prob[:, 0, sample]
+            bits = bits_per_dim(nats, result.components[0, 0, 0].numel())
+            answer["log_prob_nats"] = _numbers(nats, 2)
+            answer["bits_per_dim"] = _numbers(bits, 4)
+        answers.append(answer)
+    return answers
+
+
+def write_std(base: Path, result: Result) -> dict[str, Any]:
+    """Write each component's standard deviation, white at a quarter, and return what a record says of it."""
+    from ..data import images
+
+    assert result.std is not None, "uncertainty is refused for a single sample"
+    std = result.std[:, 0].clamp_max(0.25)
+    files = [images.with_ending(base, f".x{i + 1}.std.png") for i in range(len(std))]
+    for file, component in zip(files, std, strict=True):
+        images.write_png(file, images.to_pillow((4 * component).numpy()))
+    means = [round(float(component.mean()), 5) for component in result.std[:, 0]]
+    return {"uncertainty": {"files": [str(file) for file in files], "white": 0.25, "mean_std": means}}
+
+
+def write_sheet(path: Path, result: Result, references: list[np.ndarray]) -> None:
+    """A row for each component: the input (in the first), the answers, and the truth if it is known."""
+    from ..data import images
+
+    answers = result.components[:, 0].numpy()
+    k, _, c, h, w = answers.shape
+    seen = images.filled(result.y[0].numpy(), (c, h, w))
+    rows = []
+    for i in range(k):
+        rows += [seen if i == 0 else np.ones_like(seen), *answers[i], *references[i : i + 1]]
+    images.write_sheet(path, np.stack(rows), columns=len(rows) // k)

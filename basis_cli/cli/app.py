@@ -1,0 +1,67 @@
+"""The ``basis`` command: all built-in commands, then those of the plugins. Importing this never imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__, plugins
+from ..errors import BasisError
+from . import bench, evaluate, info, run, train, weights
+from .output import fail
+
+INTERRUPTED = 130
+
+
+class Basis(TyperGroup):
+    """Turns errors that the user can act on into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BasisError as error:
+            fail(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            fail(BasisError("interrupted", "what was finished is kept"))
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    cls=Basis,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Separate and restore pictures by posterior sampling with deep generative priors.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"basis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def basis(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Separate and restore pictures by posterior sampling with deep generative priors."""
+
+
+for name, task in plugins.tasks().items():
+    app.command(name)(run.command(task))
+    if task.damage:
+        evaluate.app.command(task.noun)(evaluate.restoration(task.damage))
+app.command()(run.sample)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(bench.app, name="bench")
+app.add_typer(train.app, name="train")
+app.add_typer(info.priors_app, name="priors")
+app.add_typer(info.plugins_app, name="plugins")
+app.add_typer(weights.app, name="weights")
+app.command()(info.samplers)
+app.command()(info.doctor)
+plugins.add_commands(app)

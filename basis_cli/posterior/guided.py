@@ -1,0 +1,124 @@
+"""``p(x | y)`` of an operator's unknown pictures, by a sampler that asks their priors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Hashable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import plugins
+from ..api import Level, Prior
+from ..compute import compile_networks
+from ..errors import UsageError
+from ..operators import Mixture, Operator
+from ..priors.wrapper import Wrapper
+from ..samplers import Watch, check_finite, unwatched
+from . import memory, ranking
+from .resume import SavedState
+from .settings import Sampling
+
+
+class Guided:
+    """The posterior of ``operator``'s pictures under ``priors``, one for each, drawn as ``sampling`` says.
+
+    Raises:
+        UsageError: not a prior for each picture; a setting that the sampler does not have.
+        UnknownPriorError: no such sampler.
+    """
+
+    def __init__(self, priors: Sequence[Prior], operator: Operator, sampling: Sampling):
+        if len(priors) != operator.k:
+            raise UsageError(f"{len(priors)} priors for {operator.k} pictures", "one for each")
+        self.priors, self.operator, self.sampling = list(priors), operator, sampling
+        self.shape = priors[0].shape
+        self.options = sampling.options(priors)
+        self._draw = plugins.sampler(str(sampling.sampler))
+        self._counter: Tensor | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the observation is taken to have no noise, so that answers are made consistent with it."""
+        return not self.sampling.noise_std
+
+    @property
+    def guided(self) -> bool:
+        """Whether the sampler asks the priors; baselines do not."""
+        return plugins.sampler_spec(str(self.sampling.sampler)).guided
+
+    @property
+    def kinds(self) -> list[Hashable]:
+        """Components of equal kind may change places: the same prior and the same mixing coefficient."""
+        alpha = self.operator.alpha if isinstance(self.operator, Mixture) else range(self.operator.k)
+        return [(id(prior), a) for prior, a in zip(self.priors, alpha, strict=True)]
+
+    def sample(
+        self, y: Tensor, seeds: Sequence[int], *, watch: Watch = unwatched, saved: SavedState | None = None
+    ) -> Tensor:
+        """A sample ``(k, n, c, h, w)``, not clipped, for each of ``y`` ``(n, ...)``, each from its own seed alone.
+
+        Raises:
+            UsageError: the sampler cannot go on from ``saved``, or does not know the operator.
+            NotFiniteError: a sample is NaN or infinite.
+        """
+        if saved and "descent" not in inspect.signature(self._draw).parameters:
+            raise UsageError(f"the sampler {self.sampling.sampler!r} cannot be resumed", "leave out --resume")
+        evaluated = self._counter = torch.zeros((), dtype=torch.int64, device=y.device)
+        resumable = {"descent": partial(saved.descent, evaluated)} if saved else {}
+        x = self._draw(self._counted(), self.operator, y, seeds=seeds, watch=watch, **resumable, **self.options)
+        check_finite(x, 0.0)
+        return x
+
+    def evaluations(self, pictures: int) -> float:
+        """Of the network, for each component of each of ``pictures``, since :meth:`sample` was called last."""
+        return 0.0 if self._counter is None else int(self._counter) / (self.operator.k * pictures)
+
+    def _counted(self) -> list[Prior]:
+        assert self._counter is not None
+        distinct = {id(prior): _Counted(prior, self._counter) for prior in self.priors}
+        return [distinct[id(prior)] for prior in self.priors]
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """What samples ``(k, n, c, h, w)`` of :meth:`sample` are ranked by, ``(n,)`` in nats up to a constant."""
+        return ranking.log_likelihood(self._counted(), x.clamp(0, 1))
+
+    def log_prob(self, x: Tensor) -> Tensor | None:
+        """Each component's own, ``(k, n)``, see :func:`basis_cli.posterior.ranking.component_log_prob`."""
+        return ranking.component_log_prob(self.priors, x) if self.guided else None
+
+    def batch_size(self, count: int, device: torch.device) -> int:
+        """How many of ``count`` pictures to work on at once."""
+        return memory.batch_size(self.priors, count, device)
+
+    def compile(self) -> None:
+        """``torch.compile`` the priors' networks."""
+        compile_networks(self.priors)
+
+    def described(self) -> dict[str, Any]:
+        """Every setting, for a record."""
+        alpha = {"alpha": self.operator.alpha} if isinstance(self.operator, Mixture) else {}
+        return self.sampling.described(self.priors) | alpha
+
+
+class _Counted(Wrapper):
+    """A prior that adds the pictures it evaluates to ``pictures``. A derivative through it counts as two more.
+
+    The count is on the device: a replayed CUDA graph runs no Python.
+    """
+
+    def __init__(self, prior: Prior, pictures: Tensor):
+        super().__init__(prior)
+        self.pictures = pictures
+
+    def scored(self, level: Level, x: Tensor) -> Tensor:
+        self._add(len(x))
+        score = level.score(x)
+        if score.requires_grad:
+            score.register_hook(lambda _: self._add(2 * len(x)))
+        return score
+
+    def _add(self, pictures: int) -> None:
+        self.pictures += pictures

@@ -1,0 +1,205 @@
+"""The one loop that answers inputs: in batches that fit into memory, ranked, watched, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+
+from ..compute import Compute
+from ..errors import BasisError, NotFiniteError, UsageError
+from ..operators import consistent
+from ..samplers import Progress, Watch, unwatched
+from . import memory, ordering, ranking
+from .base import Posterior, Result
+from .resume import SavedState
+
+Saved = Callable[[Sequence[int]], "SavedState | None"]
+"""Where the state of a run on so many inputs is kept, if it is."""
+
+
+def unsaved(inputs: Sequence[int]) -> SavedState | None:
+    """Nowhere."""
+    return None
+
+
+def answers(
+    posterior: Posterior,
+    y: Tensor,
+    seeds: Sequence[Sequence[int]],
+    *,
+    compute: Compute | None = None,
+    select: str = "all",
+    rank: bool = True,
+    truth: Tensor | None = None,
+    watch: Watch = unwatched,
+    saved: Saved = unsaved,
+    begun: Sequence[Sequence[int]] = (),
+    go_on: bool = False,
+) -> Iterator[tuple[int, Result | NotFiniteError]]:
+    """``(i, result)`` for each of ``y`` ``(n, ...)``, as soon as it is there.
+
+    Args:
+        seeds: one for each sample of each input. A sample depends on its seed, not on what runs beside it.
+        select: what to keep of several samples, see :meth:`basis_cli.posterior.ranking.Ranked.select`.
+        rank: whether several samples are put in the order of their likelihood, which costs evaluations.
+        truth: ``(k, n, c, h, w)``, if known.
+        watch: called after each step of the sampler, with the batch and whose pictures it holds.
+        saved: where to keep the state of the inputs at work; given again, a killed run goes on.
+        begun: inputs that a killed run had at work together, which come first.
+        go_on: give the error in place of a result for an input whose samples are not finite, instead of raising it.
+
+    Raises:
+        BasisError: not even one picture fits into memory, or ``torch.compile`` failed.
+        UsageError: among others, a sampler that cannot go on from a saved state, or the state of another run.
+        InputError, UnknownPriorError, NotFiniteError.
+    """
+    if select not in ranking.SELECT:
+        raise UsageError(f"select {select!r} is not known", ", ".join(ranking.SELECT))
+    run = _Run(posterior, y, seeds, compute or Compute(), rank, watch)
+    work = run.divided(begun)
+    while work:
+        inputs = work.popleft()
+        state = saved(inputs)
+        began = time.perf_counter()
+        try:
+            samples, scores = run.drawn(inputs, state, pending=work)
+        except NotFiniteError as error:
+            if not go_on:
+                raise
+            if len(inputs) > 1:  # a picture does not depend on those beside it: find out which it is
+                work.extendleft([i] for i in reversed(inputs))
+            else:
+                yield inputs[0], error
+        else:
+            result = run.result(inputs, samples, scores, select, truth)
+            result.seconds = time.perf_counter() - began
+            for place, i in enumerate(inputs):
+                yield i, result.of(place)
+        if state:
+            state.remove()
+
+
+class _Run:
+    """A posterior at work: :meth:`drawn` samples inputs a batch at a time, :meth:`result` makes answers of them."""
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        y: Tensor,
+        seeds: Sequence[Sequence[int]],
+        compute: Compute,
+        rank: bool,
+        watch: Watch,
+    ):
+        self.posterior, self.y, self.seeds, self.compute, self.watch = posterior, y, seeds, compute, watch
+        self.samples = len(seeds[0])
+        self.rank = rank and self.samples > 1
+        self.evaluations, self.batch = 0.0, 0
+        if compute.compile:
+            posterior.compile()
+        with compute.inference():
+            self.size = compute.batch or posterior.batch_size(len(y) * self.samples, compute.place)
+
+    def divided(self, begun: Sequence[Sequence[int]]) -> deque[Sequence[int]]:
+        """All inputs, as many together as a batch holds; first those that were ``begun`` together."""
+        done = {i for inputs in begun for i in inputs}
+        rest = [i for i in range(len(self.y)) if i not in done]
+        together = max(1, self.size // self.samples)
+        return deque([*begun, *(rest[first : first + together] for first in range(0, len(rest), together))])
+
+    def drawn(
+        self, inputs: Sequence[int], state: SavedState | None, pending: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples ``(k, n * samples, c, h, w)`` of these inputs, those of an input together, and their likelihoods."""
+        y = self.y[list(inputs)].repeat_interleave(self.samples, dim=0)
+        seeds = [seed for i in inputs for seed in self.seeds[i]]
+        whose = [(i, sample) for i in inputs for sample in range(self.samples)]
+        parts: list[Tensor] = []
+        scores: list[Tensor] = []
+        size = self.size
+        if state:
+            settings = self.posterior.described() | asdict(self.compute) | {"seeds": seeds, "likelihood": self.rank}
+            size = state.begin(settings, self.posterior.operator, y, self.posterior.shape) or size
+            parts, scores = state.parts, state.likelihoods
+        done = sum(part.shape[1] for part in parts)
+        later = sum(-(-len(each) * self.samples // self.size) for each in pending)
+        while done < len(y):
+            size = min(size, len(y) - done)
+            batches = self.batch + -(-(len(y) - done) // size) + later
+            chosen = slice(done, done + size)
+            try:
+                x, score = self._batch(y[chosen], seeds[chosen], whose[chosen], batches, state)
+            except (RuntimeError, MemoryError) as error:
+                if self.compute.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    reason = str(error).strip().partition("\n")[0]
+                    raise BasisError(f"torch.compile failed: {reason}", "leave out --compile") from error
+                self.size = size = memory.halved(size, error)
+            else:
+                parts.append(x)
+                scores += [] if score is None else [score]
+                done += size
+                self.batch += 1
+        return torch.cat(parts, dim=1), torch.cat(scores) if self.rank else None
+
+    def _batch(
+        self, y: Tensor, seeds: Sequence[int], whose: Sequence[tuple[int, int]], batches: int, state: SavedState | None
+    ) -> tuple[Tensor, Tensor | None]:
+        posterior, y = self.posterior, y.to(self.compute.place)
+
+        def watch(progress: Progress) -> None:
+            def residual() -> float:
+                return float(ordering.residual(posterior.operator(progress.x), y).mean()) if y.numel() else 0.0
+
+            self.watch(replace(progress, batch=self.batch, batches=batches, chosen=tuple(whose), residual=residual))
+
+        with self.compute.inference():
+            x = posterior.sample(y, seeds, watch=watch, saved=state)
+            scores = posterior.log_likelihood(x).cpu() if self.rank else None
+        self.evaluations = posterior.evaluations(len(y)) * self.samples
+        return x.cpu(), scores
+
+    def result(
+        self, inputs: Sequence[int], x: Tensor, scores: Tensor | None, select: str, truth: Tensor | None
+    ) -> Result:
+        """Chosen, consistent with what was observed, and in order."""
+        posterior, samples = self.posterior, self.samples
+        operator, kinds = posterior.operator, posterior.kinds
+        y, shape = self.y[list(inputs)], (len(inputs), samples)
+        truth = None if truth is None else truth[:, list(inputs)]
+        likelihoods = torch.zeros(shape) if scores is None else scores.view(shape)
+        each = zip(x.unflatten(1, shape).unbind(1), likelihoods, strict=True)
+        ranked = [ranking.rank(one, score, kinds) for one, score in each]
+        x = torch.stack([one.select(select) for one in ranked], dim=1)  # (k, n, m, c, h, w)
+        m = x.shape[2]
+        repeated = y.repeat_interleave(m, dim=0)
+        x = corrected(posterior, x.flatten(1, 2), repeated)
+        std = torch.stack([one.std for one in ranked], dim=1) if samples > 1 else None
+        if operator.k > 1:
+            order = ordering.component_order(x[:, ::m], kinds, references=truth, mixture=y)
+            x = ordering.reordered(x, order.repeat_interleave(m, dim=1))
+            std = None if std is None else ordering.reordered(std, order)
+        log_prob = posterior.log_prob(x.to(self.compute.place))
+        psnr = None if truth is None else ordering.psnr(x, truth.repeat_interleave(m, dim=1))
+        return Result(
+            components=x.unflatten(1, (len(y), m)),
+            y=y,
+            residual=ordering.residual(operator(x), repeated).view(len(y), m),
+            psnr=None if psnr is None else psnr.unflatten(1, (len(y), m)),
+            seconds=0.0,
+            evaluations=self.evaluations,
+            log_likelihood=None if scores is None else torch.stack([one.log_likelihood for one in ranked]),
+            log_prob=None if log_prob is None else log_prob.cpu().view(operator.k, len(y), m),
+            std=std,
+            ranked=ranked,
+            settings=posterior.described() | asdict(self.compute) | {"samples": samples, "select": select},
+        )
+
+
+def corrected(posterior: Posterior, x: Tensor, y: Tensor) -> Tensor:
+    """The pictures ``x`` ``(k, n, c, h, w)`` within [0, 1] and, unless ``y`` is noisy, consistent with it."""
+    return consistent(x, posterior.operator, y) if posterior.exact else x.clamp(0, 1)

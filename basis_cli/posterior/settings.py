@@ -1,0 +1,100 @@
+"""How to sample."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from .. import plugins, samplers
+from ..api import Prior
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample; the same for every task. ``None`` leaves the sampler's own default."""
+
+    sampler: str | None = None
+    """See docs/samplers.md. Default: the task's."""
+    levels: int | None = None
+    """Noise levels on the sampler's kind of ladder. Default: for Langevin dynamics the prior's own, else the paper's
+    ten; for ``ep`` 25, for the others 50; to undo JPEG 25. A pyramid adds some above them for its coarser scales."""
+    sigma_max: float | None = None
+    """Highest noise level. Default: 1; for ``ep`` 1.3; for a pyramid twice as high for every halving; to undo JPEG 0.2,
+    since the decoded file tells that much."""
+    sigma_min: float | None = None
+    """Lowest noise level. Default: for Langevin dynamics and JPEG 0.01, else 0.03."""
+    steps: int | None = None
+    """Steps a level (the paper's T = 100)."""
+    step_size: float | None = None
+    """The paper's delta = 2e-5."""
+    temperature: float | None = None
+    """What Langevin dynamics multiplies the variance of its noise with. Default: 1, the posterior's."""
+    noise_std: float | None = None
+    """Standard deviation of white noise in the observation, in intensities. Default: none."""
+    overrelaxation: float | None = None
+    """How much of the old noise comes back turned round at the next level, 0 to 1: likelier answers that differ less.
+    Default: 0.9 for ``ep``, else 0."""
+    seed: int = 0
+
+    def over(self, defaults: Mapping[str, Any]) -> Sampling:
+        """The same, with a task's ``defaults`` for what is ``None`` here, unless another sampler than theirs is chosen.
+
+        With noise in the observation :func:`~basis_cli.samplers.conjugate` takes the place of ``project``, which
+        believes every measurement.
+        """
+        if self.noise_std and defaults["sampler"] == "project":
+            defaults = {"sampler": "conjugate"}
+        if self.sampler not in (None, defaults["sampler"]):
+            return self
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+    def options(self, priors: Sequence[Prior]) -> dict[str, Any]:
+        """Keyword arguments for the sampler.
+
+        Raises:
+            UsageError: a value out of range, or an option that this sampler does not have.
+        """
+        if self.sampler is None:
+            raise UsageError("no sampler was chosen")
+        for name in ("levels", "sigma_max", "sigma_min", "steps", "step_size", "temperature", "noise_std"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be greater than 0, not {value}")
+        spec = plugins.sampler_spec(self.sampler)
+        ladder, draw = plugins.resolve(spec.ladder), plugins.resolve(spec.draw)
+        fixed = getattr(draw, "keywords", {})  # of a partial application
+        takes = {name: p for name, p in inspect.signature(draw).parameters.items() if name not in fixed}
+        given: dict[str, Any] = {}
+        own = next((p.sigmas for p in priors if p.sigmas is not None), None) if ladder is samplers.geometric else None
+        given_ends = {"high": self.sigma_max, "low": self.sigma_min}
+        ends = {name: sigma for name, sigma in given_ends.items() if sigma is not None}
+        if self.levels is not None or ends:
+            if "sigmas" not in takes:
+                raise UsageError(f"the sampler {self.sampler!r} has no noise levels")
+            given["sigmas"] = ladder(self.levels or len(own or takes["sigmas"].default), **ends)
+            if given["sigmas"][0] < given["sigmas"][-1]:
+                raise UsageError("the highest noise level is below the lowest", "--sigma-max, --sigma-min")
+        elif own and "sigmas" in takes:
+            given["sigmas"] = own
+        halvings = samplers.halvings(priors)
+        if halvings and self.sigma_max is None and "sigmas" in takes:
+            given["sigmas"] = samplers.from_coarse(given.get("sigmas", takes["sigmas"].default), halvings)
+        for name in ("steps", "step_size", "temperature", "noise_std", "overrelaxation"):
+            if getattr(self, name) is not None:
+                given[name] = getattr(self, name)
+        for name in sorted(set(given) - set(takes)):
+            raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
+        return given
+
+    def sigmas(self, priors: Sequence[Prior]) -> tuple[float, ...]:
+        """The noise levels, high to low; of a sampler that has none, the paper's."""
+        takes = inspect.signature(plugins.sampler(str(self.sampler))).parameters
+        default = takes["sigmas"].default if "sigmas" in takes else samplers.PAPER_SIGMAS
+        return tuple(self.options(priors).get("sigmas", default))
+
+    def described(self, priors: Sequence[Prior]) -> dict[str, Any]:
+        """Everything that was set, for a record."""
+        return asdict(self) | self.options(priors)

@@ -1,0 +1,276 @@
+"""A task is a user's verb. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from ..errors import InputError, UsageError
+
+Shape = tuple[int, int, int]
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from ..api import DirectModel, Prior
+    from ..compute import Compute
+    from ..operators import Operator
+    from ..posterior import Posterior, Result, Sampling, SavedState
+    from ..samplers import Watch
+
+    Picture = str | Path | np.ndarray | Tensor
+    """A file, or intensities in [0, 1] ``(c, h, w)``; ``(n, c, h, w)`` holds several."""
+
+
+class Fit(str, Enum):
+    """What to do with a picture of another size than the prior's."""
+
+    crop = "crop"
+    resize = "resize"
+    pad = "pad"
+
+
+FitOption = Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")]
+
+
+def as_fit(name: str | None) -> Fit | None:
+    """The way to fit called ``name``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name is not None and name not in list(Fit):
+        raise UsageError(f"no way to fit is called {name!r}", f"known: {', '.join(fit.value for fit in Fit)}")
+    return None if name is None else Fit(name)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A user's verb: which operator it undoes, how its files are read, what one would do without a prior.
+
+    A subclass is a frozen dataclass. Its fields, annotated for Typer, are its own options; its docstring is its help.
+    The command ``basis NAME`` is made of it (:mod:`basis_cli.cli.run`), and, with ``damage``, ``basis evaluate NOUN``.
+    """
+
+    name: ClassVar[str]
+    """The verb: ``colorize``."""
+    noun: ClassVar[str]
+    """What it does: ``colorization``."""
+    prior: ClassVar[str] = "ncsn-cifar"
+    """The prior unless another is chosen."""
+    defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
+    """Of :class:`basis_cli.posterior.Sampling`."""
+    damage: ClassVar[type[Damage] | None] = None
+    """How ``basis evaluate NOUN`` makes tasks; ``None``: it has no such command."""
+    repeat: ClassVar[bool] = False
+    """Whether arrays of one channel stand for gray pictures of more."""
+
+    @property
+    def fit(self) -> Fit | None:
+        """What to do with files of another size, see :class:`Fit`; a field where that can be chosen."""
+        return None
+
+    @property
+    def k(self) -> int:
+        """How many pictures an answer has."""
+        return 1
+
+    def operator(self, shape: Shape) -> Operator:
+        """How pictures of ``(c, h, w)`` make the observed one."""
+        raise NotImplementedError
+
+    def seen(self, shape: Shape) -> Shape:
+        """The shape of files, for answers of ``(c, h, w)``."""
+        return shape
+
+    def size(self, seen: tuple[int, int]) -> tuple[int, int]:
+        """``(h, w)`` of the answer to a file of ``(h, w)``."""
+        return seen
+
+    def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
+        """``y`` ``(n, ...)`` of pictures ``(n, c, h, w)`` as they were read."""
+        return pictures
+
+    def measured(self, pictures: Picture | Sequence[Picture], operator: Operator, shape: Shape) -> Tensor:
+        """``y`` of what the library is given, for answers of ``shape``."""
+        return self.observed(as_batch(pictures, self.seen(shape), self.fit, self.repeat), operator)
+
+    def baseline(self, y: Tensor, shape: Shape) -> Tensor:
+        """Answers ``(n, c, h, w)`` as one would have them without a prior."""
+        raise NotImplementedError
+
+    def about(self) -> dict[str, Any]:
+        """The damage, for the record of an evaluation."""
+        return {}
+
+    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, np.ndarray]:
+        """The picture in a file, for answers of ``shape``, and the task that it sets.
+
+        Raises:
+            InputError: see :func:`basis_cli.data.images.read`.
+        """
+        from ..data import images
+
+        return self, images.read(source, self.seen(shape), self.fit, larger)
+
+    def check(self, shape: Shape) -> None:
+        """Raise a :class:`UsageError` for what cannot be done, before any file is read."""
+
+    def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Posterior:
+        """``p(x | y)`` under these priors."""
+        from ..posterior import Guided
+
+        return Guided(priors, self.operator(priors[0].shape), sampling.over(self.defaults))
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What test pictures suffer in an evaluation: the fields of a subclass are its options."""
+
+    def task(self) -> Task:
+        """The task of undoing it."""
+        raise NotImplementedError
+
+
+def answer(
+    task: Task,
+    pictures: Picture | Sequence[Picture],
+    *,
+    prior: str | Prior | Sequence[str | Prior] | None = None,
+    samples: int = 1,
+    select: str = "all",
+    references: Any = None,
+    weights: Path | None = None,
+    sampling: Sampling | None = None,
+    compute: Compute | None = None,
+    model: str | DirectModel | None = None,
+    watch: Watch | None = None,
+    saved: SavedState | None = None,
+) -> Result:
+    """Draw what ``task`` asks for from ``p(x | y)``: what the functions of all tasks have in common.
+
+    Args:
+        pictures: one or several files or ``(c, h, w)`` arrays in [0, 1], or one ``(n, c, h, w)`` array.
+        prior: a name or a :class:`basis_cli.api.Prior`; for several components one for all, or one for each. By default
+            the task's.
+        samples: posterior samples for each picture.
+        select: what to keep of several samples, see :meth:`basis_cli.posterior.ranking.Ranked.select`.
+        references: the true pictures, one for each, if known; of several components ``(k, n, c, h, w)``.
+        sampling: sampler, noise levels, seed. A picture depends on its seed, not on what runs beside it.
+        compute: device, precision, batch.
+        model: a direct model to answer instead of a prior and a sampler; a name or a
+            :class:`basis_cli.api.DirectModel`.
+        watch: called after each step of the sampler.
+        saved: where to keep the state of a long run; given again, a killed run goes on.
+
+    Raises:
+        InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
+    """
+    import torch
+
+    from ..compute import Compute
+    from ..posterior import Result, Sampling, answers
+    from ..samplers import unwatched
+    from ..samplers.noise import image_seed
+
+    sampling, compute = sampling or Sampling(), compute or Compute()
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1, not {samples}")
+    if model is not None:
+        posterior: Any = direct(task, model, weights, compute)
+    else:
+        posterior = task.posterior(loaded(task, prior, weights, compute), sampling)
+    shape = posterior.shape
+    y = task.measured(pictures, posterior.operator, shape)
+    truth = None
+    if references is not None:
+        if task.k > 1 and len(references) != task.k:
+            raise UsageError(f"{len(references)} references for {task.k} components", "one for each")
+        given = references if task.k > 1 else [references]
+        truth = torch.stack([as_batch(reference, shape, task.fit) for reference in given])
+        if truth.shape[1] != len(y):
+            raise UsageError(f"references for {truth.shape[1]} pictures, but there are {len(y)}")
+    seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
+    found = answers(
+        posterior,
+        y,
+        seeds,
+        compute=compute,
+        select=select,
+        truth=truth,
+        watch=watch or unwatched,
+        saved=lambda inputs: saved,
+        begun=[range(len(y))] if saved else (),
+    )
+    return Result.joined([result for _, result in sorted(found, key=lambda each: each[0])])  # type: ignore[misc]
+
+
+def loaded(
+    task: Task, prior: str | Prior | Sequence[str | Prior] | None, weights: Path | None, compute: Compute
+) -> list[Prior]:
+    """A prior for each component, each name loaded once.
+
+    Raises:
+        UsageError: neither one nor as many as there are components, or of different shapes.
+        UnknownPriorError, WeightsError.
+    """
+    from ..priors import load_prior
+
+    given: list[Any] = list(prior) if isinstance(prior, (list, tuple)) else [prior or task.prior]
+    if len(given) not in (1, task.k):
+        raise UsageError(f"{len(given)} priors for {task.k} components", "give --prior once for all, or once for each")
+    names = {one: load_prior(one, weights_path=weights, device=compute.place) for one in given if isinstance(one, str)}
+    priors = [names[one] if isinstance(one, str) else one for one in given]
+    shapes = sorted({tuple(one.shape) for one in priors})
+    if len(shapes) > 1:
+        raise UsageError(f"the priors model pictures of different shapes: {shapes}")
+    return priors * task.k if len(priors) == 1 else priors
+
+
+def direct(task: Task, model: str | DirectModel, weights: Path | None, compute: Compute) -> Posterior:
+    """The posterior of a direct model.
+
+    Raises:
+        UsageError: it answers another task.
+        UnknownPriorError, WeightsError.
+    """
+    from ..posterior import Direct
+    from ..priors.loading import load_model
+
+    if isinstance(model, str):
+        return Direct(found := load_model(model, task.name, weights, compute.place), task.operator(found.shape), model)
+    return Direct(model, task.operator(model.shape))
+
+
+def as_batch(pictures: Picture | Sequence[Picture], shape: Shape, fit: str | None, repeat: bool = False) -> Tensor:
+    """Files, arrays or tensors as float32 ``(n, c, h, w)``; arrays must already have the ``shape`` ``(c, h, w)``.
+
+    ``repeat`` takes arrays of one channel for gray pictures.
+    """
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from ..data import images
+
+    if isinstance(pictures, (np.ndarray, Tensor)):
+        batch = torch.as_tensor(pictures).float()
+        batch = batch[None] if batch.ndim == 3 else batch
+    elif isinstance(pictures, (str, os.PathLike)):
+        batch = torch.from_numpy(images.read(pictures, shape, fit))[None]
+    else:
+        batch = torch.cat([as_batch(picture, shape, fit, repeat) for picture in pictures])
+    if repeat and batch.shape[1] == 1:
+        batch = batch.expand(-1, shape[0], -1, -1)
+    if tuple(batch.shape[1:]) != tuple(shape):
+        raise InputError(f"pictures of shape {tuple(batch.shape[1:])}, but the prior models {tuple(shape)}")
+    if not torch.isfinite(batch).all():
+        raise InputError("a picture holds values that are not finite")
+    return batch

@@ -1,0 +1,96 @@
+"""Colour gray pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .base import Damage, FitOption, Shape, Task, answer, as_fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..operators import Operator
+    from ..posterior import Result
+    from .base import Picture
+
+
+@dataclass(frozen=True)
+class Colorization(Damage):
+    """Make test pictures gray, colour them, and compare them with the gray ones (Table 4)."""
+
+    def task(self) -> Task:
+        return Colorize()
+
+
+@dataclass(frozen=True)
+class Colorize(Task):
+    """Colour a gray picture. A coloured one is made gray first.
+
+    The gray is the mean of the three channels, as in the paper, unless --luma says otherwise. Writes STEM.x1.png and
+    STEM.json.
+    """
+
+    name, noun, damage, repeat = "colorize", "colorization", Colorization, True
+    luma: Annotated[
+        bool, typer.Option("--luma", help="The gray is .299 R + .587 G + .114 B, as most programs make it.")
+    ] = False
+    fit: FitOption = None
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the channels in the gray."""
+        from ..data.images import LUMA
+
+        return tuple(LUMA.tolist()) if self.luma else (1 / 3,) * 3
+
+    def operator(self, shape: Shape) -> Operator:
+        from ..operators import Gray
+
+        if shape[0] != len(self.weights):
+            hint = "choose a prior of colour pictures"
+            raise UsageError(f"the prior models {shape[0]} channels, not {len(self.weights)}", hint)
+        return Gray(self.weights)
+
+    def check(self, shape: Shape) -> None:
+        self.operator(shape)
+
+    def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
+        return operator(pictures[None])
+
+    def baseline(self, y: Tensor, shape: Shape) -> Tensor:
+        """Gray, as they are."""
+        return y.expand(-1, shape[0], -1, -1)
+
+
+@dataclass(frozen=True)
+class Weighted(Colorize):
+    """With weights of the channels of one's own."""
+
+    channel_weights: tuple[float, ...] = ()
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return self.channel_weights
+
+
+def colorize(
+    pictures: Picture | Sequence[Picture],
+    *,
+    channel_weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
+    fit: str | None = None,
+    **options: Any,
+) -> Result:
+    """Colour gray pictures: ``y`` is the mean of the channels (section 5.3 of the paper), or weighted.
+
+    Coloured pictures are made gray first; arrays may have one channel. ``options`` are those of
+    :func:`basis_cli.tasks.base.answer`.
+    """
+    return answer(Weighted(fit=as_fit(fit), channel_weights=tuple(channel_weights)), pictures, **options)
+
+
+TASKS = (Colorize,)

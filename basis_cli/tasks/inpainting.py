@@ -1,0 +1,119 @@
+"""Fill in parts of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .base import Damage, FitOption, Shape, Task, answer, as_batch, as_fit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ..operators import Operator
+    from ..posterior import Result
+    from .base import Picture
+
+UNKNOWN = {
+    "right": lambda row, column: column >= 0.5,
+    "left": lambda row, column: column < 0.5,
+    "top": lambda row, column: row < 0.5,
+    "bottom": lambda row, column: row >= 0.5,
+    "center": lambda row, column: ((row - 0.5).abs() < 0.25) & ((column - 0.5).abs() < 0.25),
+}
+"""Masks by name: what is unknown, from rows and columns in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Inpainting(Damage):
+    """Hide a part of test pictures, fill it in, and compare with filling in the mean colour."""
+
+    mask: Annotated[str, typer.Option(help="A picture, white = unknown; or right, left, top, bottom, center.")] = (
+        "right"
+    )
+
+    def task(self) -> Task:
+        return Inpaint(self.mask)
+
+
+@dataclass(frozen=True)
+class Inpaint(Task):
+    """Fill in the part of a picture that is missing or unwanted.
+
+    Writes STEM.x1.png and STEM.json; what the mask leaves is kept as it is.
+    """
+
+    name, noun, damage = "inpaint", "inpainting", Inpainting
+    mask: Annotated[
+        str, typer.Option(help="A picture, white where the input is unknown; or right, left, top, bottom, center.")
+    ]
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black is unknown instead.")] = False
+    fit: FitOption = None
+
+    def operator(self, shape: Shape) -> Operator:
+        from ..operators import Mask
+
+        return Mask(self.known(shape))
+
+    def known(self, shape: Shape) -> Tensor:
+        """``(1, h, w)``, true where the mask leaves pictures of ``shape`` as they are."""
+        missing = unknown(self.mask, shape[1:], self.fit)
+        return missing if self.invert_mask else ~missing
+
+    def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
+        return operator(pictures[None])
+
+    def baseline(self, y: Tensor, shape: Shape) -> Tensor:
+        """The mean colour of what is known."""
+        known = self.known(shape)
+        return y.where(known, y.sum((2, 3), keepdim=True) / known.sum())
+
+    def about(self) -> dict[str, Any]:
+        return {"mask": self.mask}
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Inpaint):
+    """With a mask that is no file."""
+
+    missing: Tensor | None = None
+
+    def known(self, shape: Shape) -> Tensor:
+        assert self.missing is not None
+        return ~(as_batch(self.missing, (1, *shape[1:]), None)[0] > 0.5)
+
+
+def inpaint(pictures: Picture | Sequence[Picture], mask: Picture, *, fit: str | None = None, **options: Any) -> Result:
+    """Fill in what ``mask`` marks: one for all pictures, more than one half where they are unknown.
+
+    It is a file, a name in :data:`UNKNOWN`, or ``(1, h, w)``. ``options`` are those of
+    :func:`basis_cli.tasks.base.answer`.
+    """
+    by_name = isinstance(mask, str) or hasattr(mask, "__fspath__")
+    task = Inpaint(str(mask), fit=as_fit(fit)) if by_name else Masked("given", fit=as_fit(fit), missing=mask)  # type: ignore[arg-type]
+    return answer(task, pictures, **options)
+
+
+def unknown(mask: str | Path, size: tuple[int, int], fit: str | None = None) -> Tensor:
+    """``(1, h, w)``, true where a picture is unknown: a name in :data:`UNKNOWN`, or a file that is white there.
+
+    Raises:
+        InputError: the file cannot be read, or has another size than ``(h, w)``.
+    """
+    import torch
+
+    from ..data import images
+
+    h, w = size
+    if str(mask) in UNKNOWN:
+        row, column = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+        return UNKNOWN[str(mask)](row, column)[None]
+    return torch.tensor(images.read(mask, (1, h, w), fit)) > 0.5
+
+
+TASKS = (Inpaint,)

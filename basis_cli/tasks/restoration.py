@@ -1,0 +1,44 @@
+"""Restore what any operator took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .base import Shape, Task, answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..operators import Operator
+    from ..posterior import Result
+
+
+@dataclass(frozen=True, eq=False)
+class Restore(Task):
+    """What one operator made, whichever it is."""
+
+    given: Operator
+    name, noun = "restore", "restoration"
+
+    def operator(self, shape: Shape) -> Operator:
+        return self.given
+
+    def measured(self, pictures: Any, operator: Operator, shape: Shape) -> Tensor:
+        return pictures
+
+
+def restore(y: Tensor, operator: Operator, *, references: Any = None, **options: Any) -> Result:
+    """Draw the pictures that ``operator`` made ``y`` of from ``p(x | y)``, for operators without a task of their own.
+
+    Args:
+        y: what was observed, ``(n, ...)``, as ``operator`` makes it of ``(1, n, c, h, w)`` pictures in [0, 1].
+        operator: one of :mod:`basis_cli.operators` for one picture, or your own.
+        references: the true pictures, one for each of ``y``, if known.
+        options: those of :func:`basis_cli.tasks.base.answer`.
+    """
+    from ..operators import Jpeg
+    from .decompression import Given
+
+    task = Given(operator) if isinstance(operator, Jpeg) else Restore(operator)
+    return answer(task, y, references=references, **options)

@@ -1,0 +1,101 @@
+"""``basis train ncsn`` and ``basis weights convert ncsn``. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from basis_cli.api import commands
+
+
+class Backbone(str, Enum):
+    unet = "unet"
+    refinenet = "refinenet"
+    resnet = "resnet"
+
+
+class Objective(str, Enum):
+    dsm = "dsm"
+    ssm = "ssm"
+
+
+class Schedule(str, Enum):
+    geometric = "geometric"
+    linear = "linear"
+
+
+@commands.with_options
+def train_ncsn(
+    training: commands.TrainingOptions,
+    squares: commands.SquareOptions,
+    data: commands.Data = "mnist",
+    data_dir: commands.DataDir = None,
+    out: commands.Out = Path("runs/ncsn"),
+    loss: Annotated[
+        Objective, typer.Option(help="dsm: denoising score matching; ssm: sliced score matching, several times slower.")
+    ] = Objective.dsm,
+    schedule: Annotated[
+        Schedule | None, typer.Option(help="Fixed noise levels from 1 to 0.01. (default: geometric; unet: any level)")
+    ] = None,
+    levels: Annotated[
+        int | None, typer.Option(min=1, help="How many fixed noise levels; 1: only 0.01. (default: 10)")
+    ] = None,
+    backbone: Annotated[
+        Backbone, typer.Option(help="unet: small and fast; refinenet: the paper's; resnet: its toy network.")
+    ] = Backbone.unet,
+    widths: Annotated[str, typer.Option(help="unet: channels at each resolution, highest first.")] = "64,128",
+    blocks: Annotated[int, typer.Option(min=1, help="unet: residual blocks at each resolution.")] = 3,
+    patch: Annotated[int, typer.Option(min=1, help="unet: side of the pixel blocks it works on.")] = 2,
+    attention: Annotated[bool, typer.Option(help="unet: see the whole picture; without it, any size fits.")] = True,
+    filters: Annotated[
+        int, typer.Option(min=8, help="refinenet, resnet: base channels (64 MNIST, 128 CIFAR-10).")
+    ] = 64,
+    flip: commands.Flip = False,
+    start_from: commands.StartFrom = None,
+) -> None:
+    """Train a noise-conditional score network by denoising or sliced score matching."""
+    from .network import ladder
+    from .training import train
+
+    config: dict[str, Any] = {"filters": filters}
+    if backbone is Backbone.unet:
+        config = {"widths": commands.whole_numbers(widths), "blocks": blocks, "patch": patch}
+        if not attention:
+            config["attention"] = False
+    if schedule or levels:
+        spacing, count = schedule.value if schedule else "geometric", levels or 10
+        begin = 0.01 if count == 1 else 1.0
+        if backbone is Backbone.unet:
+            config["sigmas"] = ladder(spacing, count, begin)
+        else:
+            config |= {"schedule": spacing, "levels": count, "sigma_begin": begin}
+    settings = training.settings(flip, **squares.cropped())
+    train_set, test_set, notes = commands.splits(data, data_dir, squares)
+    with commands.training_progress() as callback:
+        path = train(
+            train_set,
+            test_set,
+            out,
+            settings,
+            backbone=backbone.value,
+            config=config,
+            objective=loss.value,
+            device=training.device,
+            resume=training.resume,
+            start_from=start_from,
+            notes=notes,
+            callback=callback,
+        )
+    print(path)
+
+
+@commands.with_options
+def convert_ncsn(conversion: commands.Conversion) -> None:
+    """Turn the checkpoint.pth of Song & Ermon's code into weights that `--weights` takes."""
+    conversion.check()
+    from .convert import convert
+
+    conversion.show(convert(conversion.checkpoint, conversion.out, conversion.size))
