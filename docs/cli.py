@@ -17,7 +17,7 @@ os.environ["BASIS_PLUGINS"] = ",".join(
 from rich.text import Text
 from typer.main import get_command
 
-from basis_cli.cli import app
+from basis_cli.cli.app import app
 
 HEADER = "<!-- python docs/cli.py > docs/cli.md: change the help of the commands, not this page. -->\n\n# Commands"
 

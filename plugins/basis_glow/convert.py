@@ -28,8 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basis_cli.api import WeightsError
-from basis_cli.errors import UsageError
+from basis_cli.api import UsageError, WeightsError
 
 from .network import Glow, NormalizedConv
 from .prior import add_rung, save
