@@ -1,8 +1,6 @@
-"""``basis weights convert glow``: the TensorFlow checkpoints of openai/glow, read without TensorFlow.
+"""``basis weights convert glow``: the checkpoints of openai/glow, read with TensorFlow.
 
-A checkpoint of version 2 is ``NAME.index``, a sorted table (LevelDB's format) from a variable's name to a protocol
-buffer that says its type, shape and place, and the raw values in ``NAME.data-00000-of-00001`` and so on. The variables,
-pictures and kernels having their channels last, are for level ``l`` and step ``s``::
+Their variables, pictures and kernels having the channels last, are for level ``l`` and step ``s``::
 
     model/l/s/actnorm_center/b, model/l/s/actnorm_scale/logs      (1, 1, 1, c)
     model/l/s/invconv/W                                           (c in, c out)
@@ -23,8 +21,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,149 +28,55 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basis_cli.api import WeightsError
+from basis_cli.api import UsageError, WeightsError
 
 from .network import Glow, NormalizedConv
 from .prior import add_rung, save
 
-_MAGIC = 0xDB4775248B80FB57
-_TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}
 
-
-# --- TensorFlow's format ---------------------------------------------------------------------------------------------
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The variable-length integer at ``at``, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protocol buffer in turn, as number and value: an integer, or bytes."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        value: int | bytes
-        if kind == 0:
-            value, at = _varint(message, at)
-        else:
-            size, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-            value, at = message[at : at + size], at + size
-        yield tag >> 3, value
-
-
-def _unsnappy(data: bytes) -> bytes:
-    """What ``data`` is the Snappy compression of: literal bytes, and copies of bytes that came before."""
-    size, at = _varint(data, 0)
-    out = bytearray()
-    while at < len(data):
-        tag = data[at]
-        at += 1
-        if tag & 3 == 0:
-            length = tag >> 2
-            if length >= 60:  # then so many bytes, less 59, hold the length
-                extra = length - 59
-                length, at = int.from_bytes(data[at : at + extra], "little"), at + extra
-            out += data[at : at + length + 1]
-            at += length + 1
-            continue
-        extra = {1: 1, 2: 2, 3: 4}[tag & 3]
-        back, at = int.from_bytes(data[at : at + extra], "little"), at + extra
-        length = (tag >> 2) + 1
-        if tag & 3 == 1:
-            length, back = (tag >> 2 & 7) + 4, back | tag >> 5 << 8
-        for _ in range(length):  # byte by byte: a copy may run into what it has just written
-            out.append(out[-back])
-    if len(out) != size:
-        raise ValueError("a compressed block is damaged")
-    return bytes(out)
-
-
-def _block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of the block that ``handle`` points to; a key gives only what differs from the one before."""
-    offset, at = _varint(handle, 0)
-    size, _ = _varint(handle, at)
-    block, compression = table[offset : offset + size], table[offset + size]
-    if compression:
-        block = _unsnappy(block)
-    (restarts,) = struct.unpack_from("<I", block, len(block) - 4)
-    end, at, key = len(block) - 4 - 4 * restarts, 0, b""
-    while at < end:
-        shared, at = _varint(block, at)
-        fresh, at = _varint(block, at)
-        length, at = _varint(block, at)
-        key = key[:shared] + block[at : at + fresh]
-        at += fresh
-        yield key, block[at : at + length]
-        at += length
-
-
-def read_checkpoint(index: Path) -> dict[str, np.ndarray]:
-    """The numbers of the checkpoint whose index is ``index``, by name; values stay on disk until they are used.
-
-    What is neither a float nor an integer, or stored in slices, is left out.
-
-    Raises:
-        WeightsError: it is none, part of it is missing or cut short, or it holds what this cannot read.
-    """
+def _open(checkpoint: Path) -> Any:
+    """TensorFlow's reader of ``checkpoint``: its index, or the prefix of its files."""
     try:
-        table = index.read_bytes()
-        if len(table) < 48 or struct.unpack_from("<Q", table, len(table) - 8)[0] != _MAGIC:
-            raise ValueError("it is no checkpoint index of version 2")
-        footer = table[-48:]
-        _, at = _varint(footer, 0)
-        _, at = _varint(footer, at)  # where the index of indices is: of no use here
-        entries = {key: value for _, handle in _block(table, footer[at:]) for key, value in _block(table, handle)}
-        header = dict(_fields(entries.pop(b"")))
-        if header.get(2):
-            raise ValueError("its numbers are big-endian")
-        prefix = index.name.removesuffix(".index")
-        shards = [index.with_name(f"{prefix}.data-{i:05d}-of-{header[1]:05d}") for i in range(header[1])]
-        variables = {name.decode(): _variable(dict(_fields(entry)), shards) for name, entry in entries.items()}
-        return {name: values for name, values in variables.items() if values is not None}
-    except (OSError, ValueError, KeyError, IndexError, struct.error, TypeError) as error:
-        raise WeightsError(f"cannot read the checkpoint {index}: {error}", "is the download complete?") from error
+        import tensorflow
+    except ImportError as error:
+        hint = "pip install 'basis-cli[tensorflow]'"
+        raise UsageError("the authors' checkpoints of Glow are read with TensorFlow", hint) from error
+    try:
+        return tensorflow.train.load_checkpoint(str(checkpoint).removesuffix(".index"))
+    except Exception as error:  # TensorFlow has error classes of its own
+        raise _unreadable(checkpoint, error) from error
 
 
-def _variable(entry: dict[int, Any], shards: list[Path]) -> np.ndarray | None:
-    """The values that the fields of a ``BundleEntryProto`` describe, if they are numbers in one piece."""
-    kind, slices = entry.get(1, 0), 7 in entry
-    if kind not in _TYPES or slices:
-        return None
-    shape = tuple(dict(_fields(value)).get(1, 0) for number, value in _fields(entry.get(2, b"")) if number == 2)
-    shard, offset, size = shards[entry.get(3, 0)], entry.get(4, 0), entry.get(5, 0)
-    if np.dtype(_TYPES[kind]).itemsize * math.prod(shape) != size or offset + size > shard.stat().st_size:
-        raise ValueError(f"{shard.name} does not hold what the index says")
-    return np.memmap(shard, _TYPES[kind], "r", offset, shape) if size else np.zeros(shape, _TYPES[kind])
-
-
-# --- from its variables to the network -------------------------------------------------------------------------------
+def _unreadable(checkpoint: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"cannot read the checkpoint {checkpoint}: {error}", "is the download complete?")
 
 
 class _Variables:
-    """The checkpoint's variables as float32 tensors; remembers which were asked for."""
+    """The checkpoint's variables as float32 tensors; only those that are asked for are read."""
 
-    def __init__(self, arrays: dict[str, np.ndarray]):
-        self.arrays = arrays
+    def __init__(self, checkpoint: Path):
+        self.checkpoint, self.reader = checkpoint, _open(checkpoint)
+        self.shapes: dict[str, list[int]] = self.reader.get_variable_to_shape_map()
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """The variable ``model/name``, reshaped. Raises ``ValueError`` if it is missing or of another size."""
-        array = self.arrays.get(f"model/{name}")
-        if array is None:
-            raise ValueError(f"model/{name} is missing")
-        if array.size != math.prod(shape):
-            raise ValueError(f"model/{name} has shape {array.shape}, not {shape}")
+        found = self.shape(name)
+        if math.prod(found) != math.prod(shape):
+            raise ValueError(f"model/{name} has shape {tuple(found)}, not {shape}")
+        try:
+            array = self.reader.get_tensor(f"model/{name}")
+        except Exception as error:  # as above: what is damaged shows when it is read
+            raise _unreadable(self.checkpoint, error) from error
         tensor = torch.from_numpy(np.array(array, np.float32)).reshape(shape)
         if not torch.isfinite(tensor).all():
             raise ValueError(f"model/{name} is not finite")
         return tensor
+
+    def shape(self, name: str) -> list[int]:
+        """The shape of ``model/name``. Raises ``ValueError`` if it is missing."""
+        if f"model/{name}" not in self.shapes:
+            raise ValueError(f"model/{name} is missing")
+        return self.shapes[f"model/{name}"]
 
 
 def _apart(x: Tensor) -> Tensor:
@@ -206,18 +108,14 @@ def _actnorm(name: str) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def _network(arrays: dict[str, np.ndarray], size: int) -> Glow:
-    """The network whose variables ``arrays`` are. Raises ``ValueError`` naming the first misfit."""
-    steps = [tuple(map(int, m.groups())) for m in (re.match(r"model/(\d+)/(\d+)/", name) for name in arrays) if m]
-    first = arrays.get("model/0/0/actnorm_center/b")
-    hidden = arrays.get("model/0/0/f1/l_2/W")
-    if not steps or first is None or hidden is None:
-        raise ValueError("model/0/0/f1/l_2/W is missing")
-    if "model/prior/y_emb/W" in arrays:
+def _network(variables: _Variables, size: int) -> Glow:
+    """The network that ``variables`` make. Raises ``ValueError`` naming the first misfit."""
+    width, channels = variables.shape("0/0/f1/l_2/W")[-1], variables.shape("0/0/actnorm_center/b")[-1] // 4
+    if "model/prior/y_emb/W" in variables.shapes:
         raise ValueError("it is conditional on classes (model/prior/y_emb/W)")
+    steps = [map(int, m.groups()) for m in (re.match(r"model/(\d+)/(\d+)/", name) for name in variables.shapes) if m]
     levels, depth = (1 + max(numbers) for numbers in zip(*steps, strict=True))
-    network = Glow((first.size // 4, size, size), levels, depth, hidden.shape[-1])
-    variables = _Variables(arrays)
+    network = Glow((channels, size, size), levels, depth, width)
     step: Any
     for i, level in enumerate(network.levels):
         for j, step in enumerate(level):  # type: ignore[arg-type]
@@ -256,13 +154,14 @@ def convert(index: Path, out: Path, size: int | None = None, sigma: float | None
         The network's arguments, how many ``parameters`` there are and, with ``sigma``, the ``ladder``'s path.
 
     Raises:
+        UsageError: TensorFlow is not installed.
         WeightsError: no such checkpoint, damaged, or of another network: only affine couplings and 1 x 1 convolutions
             without classes can be converted.
         BasisError: ``out`` cannot be written.
     """
-    arrays = read_checkpoint(index)
+    variables = _Variables(index)
     try:
-        network = _network(arrays, size or 32)
+        network = _network(variables, size or 32)
     except ValueError as error:
         hint = "only Glow with affine couplings and 1 x 1 convolutions, without classes, can be converted"
         raise WeightsError(f"{index} is of another network: {error}", hint) from error
