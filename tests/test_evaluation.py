@@ -214,7 +214,7 @@ def test_restorations_are_compared_with_doing_without(task, limit):
     prior = soft_blobs((3, 8, 8))
     blobs = prior.sample(12, torch.Generator().manual_seed(0)).clamp(0, 1)
     data = Dataset("blobs", "test", (blobs * 255).round().numpy().astype(np.uint8), np.zeros(12, int))
-    quick = Sampling("project", levels=20)
+    quick = Sampling("project", levels=20, sigma_max=1.0, sigma_min=0.03)
     report = protocols.evaluate_restoration(
         data, prior, task, pictures=8, samples=4, sampling=quick, compute=Compute(batch=5), realism=Flat()
     )
