@@ -3,6 +3,7 @@
 What describes a plugin, and the errors, are here themselves. What computes, reads or writes is imported when it is
 first asked for, so ask at the head of a module that itself imports torch, and inside a function elsewhere:
 
+* ``checkpoint``: files of weights, written and read (:mod:`basis_cli.checkpoint`).
 * ``training``: ``fit`` and its ``Settings`` (:mod:`basis_cli.training`); ``Dataset`` is what it learns from.
 * ``commands``: groups to add commands to, and the options that training and conversion share
   (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
@@ -29,6 +30,7 @@ from .hookspecs import hookimpl as hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from . import checkpoint as checkpoint
     from . import samplers as samplers
     from . import training as training
     from . import weights as weights
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from .plugins import prior_spec as prior_spec
     from .posterior.ranking import bits_per_dim as bits_per_dim
 
-_MODULES = {name: name for name in ("samplers", "training", "weights")} | {"commands": "cli.commands"}
+_MODULES = {name: name for name in ("checkpoint", "samplers", "training", "weights")} | {"commands": "cli.commands"}
 _HOMES = {
     "Dataset": "data.datasets",
     "Unobserved": "operators",

@@ -30,7 +30,7 @@ class RunWarning(UserWarning):
 
 
 class NotFiniteError(BasisError):
-    """A sample became NaN or infinite; nothing of it is written."""
+    """A sample, a loss or weights became NaN or infinite; nothing of them is written."""
 
 
 class UsageError(BasisError):

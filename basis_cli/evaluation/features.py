@@ -14,14 +14,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from .. import training, weights
+from .. import checkpoint, training, weights
 from ..compute import choose_device
 from ..data.datasets import Dataset
-from ..data.files import atomically
 from ..errors import UsageError, WeightsError
 from ..evaluation.metrics import Realism, Statistics, features_of
 
@@ -95,10 +92,11 @@ def save(path: Path, network: nn.Module, config: dict[str, Any], reference: Data
     ``network`` itself is rounded to what the file holds; ``notes`` are kept for the reader.
 
     Raises:
+        NotFiniteError: a weight is NaN or infinite.
         BasisError: the file cannot be written; what stood there before is kept.
     """
     tensors = {
-        name: tensor.detach().to("cpu", torch.bfloat16 if tensor.ndim > 1 else torch.float32).contiguous()
+        name: tensor.to(torch.bfloat16 if tensor.ndim > 1 else torch.float32)
         for name, tensor in network.state_dict().items()
     }
     network.load_state_dict(tensors)
@@ -106,8 +104,7 @@ def save(path: Path, network: nn.Module, config: dict[str, Any], reference: Data
     statistics = Statistics.of(features)
     tensors |= {"reference.mean": statistics.mean.float(), "reference.covariance": statistics.covariance.float()}
     about = {"format": "basis-features", "config": json.dumps(config), "reference": str(statistics.count)}
-    with atomically(path) as partial:
-        partial.write_bytes(serialize(tensors, metadata=notes | about))
+    checkpoint.save(path, tensors, notes | about)
 
 
 def read(path: Path) -> tuple[FeatureNetwork, Statistics]:
@@ -116,20 +113,13 @@ def read(path: Path) -> tuple[FeatureNetwork, Statistics]:
     Raises:
         WeightsError: not such a file, or its tensors do not fit the network it describes.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != "basis-features":
-                raise WeightsError(f"{path} does not hold a feature network", "basis train features makes one")
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no dict
-            mean, covariance = (tensors.pop(f"reference.{name}").double() for name in ("mean", "covariance"))
-            network = FeatureNetwork(**json.loads(about["config"]))
-            network.load_state_dict(tensors)
-            statistics = Statistics(mean, covariance, int(about["reference"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = textwrap.shorten(str(error), 160)  # torch lists every key
-        hint = "`basis weights verify` checks them"
-        raise WeightsError(f"cannot read weights from {path}: {reason}", hint) from error
+    hint = "basis train features makes one"
+    with checkpoint.opened(path, "basis-features", "a feature network", hint) as (tensors, about):
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        mean, covariance = (tensors.pop(f"reference.{name}").double() for name in ("mean", "covariance"))
+        network = FeatureNetwork(**json.loads(about["config"]))
+        network.load_state_dict(tensors)
+        statistics = Statistics(mean, covariance, int(about["reference"]))
     return network.eval().requires_grad_(False), statistics
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..data.files import atomically
+from .. import checkpoint
 from ..errors import InputError, UsageError
 from ..operators import Operator
 from ..samplers.noise import PerImageNoise
@@ -86,8 +85,7 @@ class SavedState:
         tensors |= {f"likelihood.{i}": values for i, values in enumerate(self.likelihoods)}
         about = {"format": "basis-state", "identity": json.dumps(self.identity)}
         about |= {name: str(number) for name, number in (numbers | {"batches": len(self.parts)}).items()}
-        with atomically(self.path) as partial:
-            partial.write_bytes(serialize({name: t.cpu().contiguous() for name, t in tensors.items()}, about))
+        checkpoint.write(self.path, tensors, about)
 
     def remove(self) -> None:
         """Remove the file, if there is one: the run is over."""
@@ -105,14 +103,13 @@ def identity(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != "basis-state":
-                raise InputError(f"{path} is not the state of a run", "remove it, or choose another --out")
-            # clones: Windows cannot replace a file that tensors are still mapped to
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, about  # noqa: SIM118, no dict
+        tensors, about = checkpoint.read(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot resume from {path}: {error}", "remove it to begin anew") from error
+    if about.get("format") != "basis-state":
+        raise InputError(f"{path} is not the state of a run", "remove it, or choose another --out")
+    # clones: Windows cannot replace a file that tensors are still mapped to
+    return {name: tensor.clone() for name, tensor in tensors.items()}, about
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -6,7 +6,6 @@ Whatever is random at a step is drawn from (seed, step, process), so a killed ru
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import pickle
@@ -14,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,61 +26,11 @@ from ..compute import choose_device, multiplies_bfloat16
 from ..data.files import atomically
 from ..errors import InputError, NotFiniteError, RunWarning, UsageError
 from .optimizers import learning_rate_factor, optimizers_of
+from .settings import Settings
 
 Loss = Callable[..., Tensor]
-STATE = "state.pt"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train. One step is one batch on every process."""
-
-    steps: int = 10_000
-    batch: int = 64
-    """Pictures a step on each process."""
-    learning_rate: float = 1e-3
-    """Adam's; matrices under Muon take 20 times as much, since their updates are orthogonal."""
-    optimizer: str = "muon"
-    """``muon`` (matrices by Muon, the rest by Adam) or ``adam``."""
-    decay: str = "cosine"
-    """``cosine``, ``inverse-square-root`` or ``constant``."""
-    warmup: int = 200
-    ema: float = 16.0
-    """Exponent of the power-function average of the weights (Karras et al. 2024, eq. 121): 16 averages the last 5 %."""
-    seed: int = 0
-    bf16: bool = True
-    """Autocast to bfloat16 where the hardware multiplies it; weights, optimizer and EMA stay float32."""
-    compile: bool = False
-    flip: bool = False
-    """Mirror half of the pictures."""
-    crops: tuple[int, ...] = ()
-    """Sides of the squares to cut from pictures, at another place every time; empty: whole pictures. A step takes one
-    of them in turn, and of larger ones fewer pictures: as many pixels as a batch of the first has."""
-    octaves: int = 1
-    """Scales of the crops: pictures are shrunk by 2 x 2 means not at all, once ..., where they are large enough."""
-    hours: float | None = None
-    """End after so much time instead of after ``steps``: the learning rate falls by the clock."""
-    patience: int | None = None
-    """Stop after so many measurements without a better held-out loss, and keep the weights of the best one."""
-    save_every: int = 500
-    sheet_every: int = 2_000
-
-    @property
-    def side(self) -> int | None:
-        """That of the first crops."""
-        return self.crops[0] if self.crops else None
-
-    def shape(self, of: tuple[int, int, int]) -> tuple[int, int, int]:
-        """That of the pictures to learn, when those of the data are ``(c, h, w)``.
-
-        Raises:
-            UsageError: they are smaller than ``crops``.
-        """
-        if not self.crops:
-            return of
-        if max(self.crops) > min(of[1:]):
-            raise UsageError(f"no square of {max(self.crops)} pixels can be cut from {of[2]} x {of[1]}")
-        return of[0], max(self.crops), max(self.crops)
+STATE, METRICS = "state.pt", "metrics.jsonl"
+REPORTED = 50  # steps from one line of metrics to the next
 
 
 def check_accelerate() -> None:
@@ -113,6 +62,208 @@ def taken(data: Tensor, chosen: Tensor, side: int | None, generator: torch.Gener
     return torch.cat(squares)
 
 
+class Pictures:
+    """All pictures on a device, and a batch of them for each step: the same whenever and wherever it is drawn."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None, settings: Settings, run: Run):
+        self.settings, self.process = settings, run.accelerator.process_index
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to it
+            self.images = torch.from_numpy(images).to(run.device)
+        self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=run.device)
+        self.generator = torch.Generator(run.device)
+
+    def batch(self, step: int) -> tuple[Any, ...]:
+        """What the loss of ``step`` is given behind the network: pictures, a generator and labels, if there are any."""
+        settings, generator, device = self.settings, self.generator, self.images.device
+        entropy = np.random.SeedSequence((settings.seed, step, self.process))
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        side = settings.crops[step % len(settings.crops)] if settings.crops else None
+        count = max(1, settings.batch * settings.crops[0] ** 2 // side**2) if side else settings.batch
+        chosen = torch.randint(len(self.images), (count,), generator=generator, device=device)
+        x = taken(self.images, chosen, side, generator, settings.octaves).div_(255)
+        if settings.flip:
+            mirrored = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        x = x.contiguous(memory_format=torch.channels_last)
+        return (x, generator) if self.labels is None else (x, generator, self.labels[chosen])
+
+
+class Run:
+    """A training run between two steps: the network, its average, its optimizers, and how far they are.
+
+    It begins in the folder ``out``, or with ``resume`` goes on with the one that was saved there.
+    """
+
+    def __init__(
+        self, network: nn.Module, settings: Settings, out: Path, device: str, resume: bool, architecture: dict[str, Any]
+    ):
+        from accelerate import Accelerator
+
+        where = choose_device(device)
+        out.mkdir(parents=True, exist_ok=True)
+        continued = to_be_continued(out, resume)
+        if where.type == "cuda" and where.index is not None:  # Accelerate takes the current one
+            torch.cuda.set_device(where)
+        self.accelerator = Accelerator(cpu=where.type == "cpu")
+        self.device, self.settings, self.out = self.accelerator.device, settings, out
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = deepcopy(self.network).requires_grad_(False)
+        self.optimizers = optimizers_of(self.network, settings)
+        self.identity = {"settings": asdict(settings), "architecture": architecture}
+        self.step, self.elapsed, self.stopped = 0, 0.0, False
+        self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "average": {}}
+        if continued:
+            self.restore()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that measures and writes."""
+        return self.accelerator.is_main_process
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or self.progress >= 1
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def mean_loss(self) -> float:
+        """Over the steps since the last report."""
+        return float(self._losses) / self._steps
+
+    def restore(self) -> None:
+        """Go back to the saved state.
+
+        Raises:
+            UsageError: it is of a run of other settings.
+            InputError: it cannot be read.
+        """
+        state = _read_state(self.out / STATE, self.device)
+        before = {
+            "settings": asdict(Settings()) | state["settings"] | _may_change(self.identity["settings"]),
+            "architecture": state["architecture"],
+        }
+        if before != self.identity:
+            raise UsageError(f"{self.out} was trained with other settings", "resume with the command that began it")
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.elapsed, self.best = state["step"], state["elapsed"], state.get("best", self.best)
+        self.stopped = state.get("stopped") == [self.settings.patience, self.settings.steps]
+
+    def begin(self) -> None:
+        """Make ready for the first step and start the clock."""
+        settings = self.settings
+        _keep_metrics_until(self.out / METRICS, self.step)
+        self._rates = [[group["lr"] for group in each.param_groups] for each in optimizers_of(self.network, settings)]
+        self._model = self.accelerator.prepare(torch.compile(self.network) if settings.compile else self.network)
+        self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in self.optimizers]
+        self._bf16 = settings.bf16 and multiplies_bfloat16(self.device)
+        self._losses, self._steps = torch.zeros((), device=self.device), 0
+        self._began = time.monotonic() - self.elapsed
+        hours = settings.hours
+        self.progress = self.elapsed / (3600 * hours) if hours else self.step / settings.steps
+
+    def advance(self, loss: Loss, batch: tuple[Any, ...]) -> None:
+        """One step of the network and of its average."""
+        self.factor = learning_rate_factor(self.settings, self.step, self.progress)
+        for optimizer, rates in zip(self.optimizers, self._rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * self.factor
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            value = loss(self._model, *batch)
+        self.accelerator.backward(value)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        with torch.no_grad():  # power-function EMA: independent of how long the run is
+            keep = (1 - 1 / self.step) ** (self.settings.ema + 1)
+            now = [p.detach() for p in self.network.parameters()]
+            torch._foreach_lerp_(list(self.average.parameters()), now, 1 - keep)
+        self._losses += value.detach()
+        self._steps += 1
+        if not self.settings.hours:
+            self.progress = self.step / self.settings.steps
+        elif self.step % REPORTED == 0:
+            self.progress = self._agreed(self.seconds / (3600 * self.settings.hours))
+
+    def check(self) -> None:
+        """What is lost must not replace what was saved.
+
+        Raises:
+            NotFiniteError: the loss or a weight is NaN or infinite.
+        """
+        hint = "--resume with a smaller --learning-rate"
+        if not math.isfinite(self.mean_loss):
+            raise NotFiniteError(f"the loss is {self.mean_loss} at step {self.step}", hint)
+        if not all(p.isfinite().all() for p in self.network.parameters()):
+            raise NotFiniteError(f"the weights are not finite after step {self.step}", hint)
+
+    def compare(self, held_out_loss: float) -> None:
+        """Keep the average if it is the best so far, and stop if none was for long enough.
+
+        Raises:
+            NotFiniteError: the loss is NaN or infinite.
+        """
+        held_out = self._agreed(held_out_loss)
+        if not math.isfinite(held_out):
+            raise NotFiniteError(f"the held-out loss is {held_out} at step {self.step}", "leave out --patience")
+        if held_out < self.best["loss"]:
+            self.best = {"step": self.step, "loss": held_out, "average": deepcopy(self.average.state_dict())}
+        patience = (self.settings.patience or 0) * self.settings.sheet_every
+        self.stopped = self.step - self.best["step"] >= patience
+
+    def report(self, measured: dict[str, float]) -> dict[str, float]:
+        """Write a line of metrics, and begin a new mean of the loss."""
+        seconds = self.seconds
+        metrics = {"step": self.step, "progress": self.progress, "loss": self.mean_loss}
+        metrics |= {"learning_rate": self.settings.learning_rate * self.factor, "seconds": seconds}
+        pictures = self.step * self.settings.batch * self.accelerator.num_processes
+        metrics |= {"images_per_second": pictures / seconds} | measured
+        self._losses.zero_()
+        self._steps = 0
+        if self.is_main:
+            with (self.out / METRICS).open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
+        return metrics
+
+    def save(self) -> None:
+        """Write all that :meth:`restore` needs."""
+        if not self.is_main:
+            return
+        state = self.identity | {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "elapsed": self.seconds,
+            "best": self.best,
+            "stopped": [self.settings.patience, self.settings.steps] if self.stopped else None,
+        }
+        with atomically(self.out / STATE) as partial:
+            torch.save(state, partial)
+
+    def choose_best(self) -> None:
+        """With ``patience``, make the average what it was when its held-out loss was least."""
+        if self.settings.patience and self.best["step"]:
+            self.average.load_state_dict(self.best["average"])
+            if self.best["step"] < self.step:
+                steps = f"step {self.best['step']} of {self.step}"
+                message = f"the held-out loss was best at {steps}: those are the weights"
+                warnings.warn(message, RunWarning, stacklevel=3)
+
+    def _agreed(self, number: float) -> float:
+        """The first process's ``number``, in all of them."""
+        from accelerate.utils import broadcast
+
+        return float(broadcast(torch.tensor(number, device=self.device)))
+
+
 def fit(
     network: nn.Module,
     loss: Loss,
@@ -142,147 +293,33 @@ def fit(
     Raises:
         UsageError: ``out`` holds another run's state and ``resume`` is off, or holds a run of other settings.
         InputError: the saved state cannot be read.
-        NotFiniteError: the loss became NaN or infinite; the last saved state is kept.
+        NotFiniteError: the loss or a weight became NaN or infinite; the last saved state is kept.
     """
     check_accelerate()
-    from accelerate import Accelerator
-    from accelerate.utils import broadcast
-
-    where = choose_device(device)
-    if where.type == "cuda" and where.index is not None:  # Accelerate takes the current one
-        torch.cuda.set_device(where)
-    accelerator = Accelerator(cpu=where.type == "cpu")
-    device_ = accelerator.device
-    out.mkdir(parents=True, exist_ok=True)
-    state_path, metrics_path = out / STATE, out / "metrics.jsonl"
-    continued = to_be_continued(out, resume)
-
-    network = network.to(device_).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = deepcopy(network).requires_grad_(False)
-    optimizers = optimizers_of(network, settings)
-    identity = {"settings": asdict(settings), "architecture": architecture or {}}
-    start, elapsed, stopped = 0, 0.0, False
-    best: dict[str, Any] = {"step": 0, "loss": math.inf, "average": {}}
-    if continued:
-        state = _read_state(state_path, device_)
-        before = {
-            "settings": asdict(Settings()) | state["settings"] | _may_change(identity["settings"]),
-            "architecture": state["architecture"],
-        }
-        if before != identity:
-            raise UsageError(f"{out} was trained with other settings", "resume with the command that began it")
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        start, elapsed, best = state["step"], state["elapsed"], state.get("best", best)
-        stopped = state.get("stopped") == [settings.patience, settings.steps]
-    _keep_metrics_until(metrics_path, start)
-
-    model = torch.compile(network) if settings.compile else network
-    model = accelerator.prepare(model)
-    optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
-    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers_of(network, settings)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to it
-        data = torch.from_numpy(images).to(device_)
-    classes = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device_)
-    generator, bf16 = torch.Generator(device_), settings.bf16 and multiplies_bfloat16(device_)
-    began, running, since, done = time.monotonic() - elapsed, torch.zeros((), device=device_), 0, start
-
-    def save(step: int) -> None:
-        if not accelerator.is_main_process:
-            return
-        state = identity | {
-            "network": network.state_dict(),
-            "average": average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            "step": step,
-            "elapsed": time.monotonic() - began,
-            "best": best,
-            "stopped": [settings.patience, settings.steps] if stopped else None,
-        }
-        with atomically(state_path) as partial:
-            torch.save(state, partial)
-
-    progress = elapsed / (3600 * settings.hours) if settings.hours else start / settings.steps
-    for step in () if stopped or progress >= 1 else itertools.count(start):
-        entropy = np.random.SeedSequence((settings.seed, step, accelerator.process_index))
-        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-        factor = learning_rate_factor(settings, step, progress)
-        for optimizer, rates in zip(optimizers, base, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-        side = settings.crops[step % len(settings.crops)] if settings.crops else None
-        batch = max(1, settings.batch * settings.crops[0] ** 2 // side**2) if side else settings.batch
-        chosen = torch.randint(len(data), (batch,), generator=generator, device=device_)
-        x = taken(data, chosen, side, generator, settings.octaves).div_(255)
-        if settings.flip:
-            mirrored = torch.rand(batch, 1, 1, 1, generator=generator, device=device_) < 0.5
-            x = torch.where(mirrored, x.flip(-1), x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        given = (x, generator) if classes is None else (x, generator, classes[chosen])
-        with torch.autocast(device_.type, torch.bfloat16, enabled=bf16):
-            value = loss(model, *given)
-        accelerator.backward(value)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        done = step + 1
-        with torch.no_grad():  # power-function EMA: independent of how long the run is
-            keep = (1 - 1 / done) ** (settings.ema + 1)
-            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], 1 - keep)
-        running += value.detach()
-        since += 1
-        if not settings.hours:
-            progress = done / settings.steps
-        elif done % 50 == 0:  # all processes by the clock of the first
-            clock = torch.tensor((time.monotonic() - began) / (3600 * settings.hours), device=device_)
-            progress = float(broadcast(clock))
-        last = progress >= 1
-        measuring = done % settings.sheet_every == 0 or last
-        reporting = done % 50 == 0 or measuring
-        saving = done % settings.save_every == 0 or last
-        if saving or reporting:  # what is lost must not replace what was saved
-            mean = float(running) / since
-            if not math.isfinite(mean):
-                raise NotFiniteError(f"the loss is {mean} at step {done}", "--resume with a smaller --learning-rate")
-        measured = evaluate(average) if evaluate and measuring and accelerator.is_main_process else {}
+    run = Run(network, settings, out, device, resume, architecture or {})
+    pictures = Pictures(images, labels, settings, run)
+    run.begin()
+    while not run.over:
+        run.advance(loss, pictures.batch(run.step))
+        measuring = run.over or run.step % settings.sheet_every == 0
+        reporting = measuring or run.step % REPORTED == 0
+        saving = run.over or run.step % settings.save_every == 0
+        if reporting or saving:
+            run.check()
+        measured = evaluate(run.average) if evaluate and measuring and run.is_main else {}
         if settings.patience and measuring:
-            held_out = float(broadcast(torch.tensor(measured.get("held_out_loss", math.nan), device=device_)))
-            if not math.isfinite(held_out):
-                raise NotFiniteError(f"the held-out loss is {held_out} at step {done}", "leave out --patience")
-            if held_out < best["loss"]:
-                best = {"step": done, "loss": held_out, "average": deepcopy(average.state_dict())}
-            stopped = done - best["step"] >= settings.patience * settings.sheet_every
-            last |= stopped
+            run.compare(measured.get("held_out_loss", math.nan))
         if reporting:
-            running.zero_()
-            since = 0
-            seconds = time.monotonic() - began
-            metrics = {"step": done, "progress": progress, "loss": mean}
-            metrics |= {"learning_rate": settings.learning_rate * factor, "seconds": seconds}
-            metrics["images_per_second"] = done * settings.batch * accelerator.num_processes / seconds
-            metrics |= measured
-            if accelerator.is_main_process:
-                with metrics_path.open("a") as file:
-                    file.write(json.dumps(metrics) + "\n")
-            callback(done, metrics)
-        if saving or last:
-            save(done)
-        if sheet and accelerator.is_main_process and measuring:
-            sheet(average, out / f"samples-{done:07d}.png")
-        if last:
-            break
-    if settings.patience and best["step"]:
-        average.load_state_dict(best["average"])
-        if best["step"] < done:
-            message = f"the held-out loss was best at step {best['step']} of {done}: those are the weights"
-            warnings.warn(message, RunWarning, stacklevel=2)
-    if export and accelerator.is_main_process:
-        export(average, out / "weights.safetensors")
-    accelerator.wait_for_everyone()
-    return average
+            callback(run.step, run.report(measured))
+        if saving or run.over:
+            run.save()
+        if sheet and measuring and run.is_main:
+            sheet(run.average, out / f"samples-{run.step:07d}.png")
+    run.choose_best()
+    if export and run.is_main:
+        export(run.average, out / "weights.safetensors")
+    run.accelerator.wait_for_everyone()
+    return run.average
 
 
 def to_be_continued(out: Path, resume: bool) -> bool:

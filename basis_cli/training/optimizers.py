@@ -12,7 +12,7 @@ from ..compute import multiplies_bfloat16
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from .fit import Settings
+    from .settings import Settings
 
 
 class Muon(torch.optim.Optimizer):

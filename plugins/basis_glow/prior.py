@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
-from basis_cli.api import InputError, PriorSpec, WeightsError
-from basis_cli.data.files import atomically
-from basis_cli.weights import sha256
+from basis_cli.api import InputError, PriorSpec, WeightsError, atomically, checkpoint
+from basis_cli.api import weights as files
 
 from .gaussians import full_precision
 from .network import MEMORY, Glow
@@ -149,7 +145,7 @@ def _log(sigma: float) -> float:
 def _read_rung(rung: Rung, shape: tuple[int, int, int], device: torch.device) -> Glow:
     if not rung.path.is_file():
         raise WeightsError(f"{rung.path} is missing", f"{LADDER} beside it names it")
-    if sha256(rung.path) != rung.sha256:
+    if files.sha256(rung.path) != rung.sha256:
         raise WeightsError(f"{rung.path} is not the file that {LADDER} names: its SHA-256 differs", "make it again")
     network, sigma = read(rung.path)
     if network.shape != shape or sigma != rung.sigma:
@@ -178,16 +174,15 @@ def save(
     picture itself needs more digits.
 
     Raises:
+        NotFiniteError: a weight is NaN or infinite.
         BasisError: the file cannot be written; what stood there before is kept.
     """
     tensors = {}
     for name, tensor in network.state_dict().items():
-        tensor = tensor.detach().cpu()
         rounded = (tensor.ndim > 1 and ".coupling." in name) or name == "gaussians.directions"
-        tensors[name] = (tensor.to(dtype) if rounded else tensor).contiguous()
+        tensors[name] = tensor.to(dtype) if rounded else tensor
     about = {"format": "basis-glow", "config": json.dumps(network.config), "sigma": json.dumps(sigma)}
-    with atomically(path) as partial:
-        partial.write_bytes(serialize(tensors, metadata=notes | about))
+    checkpoint.save(path, tensors, notes | about)
 
 
 def read(path: Path) -> tuple[Glow, float | None]:
@@ -196,21 +191,17 @@ def read(path: Path) -> tuple[Glow, float | None]:
     Raises:
         WeightsError: not such a file, or its tensors do not fit the network it names.
     """
-    try:
-        with torch.inference_mode(False), safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != "basis-glow":
-                raise WeightsError(f"{path} does not hold a Glow", "convert it: basis weights convert glow")
-            config = json.loads(about["config"])
-            network = Glow(**config | {"shape": tuple(config["shape"])})
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, no dict
-            if network.gaussians is not None:
-                network.gaussians.orthonormalize()
-            sigma = json.loads(about["sigma"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = textwrap.shorten(str(error), 160)  # torch lists every key
-        hint = "`basis weights verify` checks them"
-        raise WeightsError(f"cannot read weights from {path}: {reason}", hint) from error
+    hint = "convert it: basis weights convert glow"
+    with (
+        torch.inference_mode(False),
+        checkpoint.opened(path, "basis-glow", "a Glow", hint) as (tensors, about),
+    ):
+        config = json.loads(about["config"])
+        network = Glow(**config | {"shape": tuple(config["shape"])})
+        network.load_state_dict(tensors)
+        if network.gaussians is not None:
+            network.gaussians.orthonormalize()
+        sigma = json.loads(about["sigma"])
     return network, sigma
 
 
@@ -226,7 +217,7 @@ def add_rung(path: Path, sigma: float, shape: tuple[int, int, int]) -> Path:
         rungs, known = read_ladder(ladder)
         if known != shape:
             raise WeightsError(f"{ladder} is for pictures of shape {known}, not {shape}", "choose another folder")
-    rungs = [rung for rung in rungs if rung.sigma != sigma] + [Rung(sigma, path, sha256(path))]
+    rungs = [rung for rung in rungs if rung.sigma != sigma] + [Rung(sigma, path, files.sha256(path))]
     rungs.sort(key=lambda rung: rung.sigma)
     entries = [{"sigma": rung.sigma, "file": rung.path.name, "sha256": rung.sha256} for rung in rungs]
     content = {"format": "basis-glow-ladder", "shape": shape, "rungs": entries}

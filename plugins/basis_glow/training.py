@@ -13,12 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basis_cli import training
-from basis_cli.data import images
-from basis_cli.data.datasets import Dataset
-from basis_cli.data.files import atomically
-from basis_cli.errors import NotFiniteError, UsageError
-from basis_cli.posterior.ranking import bits_per_dim
+from basis_cli.api import Dataset, NotFiniteError, UsageError, atomically, bits_per_dim, training, write_sheet
 
 from .gaussians import DATA_STD
 from .network import DEQUANTIZATION, Glow
@@ -145,7 +140,7 @@ def _fit(
     def sheet(model: Any, path: Path) -> None:
         level = torch.full((1,), SIGMAS[0] if sigma is None else sigma, device=model.top.device)
         x = model.sample(36, torch.Generator(model.top.device).manual_seed(0), level, temperature=0.7)
-        images.write_sheet(path, x.nan_to_num(0).clamp(0, 1).cpu().numpy())
+        write_sheet(path, x.nan_to_num(0).clamp(0, 1).cpu().numpy())
 
     average = training.fit(
         network,

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from basis_cli.api import PriorSpec, WeightsError
-from basis_cli.data.files import atomically
+from basis_cli.api import PriorSpec, WeightsError, checkpoint
 
 from .network import NETWORKS
 
@@ -61,12 +57,12 @@ def save(
     """Write ``network``'s parameters and what is needed to build it again; ``notes`` are kept for the reader.
 
     Raises:
+        NotFiniteError: a parameter is NaN or infinite.
         BasisError: the file cannot be written; what stood there before is kept.
     """
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
     about = {"format": "basis-ncsn", "backbone": backbone, "config": json.dumps(config), "shape": json.dumps(shape)}
-    with atomically(path) as partial:
-        partial.write_bytes(serialize(tensors, metadata=notes | about))
+    checkpoint.save(path, tensors, notes | about)
 
 
 def read(path: Path) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -75,19 +71,11 @@ def read(path: Path) -> tuple[nn.Module, tuple[int, int, int]]:
     Raises:
         WeightsError: not such a file, or its tensors do not fit the network it names.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != "basis-ncsn":
-                raise WeightsError(f"{path} does not hold a score network", "convert it: basis weights convert ncsn")
-            network = NETWORKS[about["backbone"]](**json.loads(about["config"]))
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no dict
-            network.load_state_dict(tensors)
-            c, h, w = json.loads(about["shape"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = textwrap.shorten(str(error), 160)  # torch lists every key
-        hint = "`basis weights verify` checks them"
-        raise WeightsError(f"cannot read weights from {path}: {reason}", hint) from error
+    hint = "convert it: basis weights convert ncsn"
+    with checkpoint.opened(path, "basis-ncsn", "a score network", hint) as (tensors, about):
+        network = NETWORKS[about["backbone"]](**json.loads(about["config"]))
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        c, h, w = json.loads(about["shape"])
     return network, (c, h, w)
 
 

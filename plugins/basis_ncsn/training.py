@@ -11,11 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from basis_cli import samplers, training
-from basis_cli.api import UsageError
-from basis_cli.data import images
-from basis_cli.data.datasets import Dataset
-from basis_cli.operators import Unobserved
+from basis_cli.api import Dataset, Unobserved, UsageError, samplers, training, write_sheet
 
 from .network import NETWORKS, UNet
 from .prior import ScorePrior, read, save
@@ -149,7 +145,7 @@ def sheet(prior: ScorePrior, path: Path, device: torch.device, count: int = 36) 
         y = torch.zeros(count, 0, device=device)
         sigmas = prior.sigmas or samplers.PAPER_SIGMAS
         x = samplers.langevin([prior], operator, y, seeds=range(count), sigmas=sigmas, steps=20, step_size=5e-5)
-    images.write_sheet(path, x[0].clamp(0, 1).cpu().numpy())
+    write_sheet(path, x[0].clamp(0, 1).cpu().numpy())
 
 
 def begin_with(network: nn.Module, path: Path) -> None:

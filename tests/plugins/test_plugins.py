@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from basis_cli import plugins
+from basis_cli import api, plugins
 from basis_cli.errors import BasisError, UnknownPriorError
 
 GOOD = """
@@ -390,15 +391,31 @@ def test_nor_is_a_whole_group_or_what_comes_before_every_command(install, app):
     assert found("thief").refused == ["basis", "basis train", "basis separate"]
 
 
+def test_our_plugins_import_no_more_of_the_core_than_a_stranger_may():
+    for name in ("toy", "ncsn", "glow"):
+        for path in Path(importlib.import_module(f"basis_{name}").__file__).parent.glob("*.py"):
+            modules = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+            imported = {node.module for node in modules if (node.module or "").startswith("basis_") and not node.level}
+            assert imported <= {"basis_cli.api"}, path
+
+
 def test_the_core_imports_no_plugin():
     for path in Path(plugins.__file__).parent.rglob("*.py"):
         assert not re.search(r"^\s*(from|import) basis_(?!cli)", path.read_text(), re.MULTILINE), path
 
 
+def test_all_that_a_plugin_may_import_is_there():
+    for name in [*api._MODULES, *api._HOMES]:
+        assert getattr(api, name)
+        assert name in api.__doc__
+    with pytest.raises(AttributeError, match="no attribute 'everything'"):
+        api.everything  # noqa: B018
+
+
 def test_finding_plugins_does_not_import_torch():
     code = """
 import sys
-from basis_cli import plugins
+from basis_cli import api, plugins
 assert {plugin.name for plugin in plugins.plugins()} >= {"toy", "ncsn"}
 assert plugins.prior_spec("ncsn-mnist")
 heavy = {"torch", "numpy", "scipy", "PIL", "safetensors"} & set(sys.modules)
