@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
+import basis_ncsn.training
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,12 @@ from safetensors.torch import load_file
 from basis_cli.cli.commands import command_line
 
 TINY = ["--widths", "32", "--blocks", 1, "--batch", 4, "--steps", 3, "--sheet-every", 100, "--device", "cpu"]
+
+
+@pytest.fixture
+def no_sheet(monkeypatch):
+    """Samples take longer than these runs."""
+    monkeypatch.setattr(basis_ncsn.training, "sheet", lambda *args: None)
 
 
 def test_trains_and_resumes(basis, digits):
@@ -44,6 +52,7 @@ def test_trains_and_resumes(basis, digits):
     assert "cannot resume" in damaged.stderr
 
 
+@pytest.mark.usefixtures("no_sheet")
 def test_trains_on_a_folder_of_pictures(basis, picture, digits, tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(5):
@@ -75,8 +84,82 @@ def test_trains_on_a_folder_of_pictures(basis, picture, digits, tmp_path):
     refused = basis("train", "ncsn", "--data-dir", digits(28), "--size", 16, "--random-crop", 20, *TINY, "-o", "digits")
     assert refused.exit_code == 2
     assert "folders and LSUN" in refused.stderr
-    unlabelled = basis("train", "features", "--data", tmp_path / "photos", "-o", "features")
-    assert unlabelled.exit_code in (1, 2)
+
+
+@pytest.fixture
+def photos(picture, tmp_path):
+    """A folder of five pictures of 30 x 24 pixels."""
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        picture(f"photos/{i}.png", i, size=(24, 30))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The shapes of the batches that the denoising loss is given."""
+    shapes: list[tuple[int, ...]] = []
+    real = basis_ncsn.training.denoising_loss
+
+    def noting(network, x, *args):
+        shapes.append(tuple(x.shape))
+        return real(network, x, *args)
+
+    monkeypatch.setattr(basis_ncsn.training, "denoising_loss", noting)
+    return shapes
+
+
+@pytest.mark.usefixtures("no_sheet")
+def test_trains_on_crops_of_several_sizes_and_scales(basis, photos, batches):
+    run = ["train", "ncsn", "--data", photos, "--gray", "--size", 24, *TINY, "--no-attention"]
+    result = basis(*run, "--crops", "8,16", "--octaves", 2, "-o", "run")
+    assert result.exit_code == 0, result.output
+    assert batches == [(4, 1, 8, 8), (1, 1, 16, 16), (4, 1, 8, 8)]
+    network, shape = read(Path("run/weights.safetensors"))
+    assert shape == (1, 16, 16)
+    assert not [name for name in network.state_dict() if "attention" in name]
+    state = torch.load("run/state.pt", weights_only=True)
+    assert (state["settings"]["crops"], state["settings"]["octaves"]) == ((8, 16), 2)
+    again = basis(*run, "--crops", "8,16", "--octaves", 2, "-o", "run", "--steps", 4, "--resume")
+    assert again.exit_code == 0, again.output
+    assert batches[3:] == [(1, 1, 16, 16)]
+    assert basis(*run, "--crops", "8", "-o", "run", "--steps", 5, "--resume").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--octaves", 2], "--octaves are scales of random crops"),
+        (["--octaves", 5, "--crops", "8"], "less than or equal to 4"),
+        (["--crops", "8,many"], "--crops '8,many' is not a list of whole numbers"),
+        (["--crops", "8,0"], "--crops '8,0' is not a list of whole numbers"),
+        (["--crops", "8,32"], "no square of 32 pixels can be cut from 24 x 24"),
+        (["--hours", 0], "greater than or equal to 0.001"),
+    ],
+)
+def test_errors_of_crops_and_hours(basis, photos, arguments, says):
+    result = basis("train", "ncsn", "--data", photos, "--size", 24, *TINY, "-o", "run", *arguments)
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert not Path("run/state.pt").exists()
+
+
+@pytest.mark.usefixtures("no_sheet")
+def test_trains_by_the_clock(basis, digits, batches, monkeypatch):
+    """By one that says a minute more whenever it is looked at, so that three minutes are over by the second look."""
+    clock = itertools.count(0, 60)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    run = ["train", "ncsn", "--data-dir", digits(), *TINY, "--hours", 0.05, "-o", "run"]
+    result = basis(*run)
+    assert result.exit_code == 0, result.output
+    metrics = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [50, 100]
+    assert len(batches) == 100  # not the three of --steps
+    assert metrics[0]["progress"] < 1 <= metrics[1]["progress"]
+    warm, falling = (line["learning_rate"] for line in metrics)  # after 50 and 100 steps of 200 to warm up
+    assert (warm, falling) == pytest.approx((0.25e-3, 0.5e-3 * 0.75))
+    assert basis(*run, "--resume").exit_code == 0
+    assert len(batches) == 100
 
 
 @pytest.fixture
@@ -108,6 +191,15 @@ def test_trains_features_and_resumes(basis, colours):
     assert about["data"] == "cifar10, train split, 40 pictures"
 
 
+def test_features_need_classes(basis, picture, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        picture(f"photos/{i}.png", i, size=(64, 70))
+    unlabelled = basis("train", "features", "--data", tmp_path / "photos", "-o", "run")
+    assert unlabelled.exit_code == 2
+    assert "says nothing of classes" in unlabelled.stderr
+
+
 def test_features_need_colour_pictures(basis, digits, colours):
     gray = basis("train", "features", "--data", "mnist", "--data-dir", digits(32), "-o", "run")
     assert gray.exit_code == 2
@@ -117,6 +209,7 @@ def test_features_need_colour_pictures(basis, digits, colours):
     assert "multiples of 8" in odd.stderr
 
 
+@pytest.mark.usefixtures("no_sheet")
 def test_starts_from_given_weights(basis, digits):
     run = ["train", "ncsn", "--data-dir", digits(), *TINY]
     basis(*run, "--steps", 40, "--learning-rate", 0.01, "-o", "first")
@@ -140,6 +233,7 @@ def test_starts_from_given_weights(basis, digits):
     assert missing.exit_code == 4
 
 
+@pytest.mark.usefixtures("no_sheet")
 @pytest.mark.parametrize("backbone", ["unet", "resnet"])
 def test_fixed_levels(basis, digits, backbone):
     run = ["train", "ncsn", "--data-dir", digits(), *TINY, "--backbone", backbone, "--filters", 8]

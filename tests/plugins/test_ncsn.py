@@ -66,6 +66,7 @@ UNETS = [
     ({"widths": (16, 32), "patch": 1, "blocks": 1}, 28),
     ({"widths": (16, 24, 64), "channels": 3}, 32),
     ({"widths": (32,), "patch": 4}, 32),
+    ({"widths": (16, 32), "blocks": 1, "attention": False}, 20),
 ]
 
 
@@ -112,6 +113,23 @@ def test_unet_sees_the_noise_level():
     net = roughened(UNet(widths=(16, 32))).eval()
     low, high = net.raw(pictures(1, 1, 28).repeat(2, 1, 1, 1), torch.tensor([-1.0, 0.0]))
     assert (low - high).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("config", "stride"), [({"widths": (16, 32)}, 4), ({"widths": (16, 16, 32), "patch": 1}, 4)])
+def test_unet_without_attention_takes_any_size_that_is_a_multiple_of_its_stride(config, stride):
+    """And what it says of a place is what is near: the pictures here are the same but for the far end."""
+    net = roughened(UNet(**config, blocks=1, attention=False)).eval()
+    assert net.stride == stride
+    assert not [name for name in net.state_dict() if "attention" in name]
+    sigma = torch.tensor([0.3])
+    for sides in ((4, 4), (8, 36), (44, 12)):
+        x = wave(math.prod(sides)).view(1, 1, *sides)
+        assert net(x, sigma).shape == x.shape
+    wide = pictures(1, 1, 128)
+    other = wide.clone()
+    other[..., :16] = 1 - other[..., :16]
+    change = (net(wide, sigma) - net(other, sigma)).abs()
+    assert change[..., 64:].max() < 0.01 * change[..., :16].max()
 
 
 def test_attention_is_softmax_attention_head_by_head():
@@ -238,6 +256,7 @@ def test_refinenet_starts_as_published():
 
 BACKBONES = [
     ("unet", {"channels": 1, "widths": (16, 32), "blocks": 1, "mean": 0.13, "std": 0.31}),
+    ("unet", {"channels": 1, "widths": (16, 32), "blocks": 1, "attention": False}),
     ("refinenet", SMALL),
 ]
 

@@ -1,0 +1,51 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from basis_cli import compute, training
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({}, False),
+        ({"avx2": True, "avx512_f": True, "avx512_vnni": True}, False),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"amx_bf16": True}, True),
+        ({"architecture": "aarch64", "bf16": True}, True),
+        ({"arm_bf16": True}, True),
+    ],
+)
+def test_a_cpu_multiplies_bfloat16_if_it_says_so(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert compute.multiplies_bfloat16(CPU) is expected
+    assert compute.multiplies_bfloat16(torch.device("cuda"))
+
+
+def test_a_cpu_that_cannot_be_asked_multiplies_no_bfloat16(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert compute.multiplies_bfloat16(CPU) is False
+
+
+@pytest.mark.parametrize(("capable", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_networks_train_in_bfloat16_where_the_cpu_multiplies_it(tmp_path, monkeypatch, capable, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable}, raising=False)
+    dtypes = []
+
+    def loss(network, x, generator):
+        out = network(x)
+        dtypes.append(out.dtype)
+        return out.float().square().mean()
+
+    network = torch.nn.Linear(2, 2)
+    settings = training.Settings(steps=1, batch=2, optimizer="adam")
+    training.fit(network, loss, np.zeros((2, 1, 2, 2), np.uint8), settings, tmp_path, device="cpu")
+    assert dtypes == [expected]
+    assert network.weight.dtype == torch.float32
