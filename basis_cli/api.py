@@ -7,8 +7,10 @@ first asked for, so ask at the head of a module that itself imports torch, and i
 * ``training``: ``fit`` and its ``Settings`` (:mod:`basis_cli.training`); ``Dataset`` is what it learns from.
 * ``commands``: groups to add commands to, and the options that training and conversion share
   (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
-* ``weights``, ``prior_spec``: verified files of weights, and the priors of all plugins, by name.
-* ``samplers``, ``Unobserved``, ``write_sheet``: to draw samples of a prior while it learns.
+* ``weights``, ``prior_spec``, ``load_prior``: verified files of weights, and the priors of all plugins, by name.
+* ``samplers``, ``operators``, ``write_sheet``: to draw samples of a prior while it learns, to write a sampler.
+* ``Task``, ``Damage``, ``FitOption``: a verb of one's own and its evaluation. Light.
+* ``Compute``, ``tasks``, ``posterior``, ``datasets``, ``protocols``, ``likelihood``, ``features``: to run, to measure.
 * ``bits_per_dim``: likelihoods in the field's unit. ``atomically``: files written whole or not at all.
 """
 
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from .errors import BasisError as BasisError
 from .errors import InputError as InputError
 from .errors import NotFiniteError as NotFiniteError
+from .errors import UnknownPriorError as UnknownPriorError
 from .errors import UsageError as UsageError
 from .errors import WeightsError as WeightsError
 from .hookspecs import hookimpl as hookimpl
@@ -31,24 +34,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from . import checkpoint as checkpoint
+    from . import operators as operators
+    from . import posterior as posterior
     from . import samplers as samplers
+    from . import tasks as tasks
     from . import training as training
     from . import weights as weights
     from .cli import commands as commands
+    from .compute import Compute as Compute
+    from .data import datasets as datasets
     from .data.datasets import Dataset as Dataset
     from .data.files import atomically as atomically
     from .data.images import write_sheet as write_sheet
-    from .operators import Unobserved as Unobserved
+    from .evaluation import features as features
+    from .evaluation import likelihood as likelihood
+    from .evaluation import protocols as protocols
     from .plugins import prior_spec as prior_spec
+    from .plugins import resolve as resolve
     from .posterior.ranking import bits_per_dim as bits_per_dim
+    from .priors import load_prior as load_prior
+    from .tasks.base import Damage as Damage
+    from .tasks.base import FitOption as FitOption
+    from .tasks.base import Task as Task
 
-_MODULES = {name: name for name in ("checkpoint", "samplers", "training", "weights")} | {"commands": "cli.commands"}
+_MODULES = {name: name for name in ("checkpoint", "operators", "posterior", "samplers", "tasks", "training", "weights")}
+_MODULES |= {"commands": "cli.commands", "datasets": "data.datasets"}
+_MODULES |= {name: f"evaluation.{name}" for name in ("features", "likelihood", "protocols")}
 _HOMES = {
+    "Compute": "compute",
+    "Damage": "tasks.base",
     "Dataset": "data.datasets",
-    "Unobserved": "operators",
+    "FitOption": "tasks.base",
+    "Task": "tasks.base",
     "atomically": "data.files",
     "bits_per_dim": "posterior.ranking",
+    "load_prior": "priors",
     "prior_spec": "plugins",
+    "resolve": "plugins",
     "write_sheet": "data.images",
 }
 

@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from .options import AsJson as AsJson
+from .options import Device as Device
+from .options import Dtype as Dtype
+from .options import DtypeOption as DtypeOption
+from .options import Quiet as Quiet
+from .options import Seed as Seed
 from .options import with_options as with_options
 from .output import stderr as stderr
+from .output import stdout as stdout
 from .output import training_progress as training_progress
-from .output import warnings_as_lines
+from .output import warnings_as_lines as warnings_as_lines
 from .tree import group as group
 
 if TYPE_CHECKING:

@@ -26,6 +26,8 @@ from .denoising import mmps as mmps
 from .denoising import project as project
 from .langevin import ascent as ascent
 from .langevin import langevin as langevin
+from .noise import PerImageNoise as PerImageNoise
+from .noise import image_seed as image_seed
 from .schedules import PAPER_SIGMAS as PAPER_SIGMAS
 from .schedules import from_coarse as from_coarse
 from .schedules import geometric as geometric

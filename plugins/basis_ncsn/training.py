@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from basis_cli.api import Dataset, Unobserved, UsageError, samplers, training, write_sheet
+from basis_cli.api import Dataset, UsageError, operators, samplers, training, write_sheet
 
 from .network import NETWORKS, UNet
 from .prior import ScorePrior, read, save
@@ -141,7 +141,7 @@ def held_out_loss(errors: dict[str, float]) -> float:
 def sheet(prior: ScorePrior, path: Path, device: torch.device, count: int = 36) -> None:
     """Write ``count`` samples of the prior: a short annealed Langevin run, enough to see how training goes."""
     with torch.no_grad():
-        operator = Unobserved(prior.shape)
+        operator = operators.Unobserved(prior.shape)
         y = torch.zeros(count, 0, device=device)
         sigmas = prior.sigmas or samplers.PAPER_SIGMAS
         x = samplers.langevin([prior], operator, y, seeds=range(count), sigmas=sigmas, steps=20, step_size=5e-5)

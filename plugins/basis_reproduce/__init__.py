@@ -13,19 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basis_cli import __version__, plugins
-from basis_cli.api import hookimpl
-from basis_cli.data.files import atomically
-from basis_cli.errors import UnknownPriorError, UsageError, WeightsError
+from basis_cli import __version__
+from basis_cli.api import UnknownPriorError, UsageError, WeightsError, hookimpl
 
 if TYPE_CHECKING:
     import typer
 
-    from basis_cli.api import Prior
-    from basis_cli.compute import Compute
-    from basis_cli.data.datasets import Dataset
-    from basis_cli.evaluation.metrics import Realism
-    from basis_cli.posterior import Sampling
+    from basis_cli.api import Compute, Dataset, Prior, features, posterior
 
 STEP_SIZE = 3e-5
 """delta with which the authors' code of BASIS runs MNIST; the paper's text says 2e-5."""
@@ -89,7 +83,7 @@ class Setup:
     @property
     def compute(self) -> Compute:
         """The device and the precision."""
-        from basis_cli.compute import Compute
+        from basis_cli.api import Compute
 
         return Compute(self.device, self.dtype)
 
@@ -99,7 +93,7 @@ class Setup:
         Raises:
             WeightsError: it is not there, or has no weights; the hint says how to give them.
         """
-        from basis_cli.priors import load_prior
+        from basis_cli.api import load_prior
 
         try:
             return load_prior(name, weights_path=self.weights.get(name), device=self.device)
@@ -134,31 +128,31 @@ class Setup:
                 missing.append(f"{name}: there are no weights for it (--weights {name}=FILE)")
         return found, missing
 
-    def realism(self) -> Realism:
+    def realism(self) -> features.Realism:
         """What judges CIFAR-10's pictures: Inception, if ``weights`` has ``inception``, else this project's network.
 
         Raises:
             WeightsError: the weights are not there.
         """
-        from basis_cli.evaluation.features import cifar_realism, inception_realism
+        from basis_cli.api import features
 
         if "inception" in self.weights:
-            return inception_realism(self.weights["inception"], self.data("cifar10", "train"), self.device)
-        return cifar_realism(device=self.device)
+            return features.inception_realism(self.weights["inception"], self.data("cifar10", "train"), self.device)
+        return features.cifar_realism(device=self.device)
 
     def data(self, name: str, split: str = "test") -> Dataset:
         """A data set, from the folder that ``BASIS_DATA`` names."""
-        from basis_cli.data.datasets import load_dataset
+        from basis_cli.api import datasets
 
-        return load_dataset(name, split)
+        return datasets.load_dataset(name, split)
 
-    def sampling(self, sampler: str, **options: Any) -> Sampling:
+    def sampling(self, sampler: str, **options: Any) -> posterior.Sampling:
         """How to sample, with this setup's seed."""
-        from basis_cli.posterior import Sampling
+        from basis_cli.api import posterior
 
-        return Sampling(sampler, seed=self.seed, **options)
+        return posterior.Sampling(sampler, seed=self.seed, **options)
 
-    def algorithm1(self, **options: Any) -> Sampling:
+    def algorithm1(self, **options: Any) -> posterior.Sampling:
         """:meth:`sampling` by BASIS's Algorithm 1, with the authors' step size for MNIST."""
         return self.sampling("langevin", **{"step_size": STEP_SIZE, **options})
 
@@ -356,6 +350,8 @@ def reproduce(
         UsageError: no such experiment, or matplotlib is not installed.
         WeightsError: it needs a prior that is not there.
     """
+    from basis_cli.api import atomically, resolve
+
     if name not in EXPERIMENTS:
         raise UsageError(f"no experiment is called {name!r}", f"known: {', '.join(EXPERIMENTS)}")
     try:
@@ -365,7 +361,7 @@ def reproduce(
     experiment, setup = EXPERIMENTS[name], setup or Setup()
     chosen = {**(experiment.full if full else experiment.quick), **(sizes or {})}
     began = time.perf_counter()
-    report: Report = plugins.resolve(experiment.run)(setup, **chosen)
+    report: Report = resolve(experiment.run)(setup, **chosen)
     record = {
         "experiment": name,
         "source": experiment.source,

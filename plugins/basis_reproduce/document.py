@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from basis_cli.data.files import atomically
-from basis_cli.errors import InputError
+from basis_cli.api import InputError, atomically
 
 from . import EXPERIMENTS, Experiment
 

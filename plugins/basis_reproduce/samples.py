@@ -9,13 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basis_cli import samplers
-from basis_cli.api import Prior
-from basis_cli.errors import BasisError
-from basis_cli.operators import Mask, Unobserved
-from basis_cli.posterior import Guided, answers, ordering, ranking
-from basis_cli.samplers import Progress
-from basis_cli.samplers.noise import image_seed
+from basis_cli.api import BasisError, Prior, operators, posterior, samplers
 
 from . import Report, Row, Setup
 from .figures import sheet
@@ -40,17 +34,17 @@ def drawn(
     sigmas = levels or prior.sigmas or samplers.PAPER_SIGMAS
     ends: dict[float, Tensor] = {}
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: samplers.Progress) -> None:
         if (progress.step + 1) % steps == 0:
             setup.say(f"{count} samples, noise {progress.sigma:.3f}")
             ends[progress.sigma] = progress.x[0].cpu().clone()
 
     device = setup.compute.place
-    seeds = [image_seed(setup.seed, i) for i in range(count)]
+    seeds = [samplers.image_seed(setup.seed, i) for i in range(count)]
     with setup.compute.inference():
         x = samplers.langevin(
             [prior],
-            Unobserved(prior.shape),
+            operators.Unobserved(prior.shape),
             torch.zeros(count, 0, device=device),
             seeds=seeds,
             sigmas=sigmas,
@@ -76,7 +70,7 @@ class Judge:
     def _likelihood(self, x: Tensor) -> Tensor:
         compute = self.setup.compute
         with compute.inference():
-            return ranking.log_likelihood([self.prior], x.clamp(0, 1).to(compute.place)[None]).cpu()
+            return posterior.ranking.log_likelihood([self.prior], x.clamp(0, 1).to(compute.place)[None]).cpu()
 
     def __call__(self, x: Tensor) -> tuple[float, float | None]:
         """The mean over pictures ``(n, 1, 28, 28)``, and its standard error."""
@@ -188,16 +182,16 @@ def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Repo
     rows, grids = [], []
     for name, known in masks.items():
         setup.say(name)
-        operator = Mask(known)
-        posterior = Guided([prior], operator, setup.sampling("langevin", step_size=STEP_SIZE, steps=steps))
-        seeds = [[image_seed(setup.seed, i * samples + j) for j in range(samples)] for i in range(pictures)]
-        found = answers(posterior, operator(truth[None]), seeds, compute=setup.compute, rank=False)
+        operator = operators.Mask(known)
+        conditional = posterior.Guided([prior], operator, setup.sampling("langevin", step_size=STEP_SIZE, steps=steps))
+        seeds = [[samplers.image_seed(setup.seed, i * samples + j) for j in range(samples)] for i in range(pictures)]
+        found = posterior.answers(conditional, operator(truth[None]), seeds, compute=setup.compute, rank=False)
         x = torch.cat([result.components[0] for _, result in found])  # type: ignore[union-attr]
-        psnr = ordering.psnr(x, truth[:, None])
+        psnr = posterior.ordering.psnr(x, truth[:, None])
         unknown = known == 0
         rows += [
             Row(f"PSNR, {name}", "left as future work", float(psnr.mean()), None, f"{pictures} x {samples} samples"),
-            Row(f"PSNR, {name}, mean of the samples", None, float(ordering.psnr(x.mean(1), truth).mean())),
+            Row(f"PSNR, {name}, mean of the samples", None, float(posterior.ordering.psnr(x.mean(1), truth).mean())),
             Row(f"spread of an unknown pixel, {name}", "diverse", float(x.std(1)[..., unknown].mean())),
         ]
         grids.append(torch.cat([operator(truth[None])[:, None], x, truth[:, None]], dim=1))

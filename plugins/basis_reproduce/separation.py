@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basis_cli import samplers, tasks
-from basis_cli.data.datasets import Dataset, mixture_indices
-from basis_cli.evaluation.likelihood import evaluate_gradients
-from basis_cli.evaluation.protocols import PAPER_PSNR, evaluate_separation
-from basis_cli.operators import Mixture
-from basis_cli.posterior import Frames, Guided, answers, ordering
-from basis_cli.samplers.noise import image_seed
+from basis_cli.api import Dataset, datasets, likelihood, operators, posterior, protocols, samplers, tasks
 
 from . import STEP_SIZE, Report, Row, Setup
 from .figures import OURS, PUBLISHED, sheet
@@ -23,7 +17,7 @@ from .figures import OURS, PUBLISHED, sheet
 
 def _mixtures(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     """Components ``(2, count, c, h, w)`` and their mean."""
-    chosen = mixture_indices(data, 2, count, "class-agnostic", 0)
+    chosen = datasets.mixture_indices(data, 2, count, "class-agnostic", 0)
     truth = data[chosen.T]
     return truth, truth.mean(0)
 
@@ -35,7 +29,7 @@ def figure2(setup: Setup, *, pictures: int) -> Report:
     for name, prior in found.items():
         setup.say(name)
         data = setup.data("mnist" if name.endswith("mnist") else "cifar10")
-        curves[name] = evaluate_gradients(
+        curves[name] = likelihood.evaluate_gradients(
             data, prior, sigmas=samplers.PAPER_SIGMAS, pictures=pictures, seed=setup.seed, compute=setup.compute
         )
         root = np.prod(prior.shape) ** 0.5
@@ -146,10 +140,12 @@ def figure6(setup: Setup, *, pairs: int, langevin_pairs: int) -> Report:
         ("basis separate as it is", pairs, setup.sampling("ep")),
     ):
         setup.say(f"{name}: {count} mixtures")
-        found[name] = evaluate_separation(data, [prior] * 2, pairs=count, sampling=sampling, compute=setup.compute)
+        found[name] = protocols.evaluate_separation(
+            data, [prior] * 2, pairs=count, sampling=sampling, compute=setup.compute
+        )
     rows = []
     for name, result in found.items():
-        published = PAPER_PSNR["class-agnostic"]["BASIS NCSN"] if name == "Algorithm 1" else None
+        published = protocols.PAPER_PSNR["class-agnostic"]["BASIS NCSN"] if name == "Algorithm 1" else None
         share = 0.67 if name == "Algorithm 1" else None
         settings, psnr = f"{result['mixtures']} mixtures", result["psnr"]
         rows += [
@@ -164,7 +160,10 @@ def figure6(setup: Setup, *, pairs: int, langevin_pairs: int) -> Report:
         for color, (name, result) in zip((PUBLISHED, OURS), found.items(), strict=True):
             axes.hist(result["psnr_per_mixture"], bins=bins, density=True, alpha=0.7, color=color, label=name)
         axes.axvline(
-            PAPER_PSNR["class-agnostic"]["BASIS NCSN"], color="#228833", linestyle="--", label="published mean"
+            protocols.PAPER_PSNR["class-agnostic"]["BASIS NCSN"],
+            color="#228833",
+            linestyle="--",
+            label="published mean",
         )
         axes.set(xlabel="PSNR (dB)", ylabel="density")
         axes.legend(fontsize=8)
@@ -181,21 +180,23 @@ def figure9(setup: Setup, *, mixtures: int, steps: int) -> Report:
     found, left_out = setup.priors("ncsn-cifar", "ncsn-mnist")
     name = next(iter(found))
     truth, y = _mixtures(setup.data("mnist" if name == "ncsn-mnist" else "cifar10"), mixtures)
-    operator = Mixture([0.5, 0.5])
+    operator = operators.Mixture([0.5, 0.5])
     sampling = setup.algorithm1(levels=10, steps=steps)
-    frames = Frames(lambda progress: setup.say(f"noise {progress.sigma:.3f}"))
-    seeds = [[image_seed(setup.seed, i)] for i in range(mixtures)]
-    posterior = Guided([found[name]] * 2, operator, sampling)
-    for _ in answers(posterior, y, seeds, compute=setup.compute, watch=frames):
+    frames = posterior.Frames(lambda progress: setup.say(f"noise {progress.sigma:.3f}"))
+    seeds = [[samplers.image_seed(setup.seed, i)] for i in range(mixtures)]
+    conditional = posterior.Guided([found[name]] * 2, operator, sampling)
+    for _ in posterior.answers(conditional, y, seeds, compute=setup.compute, watch=frames):
         pass
     ends = torch.stack([frames.of(i) for i in range(mixtures)], dim=2)  # (levels, 2, n, c, h, w)
-    states = dict(zip(sampling.sigmas(posterior.priors), ends, strict=True))
-    order = ordering.component_order(list(states.values())[-1].clamp(0, 1), [0, 0], references=truth, mixture=y)
-    states = {sigma: ordering.reordered(x, order) for sigma, x in states.items()}
+    states = dict(zip(sampling.sigmas(conditional.priors), ends, strict=True))
+    order = posterior.ordering.component_order(
+        list(states.values())[-1].clamp(0, 1), [0, 0], references=truth, mixture=y
+    )
+    states = {sigma: posterior.ordering.reordered(x, order) for sigma, x in states.items()}
     rows = []
     for sigma, x in states.items():
-        psnr = ordering.psnr(x.clamp(0, 1), truth).mean(0)
-        off = float(ordering.residual(2 * operator(x), 2 * y).square().mean().sqrt()) / 255
+        psnr = posterior.ordering.psnr(x.clamp(0, 1), truth).mean(0)
+        off = float(posterior.ordering.residual(2 * operator(x), 2 * y).square().mean().sqrt()) / 255
         settings = f"residual of the sum {off:.4f}, {off / sigma:.2f} sigma"
         error = float(psnr.std() / mixtures**0.5) if mixtures > 1 else None
         rows.append(Row(f"PSNR at sigma {sigma:.3f}", None, float(psnr.mean()), error, settings))
@@ -218,7 +219,7 @@ def figure10(setup: Setup, *, mixtures: int, samples: int) -> Report:
     """One posterior sample with Glow, the most probable of several, and one sample with NCSN."""
     found, left_out = setup.priors("ncsn-mnist", "glow-mnist")
     truth, y = _mixtures(setup.data("mnist"), mixtures)
-    published = PAPER_PSNR["class-agnostic"]
+    published = protocols.PAPER_PSNR["class-agnostic"]
     shown, rows = {}, []
     for name, prior in found.items():
         model = "NCSN" if name == "ncsn-mnist" else "Glow"

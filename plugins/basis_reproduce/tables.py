@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from basis_cli.api import Prior
-from basis_cli.data.datasets import Dataset
-from basis_cli.evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
-from basis_cli.evaluation.protocols import PAPER_PSNR, evaluate_restoration, evaluate_separation
-from basis_cli.posterior import Sampling
-from basis_cli.tasks.colorization import Colorize
+from basis_cli.api import Dataset, Prior, likelihood, posterior, protocols, tasks
 
 from . import STEP_SIZE, Report, Row, Setup
 from .figures import beside
@@ -35,7 +30,7 @@ PROTOCOLS = {"class-split": "class split", "class-agnostic": "class agnostic"}
 def _lsun() -> list[Row]:
     return [
         Row(f"LSUN {name.removeprefix('lsun:')}, {what}", value, None, None, "quoted")
-        for name, values in PAPER_BITS_PER_DIM.items()
+        for name, values in likelihood.PAPER_BITS_PER_DIM.items()
         if name.startswith("lsun:")
         for what, value in values.items()
     ]
@@ -50,7 +45,7 @@ def table1(setup: Setup, *, pictures: int, pairs: int) -> Report:
         measured = None
         if name in found:
             setup.say(f"{name}: {pictures} pictures, {pairs} separations")
-            measured = evaluate_likelihood(
+            measured = likelihood.evaluate_likelihood(
                 setup.data(data),
                 [found[name]] * 2,
                 pictures=pictures,
@@ -58,7 +53,7 @@ def table1(setup: Setup, *, pictures: int, pairs: int) -> Report:
                 sampling=setup.algorithm1(),
                 compute=setup.compute,
             )["bits_per_dim"][data]
-        for what, published in PAPER_BITS_PER_DIM[data].items():
+        for what, published in likelihood.PAPER_BITS_PER_DIM[data].items():
             stats = measured[what] if measured else None
             mean, error = (stats["mean"], stats["standard_error"]) if stats else (None, None)
             rows.append(Row(f"{data}, {what}", published, mean, error, name if stats else ""))
@@ -77,12 +72,12 @@ def _psnr_row(
     what: str,
     prior: Prior,
     count: int,
-    sampling: Sampling,
+    sampling: posterior.Sampling,
     samples: int = 1,
     select: str = "best",
 ) -> Row:
     setup.say(f"{protocol}: {what}, {count} mixtures")
-    found = evaluate_separation(
+    found = protocols.evaluate_separation(
         data,
         [prior] * 2,
         protocol=protocol,
@@ -94,7 +89,7 @@ def _psnr_row(
     )
     psnr = found["psnr"]
     settings = f"{count:,} mixtures, {found['evaluations']:,.0f} evaluations"
-    published = PAPER_PSNR[protocol].get(what)
+    published = protocols.PAPER_PSNR[protocol].get(what)
     return Row(f"{PROTOCOLS[protocol]}: {what}", published, psnr["mean"], psnr["standard_error"], settings)
 
 
@@ -113,7 +108,7 @@ def table2(
     glow, left_out = setup.optional("glow-mnist")
     rows = []
     for protocol, called in PROTOCOLS.items():
-        published = PAPER_PSNR[protocol]
+        published = protocols.PAPER_PSNR[protocol]
 
         row = partial(_psnr_row, setup, data, protocol)
         nmf = "nmf-split" if protocol == "class-split" else "nmf"
@@ -196,7 +191,7 @@ def table3(setup: Setup, *, pairs: int) -> Report:
                 rows += _realism_rows(f"{called}: {name}", None, published[name], "no weights")
                 continue
             setup.say(f"{called}: {name}, {pairs} mixtures")
-            quality = evaluate_separation(
+            quality = protocols.evaluate_separation(
                 data,
                 [model] * 2,
                 protocol=protocol,
@@ -225,10 +220,10 @@ def table4(setup: Setup, *, pictures: int) -> Report:
             rows += _realism_rows(name, None, published[name], "no weights")
             continue
         setup.say(f"{name}: {pictures} pictures")
-        quality = evaluate_restoration(
+        quality = protocols.evaluate_restoration(
             data,
             model,
-            Colorize(),
+            tasks.built_in()["colorize"](),
             pictures=pictures,
             sampling=setup.sampling("langevin"),
             compute=setup.compute,
@@ -242,7 +237,11 @@ def table4(setup: Setup, *, pictures: int) -> Report:
 
 QUOTED: dict[str, list[Row]] = {
     "table1": [
-        *(Row(f"{data}, {what}", v) for data, found in PAPER_BITS_PER_DIM.items() for what, v in found.items()),
+        *(
+            Row(f"{data}, {what}", v)
+            for data, found in likelihood.PAPER_BITS_PER_DIM.items()
+            for what, v in found.items()
+        ),
         *_lsun(),
     ],
     "table3": [

@@ -11,9 +11,7 @@ from basis_ncsn.training import sliced_objective
 from basis_toy.prior import GaussianMixture
 from torch import Tensor, nn
 
-from basis_cli import samplers
-from basis_cli.errors import NotFiniteError
-from basis_cli.operators import Unobserved
+from basis_cli.api import NotFiniteError, operators, samplers
 
 from . import Report, Row, Setup
 from .figures import OURS, PUBLISHED
@@ -38,7 +36,7 @@ def _in_unit_square(mixture: GaussianMixture) -> Any:
 
 def _draw(mixture: GaussianMixture, count: int, sigmas: Sequence[float], steps: int, epsilon: float) -> Tensor:
     """Samples ``(count, 2)`` of the plane with ``x <- x + epsilon / 2 score + sqrt(epsilon) z`` at the last level."""
-    nothing = Unobserved((1, 1, 2))
+    nothing = operators.Unobserved((1, 1, 2))
     x = samplers.langevin(
         [_in_unit_square(mixture)],
         nothing,
