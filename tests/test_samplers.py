@@ -45,12 +45,6 @@ def test_ladder_is_the_papers():
     assert samplers.geometric(10, 1.0, 0.01) == samplers.PAPER_SIGMAS
 
 
-def test_geometric_ladder_has_a_constant_ratio():
-    ladder = samplers.geometric(3, 2, 0.5)
-    assert ladder == pytest.approx([2, 1, 0.5])
-    assert samplers.geometric(1, 1, 0.3) == (0.3,)
-
-
 def test_defaults_are_the_papers(blobs):
     seen = []
     samplers.langevin(
