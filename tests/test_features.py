@@ -10,7 +10,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
 from torch import nn
 
 from basis_cli.data.datasets import Dataset, load_dataset
@@ -134,13 +133,21 @@ def gaussian(count: int, scale: float = 1.0, shift: float = 0.0, seed: int = 0) 
 
 
 def test_frechet_distance_is_that_of_two_gaussians():
-    a, b = gaussian(300), gaussian(200, 1.5, 0.3, seed=1)
-    assert metrics.frechet_distance(a, metrics.Statistics.of(a)) == pytest.approx(0, abs=1e-9)
-    x, y = a.double().numpy(), b.double().numpy()
-    cov_x, cov_y = np.cov(x.T), np.cov(y.T)
-    gap = ((x.mean(0) - y.mean(0)) ** 2).sum()
-    expected = gap + np.trace(cov_x + cov_y - 2 * sqrtm(cov_x @ cov_y).real)
-    assert metrics.frechet_distance(a, metrics.Statistics.of(b)) == pytest.approx(expected, rel=1e-6)
+    """Four points with covariance diag(4, 1), against others shifted by (1, 2): with covariance diag(9, 1) their
+    roots differ by 1 in one place; turned by 45 degrees, the product of both has trace 12.5 and determinant 16, and
+    so its root the trace sqrt(12.5 + 2 sqrt(16))."""
+    a = torch.tensor([[6**0.5, 0], [-(6**0.5), 0], [0, 1.5**0.5], [0, -(1.5**0.5)]])
+    shift, turn = torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [-1.0, 1.0]]) / 2**0.5
+
+    def distance(b: torch.Tensor) -> float:
+        return metrics.frechet_distance(a, metrics.Statistics.of(b))
+
+    assert distance(a) == pytest.approx(0, abs=1e-6)
+    assert distance(a + shift) == pytest.approx(5, rel=1e-5)
+    assert distance(a * torch.tensor([1.5, 1.0]) + shift) == pytest.approx(5 + 1, rel=1e-5)
+    assert distance(a @ turn + shift) == pytest.approx(5 + 10 - 2 * 20.5**0.5, rel=1e-5)
+    many = gaussian(300)
+    assert metrics.frechet_distance(many, metrics.Statistics.of(many)) == pytest.approx(0, abs=1e-9)
 
 
 def test_inception_score_by_hand():

@@ -47,12 +47,6 @@ def test_ladder_is_the_papers():
     assert samplers.geometric(10, 1.0, 0.01) == samplers.PAPER_SIGMAS
 
 
-def test_geometric_ladder_has_a_constant_ratio():
-    ladder = samplers.geometric(3, 2, 0.5)
-    assert ladder == pytest.approx([2, 1, 0.5])
-    assert samplers.geometric(1, 1, 0.3) == (0.3,)
-
-
 def test_defaults_are_the_papers(blobs):
     seen = []
     samplers.langevin([Recorder()], Mixture([1]), torch.zeros(1, 1, 2, 2), seeds=[0], watch=seen.append)

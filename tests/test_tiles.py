@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from basis_cli import load_prior, samplers, tasks
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture
 from basis_cli.posterior import Sampling, ranking
-from basis_cli.priors.tiles import COARSEST, FINEST, PyramidPrior, TiledPrior, doubled, halved, raised_cosine, starts
+from basis_cli.priors.tiles import PyramidPrior, TiledPrior, doubled, halved, raised_cosine, starts
 from basis_cli.tasks.decompression import Decompress
 
 SHAPE = (1, 8, 8)
@@ -208,7 +209,6 @@ def test_each_scale_speaks_while_its_own_noise_is_what_networks_know():
         x = torch.rand(2, 1, 32, 32)
         found = denoised(PyramidPrior(prior, (32, 32)), x, sigma)
         assert prior.asked == pytest.approx(spoken), sigma
-        assert all(FINEST <= level <= COARSEST for level in spoken) or len(spoken) == 1
         coarse = x  # the score is zero, so what is denoised is as it was, and finer than that there is nothing
         silent = round(math.log2(sigma / spoken[0]))
         for _ in range(silent):
@@ -219,12 +219,13 @@ def test_each_scale_speaks_while_its_own_noise_is_what_networks_know():
 
 
 def test_ladders_begin_higher_for_coarser_scales():
-    assert samplers.from_coarse((1.0, 0.7, 0.4, 0.1), 2) == pytest.approx((4, 2.8, 2, 1.4, 1, 0.7, 0.4, 0.1))
-    assert samplers.from_coarse((1.0, 0.4), 0) == (1.0, 0.4)
     pyramid = PyramidPrior(soft_blobs(SHAPE), (40, 33))
     options = Sampling("ep", levels=4).options([pyramid])
-    assert options["sigmas"] == samplers.from_coarse(samplers.linear(4), 2)
-    assert Sampling("langevin").options([pyramid])["sigmas"] == samplers.from_coarse(samplers.PAPER_SIGMAS, 2)
+    own = (1.3, 0.8766667, 0.4533333, 0.03)  # of them the first two are the highest octave
+    assert options["sigmas"] == pytest.approx((5.2, 3.5066667, 2.6, 1.7533333, *own))
+    papers = Sampling("langevin").options([pyramid])["sigmas"]
+    assert papers[:6] == pytest.approx((4, 2.3979370, 2, 1.1989685, 1, 0.59948425))
+    assert (len(papers), papers[-1]) == (14, pytest.approx(0.01))
     assert Sampling("ep", levels=4, sigma_max=0.5).options([pyramid])["sigmas"][0] == pytest.approx(0.5)
     assert Sampling().over(Decompress.defaults).options([pyramid])["sigmas"][0] == pytest.approx(0.2)
 
@@ -254,7 +255,8 @@ def test_samples_of_a_pyramid_are_ranked_by_their_large_shapes_too():
     asked = []
     ranking.log_likelihood([Recording(Telling(), (32, 32))], torch.rand(1, 2, 1, 32, 32))
     levels = asked[1:]  # the first is to see whether there is a likelihood
-    assert levels == pytest.approx(samplers.geometric(11, 4 * ranking.SIGMAS[0], ranking.SIGMAS[-1]))
+    assert (len(levels), levels[0], levels[-1]) == (11, pytest.approx(3.2), pytest.approx(0.03))
+    assert [low / high for high, low in itertools.pairwise(levels)] == pytest.approx([0.6268984] * 10, rel=1e-6)
 
 
 def test_a_pyramid_needs_any_noise_level():

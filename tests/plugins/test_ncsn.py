@@ -99,14 +99,29 @@ def test_unet_treats_each_picture_by_itself():
         torch.testing.assert_close(net(x[i : i + 1], sigma[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-4)
 
 
-def test_unet_is_preconditioned_as_in_karras_et_al():
-    """Table 1: ``D = c_skip x + c_out F(c_in x, c_noise)``, here around the data's mean."""
-    net = roughened(UNet(widths=(16, 32), mean=0.3, std=0.2)).eval()
-    x, sigma = pictures(3, 1, 28), torch.tensor([0.02, 0.2, 1.2])
-    s = sigma[:, None, None, None]
-    raw = net.raw((x - 0.3) / (s**2 + 0.2**2).sqrt(), sigma.log() / 4)
-    c_skip, c_out = 0.2**2 / (s**2 + 0.2**2), s * 0.2 / (s**2 + 0.2**2).sqrt()
-    torch.testing.assert_close(net(x, sigma), 0.3 + c_skip * (x - 0.3) + c_out * raw)
+@pytest.mark.parametrize(
+    ("sigma", "c_in", "c_skip", "c_out", "c_noise"),
+    [
+        (0.15, 4, 0.64, 0.12, -0.4742800),
+        (0.2, 3.5355339, 0.5, 0.14142136, -0.4023595),
+        (1.0, 0.98058068, 1 / 26, 0.19611614, 0),
+    ],
+)
+def test_unet_is_preconditioned_as_in_karras_et_al(monkeypatch, sigma, c_in, c_skip, c_out, c_noise):
+    """Table 1, ``D = c_skip x + c_out F(c_in x, c_noise)``, around the data's mean, for a standard deviation of 0.2."""
+    asked = []
+
+    def raw(x: Tensor, noise: Tensor) -> Tensor:
+        asked.append((x, noise))
+        return torch.ones_like(x)
+
+    net = UNet(widths=(16, 32), mean=0.3, std=0.2).eval()
+    monkeypatch.setattr(net, "raw", raw)
+    x = pictures(3, 1, 28)
+    denoised = net(x, torch.tensor([sigma]))
+    torch.testing.assert_close(asked[0][0], c_in * (x - 0.3))
+    assert asked[0][1].tolist() == pytest.approx([c_noise], abs=1e-6)
+    torch.testing.assert_close(denoised, 0.3 + c_skip * (x - 0.3) + c_out)
 
 
 def test_unet_sees_the_noise_level():
