@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from basis_cli.api import WeightsError
 
-from .network import Glow, NormalizedConv
+from .layers import NormalizedConv
+from .network import Glow
 from .prior import add_rung, save
 
 _MAGIC = 0xDB4775248B80FB57

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basis_cli import __version__, plugins
-from basis_cli.api import hookimpl
-from basis_cli.data.files import atomically
-from basis_cli.errors import UnknownPriorError, UsageError, WeightsError
+from basis_cli.api import UsageError, WeightsError, atomically, hookimpl
+from basis_cli.errors import UnknownPriorError
 
 if TYPE_CHECKING:
     import typer
 
-    from basis_cli.api import Prior
-    from basis_cli.data.datasets import Dataset
+    from basis_cli.api import Dataset, Prior
     from basis_cli.evaluation.metrics import Realism
     from basis_cli.posterior.sampling import Sampling
 

@@ -11,9 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from basis_cli.api import UsageError
 from basis_cli.cli.options import AsJson, DataDir, Device, Dtype, DtypeOption, Quiet, Seed
 from basis_cli.cli.output import stderr, stdout, warnings_as_lines
-from basis_cli.errors import UsageError
 
 from . import EXPERIMENTS, Setup
 from . import reproduce as run

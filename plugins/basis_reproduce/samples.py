@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basis_cli import samplers
-from basis_cli.api import Prior
+from basis_cli.api import BasisError, Prior, Unobserved, samplers
 from basis_cli.compute import choose_device, precision
-from basis_cli.errors import BasisError
-from basis_cli.operators import Mask, Unobserved, consistent
+from basis_cli.operators import Mask, consistent
 from basis_cli.posterior import ordering, ranking
 from basis_cli.posterior.sampling import image_seed, sample_posterior
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basis_cli import samplers, tasks
-from basis_cli.data.datasets import Dataset, mixture_indices
+from basis_cli import tasks
+from basis_cli.api import Dataset, samplers
+from basis_cli.data.datasets import mixture_indices
 from basis_cli.evaluation.likelihood import evaluate_gradients
 from basis_cli.evaluation.protocols import PAPER_PSNR, evaluate_separation
 from basis_cli.operators import Mixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from basis_cli.api import Prior
-from basis_cli.data.datasets import Dataset
+from basis_cli.api import Dataset, Prior
 from basis_cli.evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
 from basis_cli.evaluation.protocols import PAPER_PSNR, colorization, evaluate_restoration, evaluate_separation
 from basis_cli.posterior.sampling import Sampling

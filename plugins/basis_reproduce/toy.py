@@ -11,9 +11,7 @@ from basis_ncsn.training import sliced_objective
 from basis_toy.prior import GaussianMixture
 from torch import Tensor, nn
 
-from basis_cli import samplers
-from basis_cli.errors import NotFiniteError
-from basis_cli.operators import Unobserved
+from basis_cli.api import NotFiniteError, Unobserved, samplers
 
 from . import Report, Row, Setup
 from .figures import OURS, PUBLISHED

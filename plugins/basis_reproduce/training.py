@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from basis_ncsn.network import NETWORKS, ladder
+from basis_ncsn.network import NETWORKS
 from basis_ncsn.prior import ScorePrior
+from basis_ncsn.refinenet import ladder
 from basis_ncsn.training import denoising_error, loss_of, sliced_objective
 from torch import Tensor, nn
 
-from basis_cli import training
-from basis_cli.data.datasets import Dataset
+from basis_cli.api import Dataset, training
 
 from . import Report, Row, Setup
 from .figures import OURS, PUBLISHED, sheet
