@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 import torch
-from basis_ncsn.network import UNet
 from basis_ncsn.prior import ScorePrior
+from basis_ncsn.unet import UNet
 from basis_toy.prior import four_pictures
 
 from basis_cli.compute import Compute, precision

@@ -28,7 +28,7 @@ def train(out: Path, broken_at: int | None = None, resume: bool = False) -> nn.M
     calls = iter(range(1, 1000))
 
     def loss(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        if next(calls) == broken_at:
+        if torch.is_grad_enabled() and next(calls) == broken_at:
             return (network.value - network.value.detach()).abs().sqrt()
         return (network.value - x.mean()) ** 2
 
@@ -53,3 +53,20 @@ def test_a_missing_accelerate_is_said_before_pictures_are_read(monkeypatch, prio
     result = CliRunner().invoke(app, ["train", prior, "--data", "nowhere"])
     assert result.exit_code == 2
     assert "pip install 'basis-cli[train]'" in result.stderr
+
+
+def test_nor_does_one_that_leaves_no_way_on(tmp_path):
+    """Weights so large that the next loss overflows are finite themselves."""
+
+    def loss(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        return (network.value - 1) ** 2 if network.value < 1.5 else network.value * torch.inf
+
+    def run(rate: float, resume: bool) -> None:
+        settings = Settings(steps=6, batch=2, save_every=1, bf16=False, warmup=1, learning_rate=rate, optimizer="adam")
+        images = np.zeros((4, 1, 2, 2), np.uint8)
+        training.fit(Constant(), loss, images, settings, tmp_path, device="cpu", resume=resume)
+
+    with pytest.raises(NotFiniteError, match="the loss is inf after step 2"):
+        run(1.0, resume=False)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 1
+    run(1e-3, resume=True)

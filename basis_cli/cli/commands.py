@@ -70,7 +70,7 @@ class SquareOptions:
     ] = None
     crops: Annotated[
         str | None,
-        typer.Option(help="Folders and LSUN: train on squares of these sides, in turn, cut at random: 32,64."),
+        typer.Option(help="Train on squares of these sides, in turn, cut out at another place every time: 32,64."),
     ] = None
     octaves: Annotated[
         int, typer.Option(min=1, max=4, help="With --crops: so many scales, each shrunk to half of the one before.")

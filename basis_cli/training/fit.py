@@ -31,6 +31,7 @@ from .settings import Settings
 Loss = Callable[..., Tensor]
 STATE, METRICS = "state.pt", "metrics.jsonl"
 REPORTED = 50  # steps from one line of metrics to the next
+MILDER = "--resume with a smaller --learning-rate"
 
 
 def check_accelerate() -> None:
@@ -79,7 +80,7 @@ class Pictures:
         entropy = np.random.SeedSequence((settings.seed, step, self.process))
         generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
         side = settings.crops[step % len(settings.crops)] if settings.crops else None
-        count = max(1, settings.batch * settings.crops[0] ** 2 // side**2) if side else settings.batch
+        count = settings.pictures(side)
         chosen = torch.randint(len(self.images), (count,), generator=generator, device=device)
         x = taken(self.images, chosen, side, generator, settings.octaves).div_(255)
         if settings.flip:
@@ -174,8 +175,7 @@ class Run:
         for optimizer, rates in zip(self.optimizers, self._rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self.factor
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            value = loss(self._model, *batch)
+        value = self._loss(loss, self._model, batch)
         self.accelerator.backward(value)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -193,16 +193,11 @@ class Run:
             self.progress = self._agreed(self.seconds / (3600 * self.settings.hours))
 
     def check(self) -> None:
-        """What is lost must not replace what was saved.
-
-        Raises:
-            NotFiniteError: the loss or a weight is NaN or infinite.
-        """
-        hint = "--resume with a smaller --learning-rate"
+        """Raise a :class:`NotFiniteError` if the loss or a weight is NaN or infinite."""
         if not math.isfinite(self.mean_loss):
-            raise NotFiniteError(f"the loss is {self.mean_loss} at step {self.step}", hint)
+            raise NotFiniteError(f"the loss is {self.mean_loss} at step {self.step}", MILDER)
         if not all(p.isfinite().all() for p in self.network.parameters()):
-            raise NotFiniteError(f"the weights are not finite after step {self.step}", hint)
+            raise NotFiniteError(f"the weights are not finite after step {self.step}", MILDER)
 
     def compare(self, held_out_loss: float) -> None:
         """Keep the average if it is the best so far, and stop if none was for long enough.
@@ -223,8 +218,9 @@ class Run:
         seconds = self.seconds
         metrics = {"step": self.step, "progress": self.progress, "loss": self.mean_loss}
         metrics |= {"learning_rate": self.settings.learning_rate * self.factor, "seconds": seconds}
-        pictures = self.step * self.settings.batch * self.accelerator.num_processes
-        metrics |= {"images_per_second": pictures / seconds} | measured
+        each = [self.settings.pictures(side) for side in self.settings.crops or (None,)]
+        pictures = self.step * sum(each) / len(each) * self.accelerator.num_processes
+        metrics |= {"images_per_second": pictures / max(seconds, 1e-9)} | measured
         self._losses.zero_()
         self._steps = 0
         if self.is_main:
@@ -232,8 +228,16 @@ class Run:
                 file.write(json.dumps(metrics) + "\n")
         return metrics
 
-    def save(self) -> None:
-        """Write all that :meth:`restore` needs."""
+    def save(self, loss: Loss, following: tuple[Any, ...]) -> None:
+        """Write all that :meth:`restore` needs, if there is a way on: the loss of the ``following`` batch is a number.
+
+        Raises:
+            NotFiniteError: it is not; what was saved before is kept.
+        """
+        with torch.no_grad():  # not the compiled network, which would be compiled again for this
+            value = float(self._loss(loss, self.network, following))
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the loss is {value} after step {self.step}", MILDER)
         if not self.is_main:
             return
         state = self.identity | {
@@ -256,6 +260,10 @@ class Run:
                 steps = f"step {self.best['step']} of {self.step}"
                 message = f"the held-out loss was best at {steps}: those are the weights"
                 warnings.warn(message, RunWarning, stacklevel=3)
+
+    def _loss(self, loss: Loss, model: nn.Module, batch: tuple[Any, ...]) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            return loss(model, *batch)
 
     def _agreed(self, number: float) -> float:
         """The first process's ``number``, in all of them."""
@@ -312,7 +320,7 @@ def fit(
         if reporting:
             callback(run.step, run.report(measured))
         if saving or run.over:
-            run.save()
+            run.save(loss, pictures.batch(run.step))
         if sheet and measuring and run.is_main:
             sheet(run.average, out / f"samples-{run.step:07d}.png")
     run.choose_best()

@@ -57,9 +57,9 @@ def optimizers_of(network: nn.Module, settings: Settings) -> list[torch.optim.Op
 
     matrices = [p for p in named.values() if hidden(p)]
     others = [p for p in named.values() if not hidden(p)]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(others, settings.learning_rate, betas=(0.9, 0.99), fused=True)
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if others:
+        optimizers.append(torch.optim.Adam(others, settings.learning_rate, betas=(0.9, 0.99), fused=True))
     if matrices:
         optimizers.append(Muon(matrices, 20 * settings.learning_rate))
     return optimizers

@@ -46,6 +46,10 @@ class Settings:
         """That of the first crops."""
         return self.crops[0] if self.crops else None
 
+    def pictures(self, side: int | None) -> int:
+        """How many a step takes when they are cut to ``side``: as many pixels as ``batch`` of the first crops."""
+        return max(1, self.batch * self.crops[0] ** 2 // side**2) if side else self.batch
+
     def shape(self, of: tuple[int, int, int]) -> tuple[int, int, int]:
         """That of the pictures to learn, when those of the data are ``(c, h, w)``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,6 +76,9 @@ def train_glow(
 
     if directions and not gaussians:
         raise UsageError("--directions are those of Gaussians", "--gaussians 100")
+    config: dict[str, Any] = {"levels": levels, "depth": depth, "width": width, "conditional": conditional}
+    config |= {"whiten": whiten, "smooth": smooth, "gaussians": gaussians}
+    config |= {"directions": directions} if directions else {}
     settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = commands.splits(data, data_dir, squares)
     with commands.training_progress() as callback:
@@ -84,16 +87,7 @@ def train_glow(
             test_set,
             out,
             settings,
-            config={
-                "levels": levels,
-                "depth": depth,
-                "width": width,
-                "conditional": conditional,
-                "whiten": whiten,
-                "smooth": smooth,
-                "gaussians": gaussians,
-            }
-            | ({"directions": directions} if directions else {}),
+            config=config,
             device=training.device,
             resume=training.resume,
             start_from=start_from,

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from basis_cli.api import UsageError, WeightsError
 
-from .network import Glow, NormalizedConv
+from .layers import NormalizedConv
+from .network import Glow
 from .prior import add_rung, save
 
 

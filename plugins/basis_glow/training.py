@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basis_cli.api import Dataset, NotFiniteError, UsageError, atomically, bits_per_dim, training, write_sheet
+from basis_cli.api import Dataset, NotFiniteError, UsageError, atomically, training, write_sheet
 
-from .gaussians import DATA_STD
-from .network import DEQUANTIZATION, Glow
+from .network import Glow
+from .objectives import SIGMAS, bits, bits_and_score_error, inverse_error, measured, noise_levels, noisy
 from .prior import LADDER, add_rung, read, read_ladder, save
 
-SIGMAS = (0.008, 1.4)  # what a conditional model learns: a margin around the paper's 0.01 ... 1
-CLEAN = 0.1  # and the share of pictures that it sees without noise
 PRINCIPAL, FITTED = 10_000, 60_000  # pictures that principal directions, and Gaussians, are taken from
 SHOWN = (0.0, 0.01, 0.1, 1.0)  # levels at which its likelihood is reported
 ATTEMPTS = 3  # at a rung of the ladder
@@ -31,73 +29,6 @@ Callback = Callable[[int, dict[str, float]], None]
 
 def no_callback(step: int, metrics: dict[str, float]) -> None:
     """Does nothing; called as that of :func:`basis_cli.training.fit`."""
-
-
-def noise_levels(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """``n`` levels for a conditional model, ``(n,)``: stratified, a share of zeros, the rest log-uniform."""
-    place = (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n
-    low, high = map(math.log, SIGMAS)
-    sigma = torch.exp(low + (high - low) * (place - CLEAN) / (1 - CLEAN))
-    return torch.where(place < CLEAN, 0.0, sigma)
-
-
-def noisy(x: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
-    """``x + sigma z``; at ``sigma = 0`` dequantized: uniform noise spreads each 8-bit intensity over its interval."""
-    s = sigma[:, None, None, None]
-    z = torch.randn(x.shape, generator=generator, device=x.device)
-    u = torch.rand(x.shape, generator=generator, device=x.device) - 0.5
-    return x + torch.where(s > 0, s * z, DEQUANTIZATION * u)
-
-
-def bits(network: nn.Module, x: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
-    """Bits/dim of pictures ``x`` at noise level ``sigma`` ``(n,)``, under the network's density of that level."""
-    return bits_per_dim(network(noisy(x, sigma, generator), sigma), x[0].numel())
-
-
-def bits_and_score_error(
-    network: nn.Module, x: Tensor, sigma: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """:func:`bits`, and the error of the score that they belong to, both for each picture ``(n,)``.
-
-    The error is that of denoising score matching, ``(s^2 + std^2) / std^2 (z + s score(x + s z))^2`` a pixel: one at
-    every level for a network that knows the pictures' variance and nothing else. At ``sigma = 0`` there is none.
-    """
-    training = torch.is_grad_enabled()
-    with torch.enable_grad():
-        y = noisy(x, sigma, generator).requires_grad_()
-        log_prob = network(y, sigma)
-        (score,) = torch.autograd.grad(log_prob.sum(), y, create_graph=training)
-    s = sigma[:, None, None, None]
-    z = (y - x).detach() / torch.where(s > 0, s, 1.0)
-    error = torch.where(s > 0, (s**2 + DATA_STD**2) / DATA_STD**2 * (z + s * score) ** 2, 0.0)
-    return bits_per_dim(log_prob, x[0].numel()), error.flatten(1).mean(1)
-
-
-@torch.no_grad()
-def measured(network: Glow, pictures: Tensor, sigmas: Sequence[float]) -> dict[str, float]:
-    """Mean bits/dim of ``pictures`` at each level, and the mean error of the score; with the same noise every time."""
-    found = {}
-    for sigma in sigmas:
-        generator = torch.Generator(pictures.device).manual_seed(0)
-        parts = pictures.split(100)
-        levels = (torch.full((len(part),), sigma, device=part.device) for part in parts)
-        values = [
-            torch.stack(bits_and_score_error(network, part, level, generator))
-            for part, level in zip(parts, levels, strict=True)
-        ]
-        found[f"bits_per_dim_{sigma:.6g}"], error = torch.cat(values, dim=1).mean(1).tolist()
-        if sigma:
-            found[f"score_error_{sigma:.6g}"] = error
-    return found
-
-
-@torch.no_grad()
-def inverse_error(network: Glow, pictures: Tensor, sigma: float) -> float:
-    """How far ``inverse(encode(x))`` is from ``x`` at most, over noisy ``pictures``; infinite if not a number."""
-    level = torch.full((len(pictures),), sigma, device=pictures.device)
-    x = noisy(pictures, level, torch.Generator(pictures.device).manual_seed(0))
-    error = (network.inverse(network.encode(x, level)[0], level) - x).abs().max()
-    return float(error.nan_to_num(math.inf))
 
 
 def _fit(
@@ -161,6 +92,69 @@ def _fit(
     return average  # type: ignore[return-value]
 
 
+def _network(data: Dataset, settings: training.Settings, config: dict[str, Any], score_matching: float) -> Glow:
+    """A new Glow for the pictures of ``data``; raises what :func:`train` says of ``config``."""
+    conditional, whiten, gaussians = (config.get(name, 0) for name in ("conditional", "whiten", "gaussians"))
+    if score_matching and not conditional:
+        raise UsageError("score matching needs noise levels", "--conditional")
+    if score_matching and settings.compile:
+        raise UsageError("score matching needs second derivatives, which compiled networks do not have", "no --compile")
+    if (whiten or gaussians) and not conditional:
+        raise UsageError(f"{'whitening needs' if whiten else 'Gaussians need'} noise levels", "--conditional")
+    shape, count = settings.shape(data.shape), len(_spread(data, PRINCIPAL))
+    if whiten >= count or whiten > math.prod(shape):
+        few = f"{count} pictures of {shape} have fewer than {whiten} principal directions"
+        raise UsageError(few, "a smaller --whiten")
+    torch.manual_seed(settings.seed)
+    try:
+        return Glow(**{"shape": shape} | config)
+    except ValueError as error:
+        raise UsageError(str(error), "fewer --levels, --whiten or --directions") from error
+
+
+def _begin_with(network: Glow, path: Path) -> bool:
+    """Load the weights in ``path``, which may lack the Gaussians of ``network`` or have other activations.
+
+    Returns:
+        Whether they include Gaussians.
+
+    Raises:
+        UsageError: they are another network's.
+        WeightsError: the file cannot be read.
+    """
+    start, at = read(path)
+    may_differ = {"smooth"} if start.gaussians is not None else {"smooth", "gaussians", "directions"}
+    theirs, ours = start.config | ({"sigma": at} if at else {}), network.config
+    differ = [name for name in ours | theirs if theirs.get(name) != ours.get(name) and name not in may_differ]
+    if differ:
+        hint = "it has " + ", ".join(f"{name} {theirs.get(name) or 0}" for name in differ)
+        raise UsageError(f"{path} holds another network", hint)
+    network.load_state_dict(network.state_dict() | start.state_dict())
+    return start.gaussians is not None
+
+
+def _prepare(network: Glow, data: Dataset, settings: training.Settings, scratch: bool, fitted: bool) -> None:
+    """Fit to the pictures what is not learned: Gaussians and, from ``scratch``, the whitening and all actnorms.
+
+    Raises:
+        UsageError: fewer pictures than Gaussians or directions.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    if network.gaussians is not None and not fitted:
+        pictures = _spread(data, FITTED)
+        if len(pictures) < max(network.gaussians.directions.shape[:2]):
+            few = f"{len(pictures)} pictures are too few for that many Gaussians or directions"
+            raise UsageError(few, "a smaller --gaussians or --directions")
+        network.gaussians.fit(_taken(pictures, settings, generator).flatten(1))
+    if scratch:
+        if network.config.get("whiten"):
+            network.whitening.fit(_taken(_spread(data, PRINCIPAL), settings, generator))
+        first = torch.from_numpy(data.images[:256].copy())
+        x = training.taken(first, torch.arange(len(first)), settings.side, generator) / 255
+        level = noise_levels(len(x), generator, x.device) if network.conditional else torch.zeros(len(x))
+        network.initialize(noisy(x, level, generator), level)
+
+
 def train(
     data: Dataset,
     held_out: Dataset,
@@ -192,49 +186,12 @@ def train(
         WeightsError: ``start_from`` cannot be read.
         and what :func:`basis_cli.training.fit` raises.
     """
-    if score_matching and not (config or {}).get("conditional"):
-        raise UsageError("score matching needs noise levels", "--conditional")
-    if score_matching and settings.compile:
-        raise UsageError("score matching needs second derivatives, which compiled networks do not have", "no --compile")
-    whiten, gaussians = ((config or {}).get(name, 0) for name in ("whiten", "gaussians"))
-    if (whiten or gaussians) and not (config or {}).get("conditional"):
-        raise UsageError(f"{'whitening needs' if whiten else 'Gaussians need'} noise levels", "--conditional")
-    spread = _spread(data, PRINCIPAL)
-    if whiten >= len(spread) or whiten > math.prod(settings.shape(data.shape)):
-        few = f"{len(spread)} pictures of {settings.shape(data.shape)} have fewer than {whiten} principal directions"
-        raise UsageError(few, "a smaller --whiten")
-    torch.manual_seed(settings.seed)
-    try:
-        network = Glow(**{"shape": settings.shape(data.shape)} | (config or {}))
-    except ValueError as error:
-        raise UsageError(str(error), "fewer --levels, --whiten or --directions") from error
+    network = _network(data, settings, config or {}, score_matching)
     sigma = None if network.conditional else 0.0
     begun = training.to_be_continued(out, resume)
-    generator = torch.Generator().manual_seed(settings.seed)
-    fitted = False
-    if start_from:
-        start, at = read(start_from)
-        fitted = start.gaussians is not None
-        may_differ = {"smooth"} if fitted else {"smooth", "gaussians", "directions"}
-        theirs, ours = start.config | ({"sigma": at} if at else {}), network.config
-        differ = [name for name in ours | theirs if theirs.get(name) != ours.get(name) and name not in may_differ]
-        if differ:
-            hint = "it has " + ", ".join(f"{name} {theirs.get(name) or 0}" for name in differ)
-            raise UsageError(f"{start_from} holds another network", hint)
-        network.load_state_dict(network.state_dict() | start.state_dict())
-    if network.gaussians is not None and not fitted and not begun:
-        pictures = _spread(data, FITTED)
-        if len(pictures) < max(network.gaussians.directions.shape[:2]):
-            few = f"{len(pictures)} pictures are too few for that many Gaussians or directions"
-            raise UsageError(few, "a smaller --gaussians or --directions")
-        network.gaussians.fit(_taken(pictures, settings, generator).flatten(1))
-    if not start_from and not begun:
-        if whiten:
-            network.whitening.fit(_taken(spread, settings, generator))
-        first = torch.from_numpy(data.images[:256].copy())
-        x = training.taken(first, torch.arange(len(first)), settings.side, generator) / 255
-        level = noise_levels(len(x), generator, x.device) if network.conditional else torch.zeros(len(x))
-        network.initialize(noisy(x, level, generator), level)
+    fitted = _begin_with(network, start_from) if start_from else False
+    if not begun:
+        _prepare(network, data, settings, scratch=not start_from, fitted=fitted)
     _fit(
         network,
         sigma,
@@ -262,6 +219,25 @@ def _taken(images: np.ndarray, settings: training.Settings, generator: torch.Gen
     if settings.flip:
         x[::2] = x[::2].flip(-1)
     return x
+
+
+def _noiseless(path: Path) -> tuple[Glow, bool]:
+    """The Glow of pictures without noise in ``path``, and whether it was made of a conditional one.
+
+    Raises:
+        UsageError: there is none.
+        WeightsError: the file cannot be read.
+    """
+    network, level = read(path)
+    if level:
+        hint = "a ladder starts from a noiseless Glow: basis train glow"
+        raise UsageError(f"{path} holds the model of noise level {level:.4g}", hint)
+    if level == 0:
+        return network, False
+    try:
+        return network.of_level(0.0), True
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}", "start from one without whitening: basis train glow") from error
 
 
 def finetune(
@@ -296,28 +272,16 @@ def finetune(
         NotFiniteError: a rung failed at every learning rate.
         and what :func:`basis_cli.training.fit` raises.
     """
-    network, level = read(start_from)
-    if level:
-        hint = "a ladder starts from a noiseless Glow: basis train glow"
-        raise UsageError(f"{start_from} holds the model of noise level {level:.4g}", hint)
-    if level is None:
-        try:
-            network = network.of_level(0.0)
-        except ValueError as error:
-            raise UsageError(f"{start_from}: {error}", "start from one without whitening: basis train glow") from error
+    ladder, below = out / LADDER, out / "sigma-0.safetensors"
+    network, made = _noiseless(start_from)
     shape = settings.shape(data.shape)
     if network.shape != shape:
         raise UsageError(f"{start_from} models {network.shape} pictures, but {data.name}'s are {shape}")
-    ladder = out / LADDER
     if ladder.exists() and not resume:
         raise UsageError(f"{out} already holds a ladder", "--resume continues it; else choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    below = out / "sigma-0.safetensors"
     if not below.exists():
-        if level is None:
-            save(below, network, 0.0, notes or {})
-        else:
-            _copy(start_from, below)
+        save(below, network, 0.0, notes or {}) if made else _copy(start_from, below)
     elif not _same(read(below)[0], network):
         raise UsageError(f"{out} holds the ladder of another model", "resume with the --start-from that began it")
     add_rung(below, 0.0, network.shape)

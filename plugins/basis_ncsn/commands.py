@@ -57,21 +57,19 @@ def train_ncsn(
     start_from: commands.StartFrom = None,
 ) -> None:
     """Train a noise-conditional score network by denoising or sliced score matching."""
-    from .network import ladder
+    from .refinenet import ladder
     from .training import train
 
     config: dict[str, Any] = {"filters": filters}
     if backbone is Backbone.unet:
         config = {"widths": commands.whole_numbers(widths), "blocks": blocks, "patch": patch}
-        if not attention:
-            config["attention"] = False
+        config |= {} if attention else {"attention": False}
     if schedule or levels:
-        spacing, count = schedule.value if schedule else "geometric", levels or 10
-        begin = 0.01 if count == 1 else 1.0
+        spacing, count, begin = schedule or Schedule.geometric, levels or 10, 0.01 if levels == 1 else 1.0
         if backbone is Backbone.unet:
-            config["sigmas"] = ladder(spacing, count, begin)
+            config["sigmas"] = ladder(spacing.value, count, begin)
         else:
-            config |= {"schedule": spacing, "levels": count, "sigma_begin": begin}
+            config |= {"schedule": spacing.value, "levels": count, "sigma_begin": begin}
     settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = commands.splits(data, data_dir, squares)
     with commands.training_progress() as callback:

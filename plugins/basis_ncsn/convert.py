@@ -13,8 +13,8 @@ from torch import Tensor
 
 from basis_cli.api import WeightsError
 
-from .network import RefineNet
 from .prior import save
+from .refinenet import RefineNet
 
 
 def _state_dict(checkpoint: Path) -> dict[str, Tensor]:

@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from basis_cli.api import Dataset, UsageError, operators, samplers, training, write_sheet
 
-from .network import NETWORKS, UNet
+from .network import NETWORKS
 from .prior import ScorePrior, read, save
+from .unet import UNet
 
 OBJECTIVES = ("dsm", "ssm")
 SIGMAS = (0.008, 1.4)  # a margin around the paper's 0.01 ... 1
@@ -167,6 +168,20 @@ def begin_with(network: nn.Module, path: Path) -> None:
     network.load_state_dict(start, strict=False)
 
 
+def _network(backbone: str, config: dict[str, Any], shape: tuple[int, int, int], start_from: Path | None) -> nn.Module:
+    """A new network for pictures of ``shape``; raises as :func:`train`."""
+    try:
+        network: Any = NETWORKS[backbone](**config)
+    except ValueError as error:
+        raise UsageError(str(error), "see basis train ncsn --help") from error
+    if start_from:
+        begin_with(network, start_from)
+    if any(side % getattr(network, "stride", 1) for side in shape[1:]):
+        hint = "fewer --widths or a smaller --patch"
+        raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)
+    return network
+
+
 def train(
     data: Dataset,
     held_out: Dataset,
@@ -193,30 +208,19 @@ def train(
         and what :func:`basis_cli.training.fit` raises.
     """
     shape = settings.shape(data.shape)
-    scaled = data[:: max(1, len(data.images) // 10_000)]
     config = {"channels": shape[0]} | (config or {})
     if backbone == "unet":
+        scaled = data[:: max(1, len(data.images) // 10_000)]
         config |= {"mean": round(float(scaled.mean()), 4), "std": round(float(scaled.std()), 4)}
     torch.manual_seed(settings.seed)
-    try:
-        network: Any = NETWORKS[backbone](**config)
-    except ValueError as error:
-        raise UsageError(str(error), "see basis train ncsn --help") from error
-    if start_from:
-        begin_with(network, start_from)
-    if any(side % getattr(network, "stride", 1) for side in shape[1:]):
-        hint = "fewer --widths or a smaller --patch"
-        raise UsageError(f"{shape[2]} x {shape[1]} pictures are not multiples of {network.stride}", hint)
-
-    def pictures(device: torch.device) -> Tensor:
-        return held_out[:1000].to(device)
+    network = _network(backbone, config, shape, start_from)
 
     def as_prior(model: nn.Module) -> tuple[ScorePrior, torch.device]:
         return ScorePrior(model, shape, getattr(model, "sigmas", None)), next(model.parameters()).device
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         prior, where = as_prior(model)
-        errors = denoising_error(prior, pictures(where))
+        errors = denoising_error(prior, held_out[:1000].to(where))
         return errors | {"held_out_loss": held_out_loss(errors)}
 
     def draw(model: nn.Module, path: Path) -> None:

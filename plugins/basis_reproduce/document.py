@@ -20,7 +20,7 @@ Made from the results in `{folder}/` by `basis reproduce document -o docs/{folde
 with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by Estimating
 Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo. Each section is one command, which
 also draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger
-runs of MNIST separation are in [protocols.md](protocols.md), and how long all of this takes is there too.
+runs of MNIST separation are in [evaluation.md](evaluation.md), and how long all of this takes is there too.
 """
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from basis_ncsn.network import NETWORKS, ladder
+from basis_ncsn.network import NETWORKS
 from basis_ncsn.prior import ScorePrior
+from basis_ncsn.refinenet import ladder
 from basis_ncsn.training import denoising_error, loss_of, sliced_objective
 from torch import Tensor, nn
 

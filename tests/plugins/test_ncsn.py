@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from basis_ncsn import convert, network, prior, training
+from basis_ncsn import convert, prior, refinenet, training, unet
 from basis_ncsn.network import NETWORKS, RefineNet, UNet
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -148,7 +148,7 @@ def test_unet_without_attention_takes_any_size_that_is_a_multiple_of_its_stride(
 
 
 def test_attention_is_softmax_attention_head_by_head():
-    attention = roughened(network.Attention(64))
+    attention = roughened(unet.Attention(64))
     x = wave(2 * 64 * 9).view(2, 64, 3, 3)
     q, k, v = attention.qkv(attention.norm(x)).flatten(2).chunk(3, dim=1)  # each (n, channels, positions)
     heads = []
@@ -212,16 +212,16 @@ def test_refinenet_ladder_is_geometric():
 
 
 def test_linear_ladders():
-    linear = network.ladder("linear", 4)
+    linear = refinenet.ladder("linear", 4)
     assert linear == pytest.approx((1.0, 0.67, 0.34, 0.01))
     assert RefineNet(filters=8, levels=4, schedule="linear").sigmas == pytest.approx(linear)
-    assert network.ladder("geometric", 10) == RefineNet(filters=8).sigmas
+    assert refinenet.ladder("geometric", 10) == RefineNet(filters=8).sigmas
     with pytest.raises(ValueError, match="geometric, linear"):
-        network.ladder("cubic", 4)
+        refinenet.ladder("cubic", 4)
 
 
 def test_resnet_has_no_way_round_its_lowest_resolution():
-    net = network.ResNet(filters=8)
+    net = refinenet.ResNet(filters=8)
     x, level = torch.rand(2, 1, 8, 12), torch.tensor([0, 9])
     assert net(x, level).shape == x.shape
     assert not torch.equal(net(x, level), net(x, level.flip(0)))
@@ -730,4 +730,4 @@ def test_refinenet_trains(tmp_path):
     after = run(tmp_path, backbone="refinenet", config={"filters": 8}, steps=2)
     assert after.keys() == before.keys()
     assert all(tensor.isfinite().all() for tensor in after.values())
-    assert isinstance(prior.read(tmp_path / "weights.safetensors")[0], network.RefineNet)
+    assert isinstance(prior.read(tmp_path / "weights.safetensors")[0], RefineNet)

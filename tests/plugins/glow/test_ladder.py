@@ -123,7 +123,7 @@ def test_a_ladder_killed_in_the_middle_of_a_rung_goes_on_as_the_unbroken_one(tmp
     real = training.bits
 
     def killed(*args):
-        if next(calls) == 6 + 1 + 4:  # six steps and a look at the held-out pictures, then in the second rung
+        if torch.is_grad_enabled() and next(calls) == 6 + 4:  # six steps, then in the second rung
             raise KeyboardInterrupt
         return real(*args)
 
@@ -136,11 +136,11 @@ def test_a_ladder_killed_in_the_middle_of_a_rung_goes_on_as_the_unbroken_one(tmp
     with pytest.raises(UsageError, match="already holds a ladder"):
         climb(start, tmp_path / "killed")
     looked = []
-    monkeypatch.setattr(training, "bits", lambda *args: looked.append(1) or real(*args))
+    monkeypatch.setattr(training, "bits", lambda *args: looked.append(torch.is_grad_enabled()) or real(*args))
     resumed = rungs(climb(start, tmp_path / "killed", resume=True))
     assert resumed.keys() == unbroken.keys()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
-    assert len(looked) < 6 + 1, "neither the finished rung nor the saved steps are done again"
+    assert sum(looked) < 6, "neither the finished rung nor the saved steps are done again"
 
 
 @pytest.mark.parametrize("failure", ["not finite", "not invertible"])

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from basis_glow import gaussians, network, training
+from basis_glow import gaussians, network, objectives
 from basis_glow.network import Glow
 from torch import Tensor
 
@@ -142,7 +142,7 @@ def test_samples_have_the_density(glow):
 def test_bits_per_dim_of_uniform_intensities_is_eight():
     """A density of one over the 256 intensities (each an interval of 1/255) is log2(255) + log2(256 / 255)."""
     log_prob = torch.full((1,), -64 * math.log(256 / 255))
-    assert float(training.bits_per_dim(log_prob, 64)) == pytest.approx(8, abs=1e-5)
+    assert float(objectives.bits_per_dim(log_prob, 64)) == pytest.approx(8, abs=1e-5)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
