@@ -2,6 +2,7 @@
 
 from .base import Constraint as Constraint
 from .base import Derivative as Derivative
+from .base import Forward as Forward
 from .base import LinearOperator as LinearOperator
 from .base import Operator as Operator
 from .base import Unobserved as Unobserved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -113,6 +114,23 @@ class Unobserved(Linear):
         return y.new_zeros(1, len(y), *self.shape)
 
     pinv = adjoint
+
+
+class Forward:
+    """An operator of which only the forward is known: any differentiable function of ``x`` ``(k, n, c, h, w)``.
+
+    Samplers that take every operator (``conjugate``, ``mmps``, ``langevin``) get its adjoint by automatic
+    differentiation.
+
+    Args:
+        scale: see :class:`Operator`.
+    """
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], k: int = 1, scale: float = 1.0):
+        self.forward, self.k, self.scale = forward, k, scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
 
 
 class Derivative:
