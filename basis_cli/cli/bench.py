@@ -163,8 +163,8 @@ def samplers(
     test = load_pictures(data, "test", data_dir, priors[0].shape)
     chosen = [contender for contender in CONTENDERS if not only or contender.name in only]
     if not chosen:
-        names = "; ".join(contender.name for contender in CONTENDERS)
-        raise UsageError(f"no sampler of the benchmark is called {', '.join(only or [])!r}", names)
+        known = "; ".join(contender.name for contender in CONTENDERS)
+        raise UsageError(f"no sampler of the benchmark is called {', '.join(only or [])!r}", known)
     with warnings_as_lines(), stderr.status("") as status:
         if quiet:
             status.stop()
@@ -182,9 +182,9 @@ def samplers(
         )
     if not rows:
         raise UsageError(f"--budgets {budgets} buys no sampler a run", "ep takes three levels of two evaluations")
-    published = PAPER_PSNR[protocol.value] if (data, k) == ("mnist", 2) else {}
     result = {"prior": prior, "weights_sha256": hashes, "data": data, "protocol": protocol.value, "k": k}
-    result |= {"mixtures": pairs, "pairs_seed": seed, "rows": rows, "published": published}
+    result |= {"mixtures": pairs, "pairs_seed": seed, "rows": rows}
+    result["published"] = PAPER_PSNR[protocol.value] if (data, k) == ("mnist", 2) else {}
     if as_json:
         print(json.dumps(result))
     else:

@@ -114,24 +114,23 @@ def separation(
             sheet=sheet,
             watch=watch,
         )
-    result = {
-        "prior": prior,
-        "weights_sha256": hashes,
-        "shape": priors[0].shape,
-        "tiles": about_tiles(priors[0]),
-    } | result
+    about = {"prior": prior, "weights_sha256": hashes, "shape": priors[0].shape, "tiles": about_tiles(priors[0])}
     published = PAPER_PSNR[protocol.value] if (data, k) == (["mnist"], 2) else {}
     if as_json:
-        print(json.dumps(result | {"published": published}))
+        print(json.dumps(about | result | {"published": published}))
     else:
-        stdout.print(_table(result, published))
-        if "quality" in result:
-            stdout.print(_quality_table(result, f"all {result['k'] * result['mixtures']} components"))
-        for name, shares in result.get("assigned", {}).items():
-            shown = ", ".join(f"{share:.0%} {how}" for how, share in shares.items())
-            stdout.print(f"every component in its own place, {name}: {shown} of the mixtures")
+        _show_separation(about | result, published)
     if plot:
         _histogram(result, published, plot)
+
+
+def _show_separation(result: dict[str, Any], published: dict[str, float]) -> None:
+    stdout.print(_table(result, published))
+    if "quality" in result:
+        stdout.print(_quality_table(result, f"all {result['k'] * result['mixtures']} components"))
+    for name, shares in result.get("assigned", {}).items():
+        shown = ", ".join(f"{share:.0%} {how}" for how, share in shares.items())
+        stdout.print(f"every component in its own place, {name}: {shown} of the mixtures")
 
 
 @dataclass(frozen=True)

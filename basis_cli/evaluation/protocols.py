@@ -75,15 +75,12 @@ def evaluate_separation(
 ) -> dict[str, Any]:
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
 
-    Several data sets are one for each component; ``protocol`` then does not matter. The PSNR of a mixture is the mean
-    over its components, clipped to [0, 1], under the best permutation of those that share a prior. The samples are
-    judged as the sampler leaves them, as in the paper, without the last correction that
-    :func:`basis_cli.separate` makes, which would make baselines better than they are. Only ``psnr_corrected``
-    is with it.
-
-    Of several ``samples`` the one to judge is made as ``select`` says, see
-    :meth:`~basis_cli.posterior.ranking.Ranked.select` (``all`` judges the most probable one). ``sheet`` is a PNG
-    file to write the first mixtures to: each a column of mixture, components, truth.
+    Several data sets are one for each component, whatever the ``protocol``. The PSNR of a mixture is the mean over its
+    components, clipped to [0, 1], under the best permutation of those that share a prior. Samples are judged as the
+    sampler leaves them, as in the paper; only ``psnr_corrected`` is after the correction that
+    :func:`basis_cli.separate` makes, which improves baselines. Of several ``samples`` one is made as ``select`` says
+    (:meth:`~basis_cli.posterior.ranking.Ranked.select`; ``all``: the most probable). ``sheet`` is a PNG file for the
+    first mixtures: each a column of mixture, components, truth.
 
     Returns:
         ``psnr``, ``psnr_corrected`` and ``average`` (the baseline, the mean picture) as :func:`summary` makes them,
@@ -103,29 +100,20 @@ def evaluate_separation(
         same_shape(prior, about["data"], truth)
     _ready(sheet, judged=truth.shape[2] == 3)
     posterior = Separate(k).posterior(priors, sampling or Sampling())
-    operator, seed = posterior.operator, (sampling or Sampling()).seed
-    result = _answered(posterior, y, _seeds(seed, pairs, samples), compute, True, watch)
-    x = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
-    off = ordering.residual(operator(x), y)
-
-    def in_order(x: Tensor) -> Tensor:
-        order = ordering.component_order(x, posterior.kinds, references=truth, mixture=y)
-        return ordering.reordered(x, order)
-
-    written = in_order(corrected(posterior, x, y))
-    x = in_order(x.clamp(0, 1))
+    result = _answered(posterior, y, _seeds((sampling or Sampling()).seed, pairs, samples), compute, True, watch)
+    chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
+    off = ordering.residual(posterior.operator(chosen), y)
+    x, written = (
+        ordering.reordered(x, ordering.component_order(x, posterior.kinds, references=truth, mixture=y))
+        for x in (chosen.clamp(0, 1), corrected(posterior, chosen, y))
+    )
     if sheet:
         _write_sheet(sheet, y, *x, *truth)
-    psnr = ordering.psnr(x, truth).mean(0).numpy()
     mean = y[None].expand_as(truth)
-    average = ordering.psnr(mean, truth).mean(0).numpy()
-    found = about | {
-        "k": k,
-        "mixtures": pairs,
-        "pairs_seed": pairs_seed,
-        "psnr": summary(psnr),
-        "psnr_corrected": summary(ordering.psnr(written, truth).mean(0).numpy()),
-        "average": summary(average),
+    psnr, after, average = (ordering.psnr(each, truth).mean(0).numpy() for each in (x, written, mean))
+    found = about | {"k": k, "mixtures": pairs, "pairs_seed": pairs_seed}
+    found |= {"psnr": summary(psnr), "psnr_corrected": summary(after), "average": summary(average)}
+    found |= {
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
         "seconds": result.seconds,
@@ -136,10 +124,8 @@ def evaluate_separation(
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
     if len({id(prior) for prior in priors}) == k > 1:
-        found["assigned"] = {
-            "separations": assigned(x, priors, truth, compute),
-            "truth": assigned(truth, priors, compute=compute),
-        }
+        own = {"separations": assigned(x, priors, truth, compute), "truth": assigned(truth, priors, compute=compute)}
+        found["assigned"] = own
     return found
 
 

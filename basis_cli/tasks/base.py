@@ -173,12 +173,9 @@ def answer(
     Raises:
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    import torch
-
     from ..compute import Compute
     from ..posterior import Result, Sampling, answers
-    from ..samplers import unwatched
-    from ..samplers.noise import image_seed
+    from ..samplers import image_seed, unwatched
 
     sampling, compute = sampling or Sampling(), compute or Compute()
     if samples < 1:
@@ -187,16 +184,7 @@ def answer(
         posterior: Any = direct(task, model, weights, compute)
     else:
         posterior = task.posterior(loaded(task, prior, weights, compute), sampling)
-    shape = posterior.shape
-    y = task.measured(pictures, posterior.operator, shape)
-    truth = None
-    if references is not None:
-        if task.k > 1 and len(references) != task.k:
-            raise UsageError(f"{len(references)} references for {task.k} components", "one for each")
-        given = references if task.k > 1 else [references]
-        truth = torch.stack([as_batch(reference, shape, task.fit) for reference in given])
-        if truth.shape[1] != len(y):
-            raise UsageError(f"references for {truth.shape[1]} pictures, but there are {len(y)}")
+    y = task.measured(pictures, posterior.operator, posterior.shape)
     seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
     found = answers(
         posterior,
@@ -204,12 +192,25 @@ def answer(
         seeds,
         compute=compute,
         select=select,
-        truth=truth,
+        truth=None if references is None else _truth(task, references, posterior.shape, len(y)),
         watch=watch or unwatched,
         saved=lambda inputs: saved,
         begun=[range(len(y))] if saved else (),
     )
     return Result.joined([result for _, result in sorted(found, key=lambda each: each[0])])  # type: ignore[misc]
+
+
+def _truth(task: Task, references: Any, shape: Shape, count: int) -> Tensor:
+    """The true pictures ``(k, n, c, h, w)`` of ``count`` answers."""
+    import torch
+
+    if task.k > 1 and len(references) != task.k:
+        raise UsageError(f"{len(references)} references for {task.k} components", "one for each")
+    given = references if task.k > 1 else [references]
+    truth = torch.stack([as_batch(reference, shape, task.fit) for reference in given])
+    if truth.shape[1] != count:
+        raise UsageError(f"references for {truth.shape[1]} pictures, but there are {count}")
+    return truth
 
 
 def loaded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,7 +95,7 @@ def inpaint(pictures: Picture | Sequence[Picture], mask: Picture, *, fit: str | 
     It is a file, a name in :data:`UNKNOWN`, or ``(1, h, w)``. ``options`` are those of
     :func:`basis_cli.tasks.base.answer`.
     """
-    by_name = isinstance(mask, str) or hasattr(mask, "__fspath__")
+    by_name = isinstance(mask, (str, os.PathLike))
     task = Inpaint(str(mask), fit=as_fit(fit)) if by_name else Masked("given", fit=as_fit(fit), missing=mask)  # type: ignore[arg-type]
     return answer(task, pictures, **options)
 

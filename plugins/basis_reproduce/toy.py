@@ -64,6 +64,17 @@ def _estimated(mixture: GaussianMixture, iterations: int, seed: int) -> nn.Modul
     return network
 
 
+RUNS = (
+    ("Langevin, T = 1000", "wrong weights", [1e-3], 1000, 0.1),
+    ("annealed, sigma 20 to e^0.1", "0.8", WORKING, 100, 0.1),
+    ("annealed, sigma 10 to 0.1", "overflow", PRINTED, 100, 0.1),
+    ("annealed, sigma 10 to 0.1, epsilon 0.01", "not satisfying", PRINTED, 100, 0.01),
+    ("annealed, sigma 10 to 0.1, epsilon 0.001", "not satisfying", PRINTED, 100, 0.001),
+    ("annealed, sigma 10 to 0.1, epsilon 0.0001", "not satisfying", PRINTED, 100, 1e-4),
+)
+"""Langevin dynamics with and without annealing: what, the published share, noise levels, steps, epsilon."""
+
+
 def gmm(setup: Setup, *, samples: int, iterations: int) -> Report:
     """True and estimated scores, and samples by Langevin dynamics with and without annealing, from true scores."""
     mixture = two_gaussians()
@@ -85,16 +96,8 @@ def gmm(setup: Setup, *, samples: int, iterations: int) -> Report:
     drawn: dict[str, Tensor] = {
         "samples": mixture.sample(samples, torch.Generator().manual_seed(setup.seed)).flatten(1)
     }
-    runs = (
-        ("Langevin, T = 1000", "wrong weights", [1e-3], 1000, 0.1),
-        ("annealed, sigma 20 to e^0.1", "0.8", WORKING, 100, 0.1),
-        ("annealed, sigma 10 to 0.1", "overflow", PRINTED, 100, 0.1),
-        ("annealed, sigma 10 to 0.1, epsilon 0.01", "not satisfying", PRINTED, 100, 0.01),
-        ("annealed, sigma 10 to 0.1, epsilon 0.001", "not satisfying", PRINTED, 100, 0.001),
-        ("annealed, sigma 10 to 0.1, epsilon 0.0001", "not satisfying", PRINTED, 100, 1e-4),
-    )
     rows.append(_row("independent samples", "0.8", drawn["samples"], "spread 1"))
-    for what, published, sigmas, steps, epsilon in runs:
+    for what, published, sigmas, steps, epsilon in RUNS:
         setup.say(what)
         last = f"L = {len(sigmas)}, T = {steps}, epsilon {epsilon:g}, spread {math.sqrt(1 + sigmas[-1] ** 2):.2f}"
         try:
