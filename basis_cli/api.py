@@ -7,7 +7,8 @@ first asked for, so ask at the head of a module that itself imports torch, and i
 * ``training``: ``fit`` and its ``Settings`` (:mod:`basis_cli.training`); ``Dataset`` is what it learns from.
 * ``commands``: groups to add commands to, and the options that training and conversion share
   (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
-* ``weights``, ``prior_spec``, ``load_prior``: verified files of weights, and the priors of all plugins, by name.
+* ``weights``, ``prior_spec``, ``load_prior``: verified files of weights, and the priors of all plugins, by name;
+  ``resolve``: what a spec's ``"module:function"`` names.
 * ``samplers``, ``operators``, ``write_sheet``: to draw samples of a prior while it learns, to write a sampler.
 * ``Task``, ``Damage``, ``FitOption``: a verb of one's own and its evaluation. Light.
 * ``Compute``, ``tasks``, ``posterior``, ``datasets``, ``protocols``, ``likelihood``, ``features``: to run, to measure.
