@@ -10,6 +10,7 @@ import torch
 from basis_toy.prior import four_pictures
 
 from basis_cli import plugins
+from basis_cli.compute import Compute
 from basis_cli.data.datasets import Dataset
 from basis_cli.errors import RunWarning, UsageError
 from basis_cli.evaluation import benchmarks
@@ -64,7 +65,7 @@ def test_ratios_are_of_the_figures_and_above_1_in_our_favour(result):
 
 
 def test_share_outside_the_network_is_of_the_time(result):
-    slower = benchmarks._cost(Slow(0.05), CPU, 2, 4)
+    slower = benchmarks._cost(Slow(0.05), CPU, Compute("cpu"), 2, 4)
     assert 0 < slower["outside_network"] < result["ours"]["outside_network"] < 1
 
 

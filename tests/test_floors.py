@@ -68,6 +68,6 @@ def test_digits_separate(digits, prior, sampler, n, floor, options):
     y = OPERATOR(truth)
     if noise_std := options.get("noise_std"):
         y = y + noise_std * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    with torch.no_grad():
         x = getattr(samplers, sampler)([prior, prior], OPERATOR, y, seeds=range(n), **options)
     assert float(psnr(x, truth).mean()) > floor, float(psnr(x, truth).mean())

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import typer
 
 from .. import __version__
@@ -18,6 +17,8 @@ from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions
 from .output import fail, sampling_progress, stderr, warnings_as_lines
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..api import Prior
     from ..compute import Compute
     from ..data.datasets import Dataset
@@ -134,7 +135,7 @@ class Job:
             posterior = None
             self.priors, self.hashes = load_priors(self.task, self.model.prior, self.model.weights, self.compute)
         shape = posterior.shape if posterior else self.priors[0].shape
-        self.task.check(shape)
+        self.task.check(shape, self.tiles.tile)
         if self.priors:
             self.sampling.options(self.priors)
         self._read_references(shape)
@@ -180,6 +181,7 @@ class Job:
 
     def _answer(self, posterior: Posterior, task: Task, pictures: Sequence[Picture]) -> None:
         """Answer pictures that set the same task, and write each answer when it is there, so nothing done is lost."""
+        import numpy as np
         import torch
 
         from ..data import images
@@ -191,6 +193,8 @@ class Job:
                 where = self.output.out / f"{picture.stem}.x1.png"
                 stderr.print(f"would {task.name} {picture.name} into {where} ...", highlight=False)
             return
+        if any(reference.shape != tuple(posterior.shape) for reference in self.references):
+            raise InputError(f"a reference has another shape than the answer's {tuple(posterior.shape)}")
         images.out_folder(self.output.out)
         y = task.observed(torch.stack([torch.from_numpy(p.pixels) for p in pictures]), posterior.operator)
         seeds = [image_seed(self.sampling.seed, sample) for sample in range(self.several.samples)]

@@ -10,6 +10,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ..api import SamplerSpec
+from .algorithm1 import ascent as ascent
+from .algorithm1 import langevin as langevin
 from .base import Descent as Descent
 from .base import Progress as Progress
 from .base import Watch as Watch
@@ -24,8 +26,6 @@ from .denoising import conjugate as conjugate
 from .denoising import ep as ep
 from .denoising import mmps as mmps
 from .denoising import project as project
-from .langevin import ascent as ascent
-from .langevin import langevin as langevin
 from .noise import PerImageNoise as PerImageNoise
 from .noise import image_seed as image_seed
 from .schedules import PAPER_SIGMAS as PAPER_SIGMAS

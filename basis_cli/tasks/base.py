@@ -120,8 +120,9 @@ class Task:
 
         return self, images.read(source, self.seen(shape), self.fit, larger)
 
-    def check(self, shape: Shape) -> None:
-        """Raise a :class:`UsageError` for what cannot be done, before any file is read."""
+    def check(self, shape: Shape, larger: bool = False) -> None:
+        """Raise a :class:`UsageError` for what a prior of this ``shape`` cannot do, before any file is read; if
+        ``larger``, the pictures may be larger than its own."""
 
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Posterior:
         """``p(x | y)`` under these priors."""
@@ -224,6 +225,8 @@ def loaded(
     """
     from ..priors import load_prior
 
+    if task.k < 1:
+        raise UsageError(f"a mixture has at least one component, not k = {task.k}", "-k 2")
     given: list[Any] = list(prior) if isinstance(prior, (list, tuple)) else [prior or task.prior]
     if len(given) not in (1, task.k):
         raise UsageError(f"{len(given)} priors for {task.k} components", "give --prior once for all, or once for each")

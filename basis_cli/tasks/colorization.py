@@ -41,23 +41,20 @@ class Colorize(Task):
     ] = False
     fit: FitOption = None
 
-    @property
-    def weights(self) -> tuple[float, ...]:
+    def weights(self, channels: int) -> tuple[float, ...]:
         """Of the channels in the gray."""
         from ..data.images import LUMA
 
-        return tuple(LUMA.tolist()) if self.luma else (1 / 3,) * 3
+        return tuple(LUMA.tolist()) if self.luma else (1 / channels,) * channels
 
     def operator(self, shape: Shape) -> Operator:
         from ..operators import Gray
 
-        if shape[0] != len(self.weights):
-            hint = "choose a prior of colour pictures"
-            raise UsageError(f"the prior models {shape[0]} channels, not {len(self.weights)}", hint)
-        return Gray(self.weights)
+        return Gray(self.weights(shape[0]))
 
-    def check(self, shape: Shape) -> None:
-        self.operator(shape)
+    def check(self, shape: Shape, larger: bool = False) -> None:
+        if shape[0] != 3:
+            raise UsageError(f"the prior models {shape[0]} channels, not 3", "choose a prior of colour pictures")
 
     def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
         return operator(pictures[None])
@@ -73,8 +70,10 @@ class Weighted(Colorize):
 
     channel_weights: tuple[float, ...] = ()
 
-    @property
-    def weights(self) -> tuple[float, ...]:
+    def weights(self, channels: int) -> tuple[float, ...]:
+        if channels != len(self.channel_weights):
+            hint = "choose a prior of colour pictures"
+            raise UsageError(f"the prior models {channels} channels, not {len(self.channel_weights)}", hint)
         return self.channel_weights
 
 

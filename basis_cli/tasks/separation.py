@@ -38,10 +38,8 @@ class Separate(Task):
         """``alpha``, or ``1/k`` each: an eight-bit file holds a mean, not a sum.
 
         Raises:
-            UsageError: no component, or not a number for each.
+            UsageError: not a number for each.
         """
-        if self.k < 1:
-            raise UsageError(f"a mixture has at least one component, not k = {self.k}", "-k 2")
         given = numbers(self.alpha, "--alpha") or [1 / self.k] * self.k
         if len(given) != self.k:
             hint = "--alpha takes one number for each"
@@ -53,7 +51,7 @@ class Separate(Task):
 
         return Mixture(self.coefficients)
 
-    def check(self, shape: Shape) -> None:
+    def check(self, shape: Shape, larger: bool = False) -> None:
         self.operator(shape)
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:

@@ -132,7 +132,7 @@ def test_a_nonlinear_operator_goes_through_its_derivative(gaussian, name):
     operator = Squared()
     y = torch.full((50, 1, 2, 2), 0.5)
     options = {"sigmas": samplers.geometric(4, 0.2, 0.02), "step_size": 5e-5} if name == "langevin" else {}
-    with torch.inference_mode():
+    with torch.no_grad():
         x = getattr(samplers, name)([gaussian] * 2, operator, y, seeds=range(50), noise_std=0.02, **options)
     assert (operator(x) - y).square().mean().sqrt() < 0.05
     assert x.std(1).mean() > 0.02  # there is a circle of answers at every pixel

@@ -299,7 +299,7 @@ def test_samplers_are_found_and_the_built_in_keeps_its_name(install):
     install("mine", SAMPLERS)
     assert plugins.sampler("fast")() == "fast"
     assert plugins.sampler("mine/langevin")() == "fast"
-    assert plugins.sampler("langevin").__module__ == "basis_cli.samplers.langevin"
+    assert plugins.sampler("langevin").__module__ == "basis_cli.samplers.algorithm1"
     with pytest.raises(UnknownPriorError, match="no sampler is called 'langevine'.*did you mean 'langevin'"):
         plugins.sampler("langevine")
 

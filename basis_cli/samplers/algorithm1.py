@@ -84,14 +84,14 @@ SAMPLERS = (
     SamplerSpec(
         "langevin",
         "Algorithm 1 of the paper: exact as steps grow in number and shrink; a hundred evaluations a level",
-        "basis_cli.samplers.langevin:langevin",
+        "basis_cli.samplers.algorithm1:langevin",
         steps=True,
         calibrated=True,
     ),
     SamplerSpec(
         "ascent",
         "the same without noise: gradient ascent on the log-posterior (Figure 3)",
-        "basis_cli.samplers.langevin:ascent",
+        "basis_cli.samplers.algorithm1:ascent",
         steps=True,
     ),
 )
