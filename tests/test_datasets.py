@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from basis_cli import plugins
 from basis_cli.data import images
 from basis_cli.data.datasets import Squares, load_dataset
 from basis_cli.errors import InputError, InputWarning, UsageError
@@ -141,3 +142,18 @@ def test_lsun_without_lmdb_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="lmdb") as caught:
         load_dataset("lsun:bedroom", "train", tmp_path)
     assert "basis-cli[lsun]" in caught.value.hint
+
+
+def test_a_plugin_brings_a_data_set(tmp_path, monkeypatch):
+    def load(folder, split):
+        if folder.name != "squares":
+            raise FileNotFoundError(folder)
+        return np.full((3, 1, 4, 4), {"train": 1, "test": 2}[split], np.uint8), np.arange(3)
+
+    monkeypatch.setattr(plugins, "datasets", lambda: {"squares": "squares:load"})
+    monkeypatch.setattr(plugins, "resolve", lambda target: load)
+    (tmp_path / "squares").mkdir()
+    data = load_dataset("squares", "test", tmp_path)
+    assert (data.name, data.images.max(), data.labels.tolist()) == ("squares", 2, [0, 1, 2])
+    with pytest.raises(UsageError, match="known: .*squares"):
+        load_dataset("circles", "test", tmp_path)

@@ -68,3 +68,20 @@ def test_sample_writes_pictures_a_sheet_and_a_record(basis):
     assert Path("again/toy-mixture-0002.png").read_bytes() == Path("out/toy-mixture-0002.png").read_bytes()
     assert basis("sample", "-n", 5, *quick).exit_code == 2
     assert basis("sample", "-n", 0, *quick, "-o", "none").exit_code == 2
+
+
+def test_samplers_say_what_they_are_for_and_clashes_are_listed(basis, plugin):
+    source = """
+        from basis_cli.api import SamplerSpec, hookimpl
+
+        @hookimpl
+        def basis_samplers():
+            return [SamplerSpec(name, "mine", "mine:draw") for name in ("ep", "other")]
+    """
+    plugin("mine", source)
+    rows = {row["name"]: row for row in json.loads(basis("samplers", "--json").stdout)}
+    assert {"ep", "langevin", "average", "other", "mine/ep"} <= rows.keys()
+    assert (rows["ep"]["evaluations"], rows["ep"]["calibrated"], rows["mmps"]["calibrated"]) == (2, False, True)
+    assert rows["mine/ep"]["summary"] == "mine"
+    assert "separates best" in basis("samplers").stdout
+    assert "'ep' is taken" in basis("doctor").stdout
