@@ -86,6 +86,9 @@ def _checked_tasks(returned: object) -> dict[str, type[Task]]:
 
     if not isinstance(returned, list) or not all(isinstance(t, type) and issubclass(t, Task) for t in returned):
         raise TypeError(f"basis_tasks must return a list of Task classes, not {returned!r:.80}")
+    for task in returned:
+        if not all(isinstance(getattr(task, name, None), str) for name in ("name", "noun")):
+            raise TypeError(f"{task.__name__} needs a name and a noun")
     return {task.name: task for task in returned}
 
 
@@ -137,14 +140,19 @@ def _withdraw(plugin: Plugin) -> None:
     plugin.priors, plugin.posteriors, plugin.samplers, plugin.tasks, plugin.datasets = {}, {}, {}, {}, {}
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Let every plugin add its commands to ``app``; one that raises is recorded as broken, and adds none."""
-    from .cli.tree import Tree
+def add_commands(app: typer.Typer, add_task: Callable[[type[Task]], None] = lambda task: None) -> None:
+    """Let every plugin add its tasks and its commands to ``app``; one that raises is recorded as broken, and adds none.
+
+    ``add_task`` makes the commands of a task.
+    """
+    from .tree import Tree
 
     for plugin in plugins():
         if plugin.manager and not plugin.error:
             before = Tree(app)
             try:
+                for task in plugin.tasks.values():
+                    add_task(task)
                 plugin.manager.hook.basis_commands(app=app)
                 plugin.refused = before.keep_new_names()
             except (Exception, SystemExit) as error:
@@ -229,15 +237,6 @@ def sampler(name: str) -> Callable[..., Any]:
         UnknownPriorError: no such sampler.
     """
     return resolve(sampler_spec(name).draw)
-
-
-def tasks() -> dict[str, type[Task]]:
-    """All tasks by name: the built-in ones, which no plugin replaces, and plugins'."""
-    from .tasks import built_in
-
-    return built_in() | {
-        name: task for name, task in _by_name(lambda plugin: plugin.tasks).items() if name not in built_in()
-    }
 
 
 def datasets() -> dict[str, str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..posterior import Result
 
 
-def _numbers(values: Tensor, digits: int) -> list[float | None]:
+def numbers(values: Tensor, digits: int) -> list[float | None]:
     """For JSON, which has no NaN."""
     return [None if math.isnan(value) else round(value, digits) for value in values.tolist()]
 
@@ -36,12 +36,12 @@ def write_answers(base: Path, result: Result) -> list[dict[str, Any]]:
             "residual_8bit_rms": round(float(result.residual[0, sample]), 4),
         }
         if result.psnr is not None:
-            answer["psnr_db"] = _numbers(result.psnr[:, 0, sample], 3)
+            answer["psnr_db"] = numbers(result.psnr[:, 0, sample], 3)
         if result.log_prob is not None:
             nats = result.log_prob[:, 0, sample]
             bits = bits_per_dim(nats, result.components[0, 0, 0].numel())
-            answer["log_prob_nats"] = _numbers(nats, 2)
-            answer["bits_per_dim"] = _numbers(bits, 4)
+            answer["log_prob_nats"] = numbers(nats, 2)
+            answer["bits_per_dim"] = numbers(bits, 4)
         answers.append(answer)
     return answers
 

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from .. import __version__, plugins
 from ..errors import BasisError
+from ..tasks import Task, built_in
 from . import bench, evaluate, info, run, train, weights
 from .output import fail
 
@@ -51,10 +52,15 @@ def basis(
     """Separate and restore pictures by posterior sampling with deep generative priors."""
 
 
-for name, task in plugins.tasks().items():
-    app.command(name)(run.command(task))
+def add_task(task: type[Task]) -> None:
+    """The command of a task and, if it says how to damage test pictures, its evaluation."""
+    app.command(task.name)(run.command(task))
     if task.damage:
-        evaluate.app.command(task.noun)(evaluate.restoration(task.damage))
+        evaluate.app.command(task.noun)(evaluate.restoration(task))
+
+
+for own in built_in().values():
+    add_task(own)
 app.command()(run.sample)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
@@ -64,4 +70,4 @@ app.add_typer(info.plugins_app, name="plugins")
 app.add_typer(weights.app, name="weights")
 app.command()(info.samplers)
 app.command()(info.doctor)
-plugins.add_commands(app)
+plugins.add_commands(app, add_task)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..tree import group as group
 from .options import AsJson as AsJson
 from .options import Device as Device
 from .options import Dtype as Dtype
@@ -26,7 +27,6 @@ from .output import stderr as stderr
 from .output import stdout as stdout
 from .output import training_progress as training_progress
 from .output import warnings_as_lines as warnings_as_lines
-from .tree import group as group
 
 if TYPE_CHECKING:
     from ..data.datasets import Dataset, Squares

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..compute import Compute
     from ..data.datasets import Dataset
     from ..evaluation.metrics import Realism
-    from ..tasks.base import Damage
+    from ..tasks.base import Damage, Task
 
 app = typer.Typer(no_args_is_help=True, help="Measure a prior and a sampler as the paper does.")
 
@@ -135,9 +135,11 @@ def _show_separation(result: dict[str, Any], published: dict[str, float]) -> Non
 
 @dataclass(frozen=True)
 class RestorationOptions:
-    """What to restore, and what to say of it."""
+    """What to restore, and what to report."""
 
-    prior: PriorName = "ncsn-cifar"
+    prior: Annotated[
+        str | None, typer.Option("--prior", help="The prior: what pictures look like. (default: the task's)")
+    ] = None
     data: Data = "cifar10"
     data_dir: DataDir = None
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000
@@ -149,15 +151,17 @@ class RestorationOptions:
     quiet: Quiet = False
 
 
-def restoration(kind: type[Damage]) -> Callable[..., None]:
-    """The evaluation of a task on pictures that suffered this damage, whose fields are its own options."""
+def restoration(kind: type[Task]) -> Callable[..., None]:
+    """The evaluation of a task on pictures that suffered its damage, whose fields are the evaluation's own options."""
+    assert kind.damage
 
     def run(options: RestorationOptions, damage: Damage, sampler: SamplerOptions, compute: ComputeOptions) -> None:
         from ..evaluation.protocols import evaluate_restoration
         from .job import load_pictures, load_priors
 
         where, task = compute.compute(), damage.task()
-        (prior,), hashes = load_priors(task, [options.prior], options.weights, where)
+        name = options.prior or task.prior
+        (prior,), hashes = load_priors(task, [name], options.weights, where)
         test = load_pictures(options.data, "test", options.data_dir, prior.shape)
         realism = _realism(test, options.data, options.inception, options.data_dir, where)
         with sampling_progress(options.quiet) as watch:
@@ -173,15 +177,15 @@ def restoration(kind: type[Damage]) -> Callable[..., None]:
                 sheet=options.sheet,
                 watch=watch,
             )
-        result = {"prior": options.prior, "weights_sha256": hashes} | result
+        result = {"prior": name, "weights_sha256": hashes} | result
         if options.as_json:
             print(json.dumps(result))
         else:
             title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
             stdout.print(_quality_table(result, title))
 
-    run.__annotations__["damage"] = kind
-    run.__doc__ = kind.__doc__
+    run.__annotations__["damage"] = kind.damage
+    run.__doc__ = kind.damage.__doc__
     return with_options(run)
 
 

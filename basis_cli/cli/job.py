@@ -19,7 +19,7 @@ from .output import fail, sampling_progress, stderr, warnings_as_lines
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..api import Prior
+    from ..api import DirectModel, Prior
     from ..compute import Compute
     from ..data.datasets import Dataset
     from ..posterior import Frames, Posterior, Result, Sampling, SavedState
@@ -39,6 +39,18 @@ def load_priors(
     specs = {name: prior_spec(name) for name in names}
     paths = {name: store.find(spec.weights, weights) if spec.weights else weights for name, spec in specs.items()}
     return priors, {name: store.sha256(path) for name, path in paths.items() if path}
+
+
+def load_model(task: Task, name: str, weights: Path | None, compute: Compute) -> tuple[DirectModel, dict[str, str]]:
+    """A direct model, and what a record says of its weights."""
+    from .. import weights as store
+    from ..plugins import posterior_spec
+    from ..priors.loading import load_model
+
+    model = load_model(name, task.name, weights, compute.place)
+    spec = posterior_spec(name)
+    path = store.find(spec.weights, weights) if spec.weights else weights
+    return model, {name: store.sha256(path)} if path else {}
 
 
 def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int, int, int]) -> Dataset:
@@ -73,8 +85,9 @@ class Job:
         output: OutputOptions,
     ):
         self.task, self.inputs, self.model, self.compute = task, inputs, model, compute
-        self.sampling, self.several, self.tiles, self.output = sampling.over(task.defaults), several, tiles, output
+        self.sampling, self.several, self.tiles, self.output = sampling, several, tiles, output
         self.priors: list[Prior] = []
+        self.direct: DirectModel | None = None
         self.hashes: dict[str, str] = {}
         self.references: list[np.ndarray] = []
         self.failures = 0
@@ -86,6 +99,8 @@ class Job:
         again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
         self.to_do = [(inputs[i], stems[i]) for i in sorted(again)]
         self._check()
+        self.sampling = sampling.over(task.defaults)
+        self._warn()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -105,21 +120,27 @@ class Job:
         return self.output.out / f"{stem}.state.safetensors"
 
     def _check(self) -> None:
-        from ..plugins import sampler_spec
-
         if self.several.samples < 1:
             raise UsageError(f"samples must be at least 1, not {self.several.samples}")
         self.tiles.check()
         if self.model.model and self.tiles.tile:
             raise UsageError("a direct model answers pictures of its own size only", "leave out --tile")
+        if self.model.model and (self.model.prior or self.sampling != type(self.sampling)(seed=self.sampling.seed)):
+            raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --model")
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.several.samples < 2:
             raise UsageError("--uncertainty compares samples", "--samples 10")
+
+    def _warn(self) -> None:
+        """Say so if the spread of the samples is not the posterior's."""
+        from ..plugins import sampler_spec
+
         if not self.output.uncertainty or self.model.model:
             return
+        spec = sampler_spec(str(self.sampling.sampler))
         cold = self.sampling.temperature is not None and self.sampling.temperature < 1
-        if cold or not sampler_spec(str(self.sampling.sampler)).calibrated:
+        if cold or (spec.guided and not spec.calibrated):
             which = f"{self.sampling.sampler}'s samples{' below temperature 1' if cold else ''}"
             with warnings_as_lines():
                 message = f"{which} are too sure of themselves; mmps' and langevin's at temperature 1 are not"
@@ -127,14 +148,11 @@ class Job:
 
     def do(self) -> None:
         """Read, compute, write and print everything, and raise the exit code."""
-        from ..tasks.base import direct
-
         if self.model.model:
-            posterior: Posterior | None = direct(self.task, self.model.model, self.model.weights, self.compute)
+            self.direct, self.hashes = load_model(self.task, self.model.model, self.model.weights, self.compute)
         else:
-            posterior = None
             self.priors, self.hashes = load_priors(self.task, self.model.prior, self.model.weights, self.compute)
-        shape = posterior.shape if posterior else self.priors[0].shape
+        shape = (self.direct or self.priors[0]).shape
         self.task.check(shape, self.tiles.tile)
         if self.priors:
             self.sampling.options(self.priors)
@@ -143,14 +161,22 @@ class Job:
         for picture in self._read(shape):
             h, w = picture.pixels.shape[1:]
             groups.setdefault((picture.task, picture.task.size((h, w))), []).append(picture)
-        for (task, size), pictures in groups.items():
-            self._answer(posterior or self._guided(task, size), task, pictures)
+        with warnings_as_lines():  # all that can be refused is refused before anything is computed
+            posteriors = [self._posterior(task, size) for task, size in groups]
+        for posterior, ((task, _), pictures) in zip(posteriors, groups.items(), strict=True):
+            self._answer(posterior, task, pictures)
         self._finish()
 
-    def _guided(self, task: Task, size: tuple[int, int]) -> Posterior:
+    def _posterior(self, task: Task, size: tuple[int, int]) -> Posterior:
+        from ..posterior import Direct
         from ..priors.tiles import tiled
 
-        return task.posterior(tiled(self.priors, size, self.tiles.overlap, self.tiles.pyramid), self.sampling)
+        if self.direct:
+            return Direct(self.direct, task.operator(self.direct.shape), str(self.model.model))
+        priors = self.priors
+        if self.tiles.tile:
+            priors = tiled(priors, size, self.tiles.overlap, self.tiles.pyramid)
+        return task.posterior(priors, self.sampling)
 
     def _read_references(self, shape: tuple[int, int, int]) -> None:
         from ..data import images
@@ -199,6 +225,7 @@ class Job:
         y = task.observed(torch.stack([torch.from_numpy(p.pixels) for p in pictures]), posterior.operator)
         seeds = [image_seed(self.sampling.seed, sample) for sample in range(self.several.samples)]
         stems = [picture.stem for picture in pictures]
+        begun = [[stems.index(stem) for stem in chunk if stem in stems] for chunk in self.begun]
         began, before = time.perf_counter(), len(self.records)
         with sampling_progress(self.output.quiet) as progress:
             frames = Frames(progress) if self.output.frames else None
@@ -211,13 +238,15 @@ class Job:
                 truth=torch.from_numpy(np.stack(self.references))[:, None] if self.references else None,
                 watch=frames or progress,
                 saved=lambda inputs: self._saved(posterior, [stems[i] for i in inputs]),
-                begun=[[stems.index(stem) for stem in chunk] for chunk in self.begun if set(chunk) <= set(stems)],
+                begun=[chunk for chunk in begun if chunk],
                 go_on=True,
             ):
                 if isinstance(result, NotFiniteError):
                     self._failed(NotFiniteError(f"{pictures[i].name}: {result.message}", result.hint))
                 else:
                     self._write(pictures[i], result, frames, i, _tiles(posterior))
+                if frames:
+                    frames.forget(i)
         if not self.output.quiet:
             done = len(self.records) - before
             stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s", highlight=False)
@@ -235,7 +264,7 @@ class Job:
     ) -> None:
         """Write the answers for one picture and, last, their record."""
         from ..data import images
-        from .answers import write_answers, write_sheet, write_std
+        from .answers import numbers, write_answers, write_sheet, write_std
 
         base = self.output.out / picture.stem
         record: dict[str, Any] = {"input": picture.name} | self.about
@@ -256,7 +285,7 @@ class Job:
             record["frames"] = [str(file) for file in images.write_frames(base, states.numpy())]
         record["answers"] = write_answers(base, result)
         if result.log_likelihood is not None:
-            record["log_likelihood_nats"] = [round(value, 2) for value in result.log_likelihood[0].tolist()]
+            record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)
             record["samples_per_distinct_answer"] = result.answers[0]
         images.write_text(images.with_ending(base, ".json"), json.dumps(record, indent=2) + "\n")
         self.records.append(record)

@@ -85,7 +85,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stder
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How to sample; see :class:`basis_cli.posterior.sampling.Sampling`."""
+    """How to sample; see :class:`basis_cli.posterior.Sampling`."""
 
     sampler: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,8 @@ def command(kind: type[Task]) -> Callable[..., None]:
         Job(task, inputs, model, sampler.sampling(several.noise_std), compute.compute(), several, tiles, output).do()
 
     run.__annotations__["task"] = kind
-    run.__name__, run.__doc__ = kind.name, kind.__doc__
+    run.__name__ = kind.name
+    run.__doc__ = f"{inspect.getdoc(kind)}\n\nPrior {kind.prior}, sampler {kind.defaults['sampler']}, unless chosen."
     return with_options(run)
 
 

@@ -18,7 +18,7 @@ from ..compute import Compute
 from ..data.datasets import Dataset
 from ..errors import NotFiniteError, RunWarning, UsageError
 from ..posterior import Result, Sampling, ranking
-from ..priors.wrapper import Wrapper
+from ..priors.wrapper import WrappedLevel, Wrapper
 from ..samplers import Progress
 from ..tasks.separation import Separate
 from .protocols import evaluate_separation
@@ -176,6 +176,10 @@ class _Clock(Wrapper):
     def __init__(self, prior: Prior, device: torch.device):
         super().__init__(prior)
         self.device, self.seconds = device, 0.0
+
+    def at(self, sigma: float) -> Level:
+        """Without a likelihood, which would be computed outside the clock."""
+        return WrappedLevel(self, self.prior.at(sigma))
 
     def now(self) -> float:
         if self.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What a prior says of pictures: their likelihood (Table 1) and the size of its score (Figure 2)."""
+"""The likelihood of pictures under a prior (Table 1) and the size of its score (Figure 2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..compute import Compute
 from ..data.datasets import Dataset
 from ..errors import InputError, UsageError
 from ..operators import Mixture
-from ..posterior import Guided, Sampling, answers
+from ..posterior import Guided, Sampling, drawn
 from ..posterior.ranking import bits_per_dim
 from ..samplers import Watch, unwatched
 from ..samplers.noise import image_seed
@@ -81,8 +81,8 @@ def evaluate_likelihood(
     found = {name: _bits_of_test(x, own[name], sigma, sampling.seed) for name, x in tests.items()}
     if pairs:
         seeds = [[image_seed(sampling.seed, pair)] for pair in range(pairs)]
-        found_all = answers(Guided(priors, Mixture([0.5, 0.5]), sampling), y, seeds, compute=compute, watch=watch)
-        x = torch.stack([result.ranked[0].x[:, 0] for _, result in found_all], dim=1)  # type: ignore[union-attr]
+        result = drawn(Guided(priors, Mixture([0.5, 0.5]), sampling), y, seeds, compute=compute, watch=watch)
+        x = torch.stack([one.x[:, 0] for one in result.ranked], dim=1)
         separations = x.to(device).unbind() if len(data) == 2 else [x.to(device).flatten(0, 1)]
         for name, separated in zip(names, separations, strict=True):
             found[name]["separations"] = _bits_per_dim(own[name].at(sigma), separated)

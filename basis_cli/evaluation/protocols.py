@@ -17,7 +17,7 @@ from ..compute import Compute
 from ..data import images
 from ..data.datasets import Dataset, mixture_indices, one_of_each
 from ..errors import UsageError
-from ..posterior import Posterior, Result, Sampling, answers, ordering, ranking
+from ..posterior import Sampling, drawn, ordering, ranking
 from ..posterior.runner import corrected
 from ..samplers import Watch, unwatched
 from ..samplers.noise import image_seed
@@ -100,7 +100,8 @@ def evaluate_separation(
         same_shape(prior, about["data"], truth)
     _ready(sheet, judged=truth.shape[2] == 3)
     posterior = Separate(k).posterior(priors, sampling or Sampling())
-    result = _answered(posterior, y, _seeds((sampling or Sampling()).seed, pairs, samples), compute, True, watch)
+    seeds = _seeds((sampling or Sampling()).seed, pairs, samples)
+    result = drawn(posterior, y, seeds, compute=compute, watch=watch)
     chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
     off = ordering.residual(posterior.operator(chosen), y)
     x, written = (
@@ -118,7 +119,7 @@ def evaluate_separation(
         "evaluations": result.evaluations,
         "seconds": result.seconds,
         "distinct_answers": float(np.mean([max(one.answer) + 1 for one in result.ranked])),
-        "settings": result.settings | {"select": select},
+        "settings": posterior.described() | asdict(compute) | {"samples": samples, "select": select},
         "psnr_per_mixture": [round(float(value), 3) for value in psnr],
     }
     if truth.shape[2] == 3:
@@ -127,19 +128,6 @@ def evaluate_separation(
         own = {"separations": assigned(x, priors, truth, compute), "truth": assigned(truth, priors, compute=compute)}
         found["assigned"] = own
     return found
-
-
-def _answered(
-    posterior: Posterior,
-    y: Tensor,
-    seeds: Sequence[Sequence[int]],
-    compute: Compute,
-    rank: bool,
-    watch: Watch,
-) -> Result:
-    """All answers together."""
-    found = answers(posterior, y, seeds, compute=compute, rank=rank, watch=watch)
-    return Result.joined([result for _, result in found])  # type: ignore[misc]
 
 
 def mixtures(
@@ -252,9 +240,12 @@ def evaluate_restoration(
     _ready(sheet, judged=True)
     posterior, seed = task.posterior([prior], sampling or Sampling()), (sampling or Sampling()).seed
     y = (posterior.operator(truth[None]) * 255).round() / 255
-    seeds = _seeds(seed, len(y), samples)
-    result = _answered(posterior, y, seeds, compute or Compute(), False, watch)
-    several = result.components[0]
+    compute = compute or Compute()
+    result = drawn(posterior, y, _seeds(seed, len(y), samples), compute=compute, rank=False, watch=watch)
+    repeated = y.repeat_interleave(samples, dim=0)
+    x = corrected(posterior, torch.stack([one.x for one in result.ranked], dim=1).flatten(1, 2), repeated)
+    off = ordering.residual(posterior.operator(x), repeated)
+    several = x[0].unflatten(0, (len(y), samples))
     found = {"baseline": task.baseline(y, prior.shape), "one sample": several[:, 0]}
     if samples > 1:
         found[f"mean of {samples}"] = several.mean(1)
@@ -267,10 +258,10 @@ def evaluate_restoration(
         "split": data.split,
         "pictures": len(y),
         "quality": _compared(truth, realism, **found),
-        "residual_8bit_rms": float(result.residual.square().mean().sqrt()),
+        "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
         "seconds": result.seconds,
-        "settings": result.settings,
+        "settings": posterior.described() | asdict(compute) | {"samples": samples},
     }
 
 

@@ -7,4 +7,5 @@ from .frames import Frames as Frames
 from .guided import Guided as Guided
 from .resume import SavedState as SavedState
 from .runner import answers as answers
+from .runner import drawn as drawn
 from .settings import Sampling as Sampling

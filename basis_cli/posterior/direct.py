@@ -26,7 +26,6 @@ class Direct:
     def __init__(self, model: DirectModel, operator: Operator, name: str = ""):
         self.model, self.operator, self.name = model, operator, name
         self.shape = model.shape
-        self._y = torch.zeros(0)
 
     @property
     def kinds(self) -> list[Hashable]:
@@ -42,16 +41,15 @@ class Direct:
         x = self.model.sample(y, seeds)[None]
         watch(Progress(0, 1, 0, 1, 0.0, x))
         check_finite(x, 0.0)
-        self._y = y
         return x
 
     def evaluations(self, pictures: int) -> float:
         """One for each picture."""
         return 1.0
 
-    def log_likelihood(self, x: Tensor) -> Tensor:
+    def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """``log p(x | y)`` in nats, ``(n,)``, where the model knows it, else 0: samples stay in the order drawn."""
-        return self.model.log_prob(x[0], self._y) if isinstance(self.model, Tractable) else x.new_zeros(x.shape[1])
+        return self.model.log_prob(x[0], y) if isinstance(self.model, Tractable) else x.new_zeros(x.shape[1])
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """A direct model has no prior."""

@@ -25,6 +25,11 @@ class Frames:
                 self._states.setdefault(whose, {})[progress.level] = picture
         self._then(progress)
 
+    def forget(self, index: int) -> None:
+        """Let go of the states of input ``index``."""
+        for whose in [whose for whose in self._states if whose[0] == index]:
+            del self._states[whose]
+
     def of(self, index: int, sample: int = 0, like: Tensor | None = None) -> Tensor:
         """The states ``(levels, k, c, h, w)`` of a sample, in the order drawn, of input ``index``.
 

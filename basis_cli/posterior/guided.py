@@ -37,7 +37,7 @@ class Guided:
         self.shape = priors[0].shape
         self.options = sampling.options(priors)
         self._draw = plugins.sampler(str(sampling.sampler))
-        self._counter: Tensor | None = None
+        self._counter = torch.zeros((), dtype=torch.int64)
 
     @property
     def exact(self) -> bool:
@@ -74,14 +74,13 @@ class Guided:
 
     def evaluations(self, pictures: int) -> float:
         """Of the network, for each component of each of ``pictures``, since :meth:`sample` was called last."""
-        return 0.0 if self._counter is None else int(self._counter) / (self.operator.k * pictures)
+        return int(self._counter) / (self.operator.k * pictures)
 
     def _counted(self) -> list[Prior]:
-        assert self._counter is not None
         distinct = {id(prior): _Counted(prior, self._counter) for prior in self.priors}
         return [distinct[id(prior)] for prior in self.priors]
 
-    def log_likelihood(self, x: Tensor) -> Tensor:
+    def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """What samples ``(k, n, c, h, w)`` of :meth:`sample` are ranked by, ``(n,)`` in nats up to a constant."""
         return ranking.log_likelihood(self._counted(), x.clamp(0, 1))
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..api import Likelihood, Prior
-from ..posterior.ordering import assignment
-from ..samplers import PAPER_SIGMAS, geometric, halvings, joint_denoiser
+from ..priors.wrapper import halvings
+from ..samplers import PAPER_SIGMAS, geometric, joint_denoiser
 from ..samplers.noise import PerImageNoise
+from .ordering import assignment
 
 SELECT = ("all", "best", "mode", "mean")
 SIGMAS = geometric(8, 0.8, 0.03)
@@ -62,12 +63,12 @@ def component_log_prob(priors: Sequence[Prior], x: Tensor) -> Tensor | None:
     Table 1 says of test pictures. NaN where a prior has no likelihood; ``None`` if no prior has one.
     """
     z = PerImageNoise([0], x.device).normal((1, 1, *x.shape[2:]))[0]
-    found = x.new_full(x.shape[:2], math.nan)
+    found, known = x.new_full(x.shape[:2], math.nan), False
     for i, prior in enumerate(priors):
         level = prior.at(sigma := prior.sigmas[-1] if prior.sigmas else PAPER_SIGMAS[-1])
         if isinstance(level, Likelihood):
-            found[i] = level.log_prob(x[i] + sigma * z)
-    return None if found.isnan().all() else found
+            found[i], known = level.log_prob(x[i] + sigma * z), True
+    return found if known else None
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from .base import Posterior, Result
 from .resume import SavedState
 
 Saved = Callable[[Sequence[int]], "SavedState | None"]
-"""Where the state of a run on so many inputs is kept, if it is."""
+"""Where the state of a run on these inputs is kept, if it is."""
 
 
 def unsaved(inputs: Sequence[int]) -> SavedState | None:
@@ -49,7 +49,8 @@ def answers(
         rank: whether several samples are put in the order of their likelihood, which costs evaluations.
         truth: ``(k, n, c, h, w)``, if known.
         watch: called after each step of the sampler, with the batch and whose pictures it holds.
-        saved: where to keep the state of the inputs at work; given again, a killed run goes on.
+        saved: where to keep the state of the inputs at work; given again, a killed run goes on. It is removed when they
+            are done.
         begun: inputs that a killed run had at work together, which come first.
         go_on: give the error in place of a result for an input whose samples are not finite, instead of raising it.
 
@@ -84,6 +85,36 @@ def answers(
             state.remove()
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Samples as the sampler left them."""
+
+    ranked: list[ranking.Ranked]
+    """Of each input."""
+    evaluations: float
+    """As :attr:`Result.evaluations`."""
+    seconds: float
+
+
+def drawn(
+    posterior: Posterior,
+    y: Tensor,
+    seeds: Sequence[Sequence[int]],
+    *,
+    compute: Compute | None = None,
+    rank: bool = True,
+    watch: Watch = unwatched,
+) -> Drawn:
+    """The samples of :func:`answers`, not made consistent and not put in order: what evaluations judge."""
+    began = time.perf_counter()
+    run = _Run(posterior, y, seeds, compute or Compute(), rank, watch)
+    work, found = run.divided(()), []
+    while work:
+        inputs = work.popleft()
+        found += run.ranked(inputs, *run.drawn(inputs, None, pending=work))
+    return Drawn(found, run.evaluations, time.perf_counter() - began)
+
+
 class _Run:
     """A posterior at work: :meth:`drawn` samples inputs a batch at a time, :meth:`result` makes answers of them."""
 
@@ -109,7 +140,7 @@ class _Run:
         """All inputs, as many together as a batch holds; first those that were ``begun`` together."""
         done = {i for inputs in begun for i in inputs}
         rest = [i for i in range(len(self.y)) if i not in done]
-        together = max(1, self.size // self.samples)
+        together = -(-len(rest) // max(1, -(-len(rest) // max(1, self.size // self.samples)))) or 1
         return deque([*begun, *(rest[first : first + together] for first in range(0, len(rest), together))])
 
     def drawn(
@@ -152,17 +183,26 @@ class _Run:
     ) -> tuple[Tensor, Tensor | None]:
         posterior, y = self.posterior, y.to(self.compute.place)
 
+        chosen = tuple(whose)
+
         def watch(progress: Progress) -> None:
             def residual() -> float:
                 return float(ordering.residual(posterior.operator(progress.x), y).mean()) if y.numel() else 0.0
 
-            self.watch(replace(progress, batch=self.batch, batches=batches, chosen=tuple(whose), residual=residual))
+            self.watch(replace(progress, batch=self.batch, batches=batches, chosen=chosen, residual=residual))
 
         with self.compute.inference():
             x = posterior.sample(y, seeds, watch=watch, saved=state)
-            scores = posterior.log_likelihood(x).cpu() if self.rank else None
+            scores = posterior.log_likelihood(x, y).cpu() if self.rank else None
         self.evaluations = posterior.evaluations(len(y)) * self.samples
         return x.cpu(), scores
+
+    def ranked(self, inputs: Sequence[int], x: Tensor, scores: Tensor | None) -> list[ranking.Ranked]:
+        """Each input's samples, most probable first."""
+        shape = len(inputs), self.samples
+        likelihoods = torch.zeros(shape) if scores is None else scores.view(shape)
+        each = zip(x.unflatten(1, shape).unbind(1), likelihoods, strict=True)
+        return [ranking.rank(one, score, self.posterior.kinds) for one, score in each]
 
     def result(
         self, inputs: Sequence[int], x: Tensor, scores: Tensor | None, select: str, truth: Tensor | None
@@ -170,11 +210,8 @@ class _Run:
         """Chosen, consistent with what was observed, and in order."""
         posterior, samples = self.posterior, self.samples
         operator, kinds = posterior.operator, posterior.kinds
-        y, shape = self.y[list(inputs)], (len(inputs), samples)
-        truth = None if truth is None else truth[:, list(inputs)]
-        likelihoods = torch.zeros(shape) if scores is None else scores.view(shape)
-        each = zip(x.unflatten(1, shape).unbind(1), likelihoods, strict=True)
-        ranked = [ranking.rank(one, score, kinds) for one, score in each]
+        y, truth = self.y[list(inputs)], None if truth is None else truth[:, list(inputs)]
+        ranked = self.ranked(inputs, x, scores)
         x = torch.stack([one.select(select) for one in ranked], dim=1)  # (k, n, m, c, h, w)
         m = x.shape[2]
         repeated = y.repeat_interleave(m, dim=0)

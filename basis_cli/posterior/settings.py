@@ -10,6 +10,7 @@ from typing import Any
 from .. import plugins, samplers
 from ..api import Prior
 from ..errors import UsageError
+from ..priors.wrapper import halvings
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,12 @@ class Sampling:
     sampler: str | None = None
     """See docs/samplers.md. Default: the task's."""
     levels: int | None = None
-    """Noise levels on the sampler's kind of ladder. Default: for Langevin dynamics the prior's own, else the paper's
-    ten; for ``ep`` 25, for the others 50; to undo JPEG 25. A pyramid adds some above them for its coarser scales."""
+    """Noise levels on the sampler's kind of ladder. Default: the task's, else for Langevin dynamics the prior's own,
+    else the sampler's. A pyramid adds some above them for its coarser scales."""
     sigma_max: float | None = None
-    """Highest noise level. Default: 1; for ``ep`` 1.3; for a pyramid twice as high for every halving; to undo JPEG 0.2,
-    since the decoded file tells that much."""
+    """Highest noise level. Default: the task's, else the sampler's; for a pyramid twice as high for every halving."""
     sigma_min: float | None = None
-    """Lowest noise level. Default: for Langevin dynamics and JPEG 0.01, else 0.03."""
+    """Lowest noise level. Default: the task's, else the sampler's."""
     steps: int | None = None
     """Steps a level (the paper's T = 100)."""
     step_size: float | None = None
@@ -35,8 +35,8 @@ class Sampling:
     noise_std: float | None = None
     """Standard deviation of white noise in the observation, in intensities. Default: none."""
     overrelaxation: float | None = None
-    """How much of the old noise comes back turned round at the next level, 0 to 1: likelier answers that differ less.
-    Default: 0.9 for ``ep``, else 0."""
+    """How much of the old noise is negated and used again at the next level, 0 to 1: likelier answers that differ less.
+    Default: the sampler's."""
     seed: int = 0
 
     def over(self, defaults: Mapping[str, Any]) -> Sampling:
@@ -45,6 +45,7 @@ class Sampling:
         With noise in the observation :func:`~basis_cli.samplers.conjugate` takes the place of ``project``, which
         believes every measurement.
         """
+        defaults = {"sampler": "project"} | dict(defaults)
         if self.noise_std and defaults["sampler"] == "project":
             defaults = {"sampler": "conjugate"}
         if self.sampler not in (None, defaults["sampler"]):
@@ -79,9 +80,9 @@ class Sampling:
                 raise UsageError("the highest noise level is below the lowest", "--sigma-max, --sigma-min")
         elif own and "sigmas" in takes:
             given["sigmas"] = own
-        halvings = samplers.halvings(priors)
-        if halvings and self.sigma_max is None and "sigmas" in takes:
-            given["sigmas"] = samplers.from_coarse(given.get("sigmas", takes["sigmas"].default), halvings)
+        octaves = halvings(priors)
+        if octaves and self.sigma_max is None and "sigmas" in takes:
+            given["sigmas"] = samplers.from_coarse(given.get("sigmas", takes["sigmas"].default), octaves)
         for name in ("steps", "step_size", "temperature", "noise_std", "overrelaxation"):
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)

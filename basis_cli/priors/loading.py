@@ -26,17 +26,17 @@ def load_prior(name: str, *, weights_path: Path | None = None, device: torch.dev
 
 
 def load_model(
-    name: str, task: str, weights_path: Path | None = None, device: torch.device | str = "auto"
+    name: str, verb: str, weights_path: Path | None = None, device: torch.device | str = "auto"
 ) -> DirectModel:
-    """The direct model called ``name`` on ``device``, for the verb ``task``.
+    """The direct model called ``name`` on ``device``, for the task called ``verb``.
 
     Raises:
         UsageError: it answers another task.
         and what :func:`load_prior` raises.
     """
     spec = posterior_spec(name)
-    if spec.task != task:
-        raise UsageError(f"the model {name!r} is for `basis {spec.task}`, not for `basis {task}`", "leave out --model")
+    if spec.task != verb:
+        raise UsageError(f"the model {name!r} is for `basis {spec.task}`, not for `basis {verb}`", "leave out --model")
     return _loaded("model", spec, "sample", weights_path, device)  # type: ignore[no-any-return]
 
 

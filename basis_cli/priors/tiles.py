@@ -88,7 +88,7 @@ class PyramidPrior:
 
         D(x; sigma) = U D(P x; sigma / 2) + (1 - U P) D_tiles(x; sigma)
 
-    The shrunk picture in turn is halved until a tile covers most of it. Each scale has a say while its own noise is
+    The shrunk picture in turn is halved until a tile covers most of it. A scale counts while its own noise is
     between :data:`FINEST` and :data:`COARSEST`: above, what is finer is taken to be zero, so that a picture is settled
     from its large shapes to its details; below, the finer scale sees more. So noise levels must begin at
     ``2**halvings`` times the usual one: :func:`basis_cli.samplers.from_coarse`.

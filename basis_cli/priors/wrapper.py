@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from ..api import Level, Likelihood, Prior
+from ..api import Level, Likelihood, Multiscale, Prior
 from ..compute import compile_networks
-from ..samplers.base import halvings
+
+
+def halvings(priors: Sequence[Prior]) -> int:
+    """How many scales the pyramids among ``priors`` have below their pictures' own; 0 if there are none."""
+    return max(prior.halvings if isinstance(prior, Multiscale) else 0 for prior in priors)
 
 
 class Wrapper:
@@ -21,14 +27,16 @@ class Wrapper:
 
     def at(self, sigma: float) -> Level:
         level = self.prior.at(sigma)
-        return _WrappedLikelihood(self, level) if isinstance(level, Likelihood) else _WrappedLevel(self, level)
+        return _WrappedLikelihood(self, level) if isinstance(level, Likelihood) else WrappedLevel(self, level)
 
     def scored(self, level: Level, x: Tensor) -> Tensor:
         """The score of ``x`` ``(n, c, h, w)`` at ``level``."""
         return level.score(x)
 
 
-class _WrappedLevel:
+class WrappedLevel:
+    """A level whose scores go through :meth:`Wrapper.scored`."""
+
     def __init__(self, wrapper: Wrapper, level: Level):
         self.wrapper, self.level = wrapper, level
 
@@ -36,7 +44,7 @@ class _WrappedLevel:
         return self.wrapper.scored(self.level, x)
 
 
-class _WrappedLikelihood(_WrappedLevel):
+class _WrappedLikelihood(WrappedLevel):
     level: Likelihood  # type: ignore[assignment]
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from .base import Progress as Progress
 from .base import Watch as Watch
 from .base import check_finite as check_finite
 from .base import descend as descend
-from .base import halvings as halvings
 from .base import joint_denoiser as joint_denoiser
 from .base import joint_score as joint_score
 from .base import unwatched as unwatched

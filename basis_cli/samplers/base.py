@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..api import Multiscale, Prior
+from ..api import Prior
 from ..errors import NotFiniteError
 from .noise import PerImageNoise
-
-
-def halvings(priors: Sequence[Prior]) -> int:
-    """How many scales the pyramids among ``priors`` have below their pictures' own; 0 if there are none."""
-    return max(prior.halvings if isinstance(prior, Multiscale) else 0 for prior in priors)
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ def descend(sigmas: Sequence[float], x: Tensor, noise: PerImageNoise) -> Iterabl
     """``(level, sigma)`` for each noise level: what a sampler's loop goes through.
 
     ``x`` and ``noise``, both changed in place, are all that a sampler carries from one level to the next. So another
-    function in this one's place can keep them, and go on from what was kept (:mod:`basis_cli.resume`).
+    function in this one's place can keep them, and go on from what was kept (:mod:`basis_cli.posterior.resume`).
     """
     return enumerate(sigmas)
 

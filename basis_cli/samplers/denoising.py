@@ -47,7 +47,7 @@ def _renoised(
 
     With ``w = 0`` all noise is forgotten at every level: it is what lets a chain leave a wrong assignment of detail to
     components. Keeping some of it (``w < 0``, DDIM-like) separation with one prior for all stays near the mean
-    picture. Turning it round (``0 < w <= 1``, Adler's overrelaxation, 1981) lets the errors of successive estimates
+    picture. Negating it (``0 < w <= 1``, Adler's overrelaxation, 1981) lets the errors of successive estimates
     cancel, so that fewer levels do; but it also narrows the samples, which come out too much alike already, since
     fresh noise forgets how unsure ``x0`` was. ``ancestral`` renoises as the reverse of adding noise does (DDPM, Ho et
     al. 2020), which keeps that spread, at more levels for the same quality::

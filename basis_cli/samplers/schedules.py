@@ -32,7 +32,7 @@ def linear(levels: int, high: float = 1.3, low: float = 0.03) -> tuple[float, ..
 def from_coarse(sigmas: Sequence[float], halvings: int) -> tuple[float, ...]:
     """``sigmas``, and before them those of its highest octave again for every halving, twice as high each time.
 
-    For pictures that are settled scale by scale (:class:`basis_cli.tiles.PyramidPrior`): every scale comes down from
+    For pictures that are settled scale by scale (:class:`basis_cli.priors.PyramidPrior`): every scale comes down from
     as much noise, in as small steps.
     """
     octave = [sigma for sigma in sigmas if sigma > sigmas[0] / 2]

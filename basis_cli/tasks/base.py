@@ -55,7 +55,8 @@ def as_fit(name: str | None) -> Fit | None:
 class Task:
     """A user's verb: which operator it undoes, how its files are read, what one would do without a prior.
 
-    A subclass is a frozen dataclass. Its fields, annotated for Typer, are its own options; its docstring is its help.
+    A subclass is a frozen dataclass, for equal tasks are done together. Its fields, annotated for Typer, are its own
+    options; its docstring is its help.
     The command ``basis NAME`` is made of it (:mod:`basis_cli.cli.run`), and, with ``damage``, ``basis evaluate NOUN``.
     """
 
@@ -66,9 +67,11 @@ class Task:
     prior: ClassVar[str] = "ncsn-cifar"
     """The prior unless another is chosen."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
-    """Of :class:`basis_cli.posterior.Sampling`."""
+    """Of :class:`basis_cli.posterior.Sampling`; the sampler at least."""
     damage: ClassVar[type[Damage] | None] = None
     """How ``basis evaluate NOUN`` makes tasks; ``None``: it has no such command."""
+    several: ClassVar[bool] = False
+    """Whether an answer is several pictures, for which references are given one by one, even if there is but one."""
     repeat: ClassVar[bool] = False
     """Whether arrays of one channel stand for gray pictures of more."""
 
@@ -205,9 +208,9 @@ def _truth(task: Task, references: Any, shape: Shape, count: int) -> Tensor:
     """The true pictures ``(k, n, c, h, w)`` of ``count`` answers."""
     import torch
 
-    if task.k > 1 and len(references) != task.k:
-        raise UsageError(f"{len(references)} references for {task.k} components", "one for each")
-    given = references if task.k > 1 else [references]
+    given = references if task.several else [references]
+    if len(given) != task.k:
+        raise UsageError(f"{len(given)} references for {task.k} components", "one for each")
     truth = torch.stack([as_batch(reference, shape, task.fit) for reference in given])
     if truth.shape[1] != count:
         raise UsageError(f"references for {truth.shape[1]} pictures, but there are {count}")
@@ -248,9 +251,10 @@ def direct(task: Task, model: str | DirectModel, weights: Path | None, compute: 
     from ..posterior import Direct
     from ..priors.loading import load_model
 
-    if isinstance(model, str):
-        return Direct(found := load_model(model, task.name, weights, compute.place), task.operator(found.shape), model)
-    return Direct(model, task.operator(model.shape))
+    if task.k != 1:
+        raise UsageError(f"a direct model answers with one picture, not with {task.k}", "leave out --model")
+    found = load_model(model, task.name, weights, compute.place) if isinstance(model, str) else model
+    return Direct(found, task.operator(found.shape), model if isinstance(model, str) else "")
 
 
 def as_batch(pictures: Picture | Sequence[Picture], shape: Shape, fit: str | None, repeat: bool = False) -> Tensor:

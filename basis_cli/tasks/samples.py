@@ -48,7 +48,7 @@ def sample(
     import torch
 
     from ..compute import Compute
-    from ..posterior import Sampling, answers
+    from ..posterior import Sampling, drawn
     from ..samplers import unwatched
     from ..samplers.noise import image_seed
 
@@ -57,5 +57,5 @@ def sample(
         raise UsageError(f"the number of samples must be at least 1, not {count}")
     posterior = Sample().posterior(loaded(Sample(), prior, weights, compute), sampling)
     seeds = [[image_seed(sampling.seed, index)] for index in range(count)]
-    found = answers(posterior, torch.zeros(count, 0), seeds, compute=compute, watch=watch or unwatched)
-    return torch.cat([result.components[0, :, 0] for _, result in found])  # type: ignore[union-attr]
+    result = drawn(posterior, torch.zeros(count, 0), seeds, compute=compute, watch=watch or unwatched)
+    return torch.stack([one.x[0, 0] for one in result.ranked]).clamp(0, 1)

@@ -28,7 +28,7 @@ class Separate(Task):
     to the mixture. --uncertainty adds STEM.x1.std.png ..., where white is a standard deviation of a quarter or more.
     """
 
-    name, noun, prior, defaults = "separate", "separation", "ncsn-mnist", {"sampler": "ep"}
+    name, noun, prior, defaults, several = "separate", "separation", "ncsn-mnist", {"sampler": "ep"}, True
     k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2
     alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,... (default: 1/k each)")] = None
     fit: FitOption = None

@@ -185,8 +185,7 @@ def figure9(setup: Setup, *, mixtures: int, steps: int) -> Report:
     frames = posterior.Frames(lambda progress: setup.say(f"noise {progress.sigma:.3f}"))
     seeds = [[samplers.image_seed(setup.seed, i)] for i in range(mixtures)]
     conditional = posterior.Guided([found[name]] * 2, operator, sampling)
-    for _ in posterior.answers(conditional, y, seeds, compute=setup.compute, watch=frames):
-        pass
+    posterior.drawn(conditional, y, seeds, compute=setup.compute, watch=frames)
     ends = torch.stack([frames.of(i) for i in range(mixtures)], dim=2)  # (levels, 2, n, c, h, w)
     states = dict(zip(sampling.sigmas(conditional.priors), ends, strict=True))
     order = posterior.ordering.component_order(

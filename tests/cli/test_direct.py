@@ -88,3 +88,34 @@ def test_the_library_takes_a_model_too(tint):
     assert by_name.evaluations == 1
     with pytest.raises(UsageError, match="for `basis colorize`"):
         basis_cli.inpaint(gray, "left", model="tint")
+
+
+def test_neither_several_components_nor_a_samplers_options_go_with_a_model(basis, picture, tint):
+    picture()
+    for arguments, says in (
+        (["separate", "mix.png", "--model", "tint"], "is for `basis colorize`"),
+        (["colorize", "mix.png", "--model", "tint", "--prior", "toy-gaussian"], "no prior and no sampler"),
+        (["colorize", "mix.png", "--model", "tint", "--levels", 3], "no prior and no sampler"),
+    ):
+        result = basis(*arguments)
+        assert result.exit_code == 2, result.output
+        assert says in result.stderr
+
+    class Any:
+        shape = (1, 8, 8)
+
+        def sample(self, y, seeds):
+            return y
+
+    with pytest.raises(UsageError, match="one picture"):
+        basis_cli.separate(torch.full((1, 1, 8, 8), 0.5), model=Any())
+
+
+def test_files_that_were_compressed_differently_each_have_their_operator(basis, plugin, tmp_path):
+    plugin("unblocking", SOURCE.replace("colorize", "decompress").replace("tinting", "unblocking"))
+    pixels = torch.randint(60, 200, (8, 8, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    for quality in (30, 80):
+        Image.fromarray(pixels).save(tmp_path / f"{quality}.jpg", quality=quality)
+    result = basis("decompress", "30.jpg", "80.jpg", "--model", "tint", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["results"]) == 2

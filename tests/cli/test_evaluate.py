@@ -106,7 +106,7 @@ def test_pictures_of_a_folder_are_made_as_large_as_the_priors(basis, picture, tm
 
 def test_what_would_end_a_long_run_is_found_before_it(basis, digits, monkeypatch):
     run = ["evaluate", "separation", "--prior", "toy-gaussian", "--data-dir", digits(8), "--pairs", 2]
-    monkeypatch.setattr("basis_cli.evaluation.protocols.answers", None)  # nothing may be sampled
+    monkeypatch.setattr("basis_cli.evaluation.protocols.drawn", None)  # nothing may be sampled
     Path("taken").write_text("a file")
     Path("folder").mkdir()
     for option, path, code in (("--plot", "folder", 2), ("--plot", "taken/plot.png", 1), ("--sheet", "taken/x.png", 1)):
