@@ -98,6 +98,16 @@ def _checked_datasets(returned: object) -> dict[str, str]:
     return returned
 
 
+OFFERED: dict[str, Callable[[object], dict[str, Any]]] = {
+    "priors": _checked_priors,
+    "posteriors": lambda returned: _checked(returned, "basis_posteriors", PosteriorSpec),
+    "samplers": lambda returned: _checked(returned, "basis_samplers", SamplerSpec),
+    "tasks": _checked_tasks,
+    "datasets": _checked_datasets,
+}
+"""What a plugin offers by name: the hook is ``basis_KIND``, and this makes a dictionary of its answer."""
+
+
 def _returned(hook: pluggy.HookCaller) -> list[Any]:
     """What the plugin's function for ``hook`` returned, if it has one; pluggy would pass over ``None`` in silence."""
     results = hook()
@@ -115,16 +125,9 @@ def _load(entry: EntryPoint) -> Plugin:
             plugin.version = entry.dist.version or ""
         manager.register(entry.load(), entry.name)
         manager.check_pending()
-        for priors in _returned(manager.hook.basis_priors):
-            plugin.priors |= _checked_priors(priors)
-        for posteriors in _returned(manager.hook.basis_posteriors):
-            plugin.posteriors |= _checked(posteriors, "basis_posteriors", PosteriorSpec)
-        for samplers in _returned(manager.hook.basis_samplers):
-            plugin.samplers |= _checked(samplers, "basis_samplers", SamplerSpec)
-        for tasks in _returned(manager.hook.basis_tasks):
-            plugin.tasks |= _checked_tasks(tasks)
-        for datasets in _returned(manager.hook.basis_datasets):
-            plugin.datasets |= _checked_datasets(datasets)
+        for kind, check in OFFERED.items():
+            for returned in _returned(getattr(manager.hook, f"basis_{kind}")):
+                getattr(plugin, kind).update(check(returned))
     except (Exception, SystemExit) as error:  # a plugin may even call sys.exit
         _disable(plugin, error)
     return plugin
@@ -137,7 +140,8 @@ def _disable(plugin: Plugin, error: BaseException) -> None:
 
 def _withdraw(plugin: Plugin) -> None:
     """It offers nothing any more."""
-    plugin.priors, plugin.posteriors, plugin.samplers, plugin.tasks, plugin.datasets = {}, {}, {}, {}, {}
+    for kind in OFFERED:
+        setattr(plugin, kind, {})
 
 
 def add_commands(app: typer.Typer, add_task: Callable[[type[Task]], None] = lambda task: None) -> None:

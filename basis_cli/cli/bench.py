@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +23,7 @@ from .options import (
     Weights,
     with_options,
 )
-from .output import check_plot, figure, stderr, stdout, warnings_as_lines
+from .output import check_plot, figure, show, stderr, warnings_as_lines
 
 app = typer.Typer(no_args_is_help=True, help="Measure what the algorithms cost on this machine.")
 
@@ -79,11 +78,7 @@ def speed(
             callback=lambda doing: status.update(f"timing {doing}"),
         )
     result = {"prior": prior, "baseline": baseline} | result
-    if as_json:
-        print(json.dumps(result))
-    else:
-        for table in (_speed_table(result), _scaling_table(result)):
-            stdout.print(table)
+    show(result, as_json, _speed_table(result), _scaling_table(result))
 
 
 def _speed_table(result: dict[str, Any]) -> Table:
@@ -92,7 +87,7 @@ def _speed_table(result: dict[str, Any]) -> Table:
     title = f"{result['prior']} against {result['baseline']}: {result['device']}, {result['threads']} threads"
     name = ours["settings"]["sampler"]
     table = Table("", "ratio", f"{name} (ours)", "Algorithm 1", title=title, title_justify="left")
-    for key, label, show in (
+    for key, label, shown in (
         ("seconds_many", f"{result['count']} separations", _seconds),
         ("seconds_one", "1 separation", _seconds),
         ("evaluations", "network evaluations a component", lambda value: f"{value:,}"),
@@ -101,7 +96,7 @@ def _speed_table(result: dict[str, Any]) -> Table:
         ("outside_network", "time outside the network", lambda value: f"{value:.1%}"),
     ):
         ratio = result["ratios"].get(key)
-        table.add_row(label, f"[bold]{ratio:,.1f} x[/bold]" if ratio else "", show(ours[key]), show(paper[key]))
+        table.add_row(label, f"[bold]{ratio:,.1f} x[/bold]" if ratio else "", shown(ours[key]), shown(paper[key]))
     if paper["timed_steps"] < paper["steps"]:
         table.caption = (
             f"Algorithm 1: timed over {paper['timed_steps']:,} of {paper['steps']:,} steps, which all do the same work "
@@ -185,10 +180,7 @@ def samplers(
     result = {"prior": prior, "weights_sha256": hashes, "data": data, "protocol": protocol.value, "k": k}
     result |= {"mixtures": pairs, "pairs_seed": seed, "rows": rows}
     result["published"] = PAPER_PSNR[protocol.value] if (data, k) == ("mnist", 2) else {}
-    if as_json:
-        print(json.dumps(result))
-    else:
-        stdout.print(_frontier_table(result))
+    show(result, as_json, _frontier_table(result))
     if plot:
         _draw_frontier(result, plot)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -30,7 +29,7 @@ from .options import (
     Weights,
     with_options,
 )
-from .output import check_plot, figure, sampling_progress, stdout
+from .output import check_plot, figure, sampling_progress, show
 
 if TYPE_CHECKING:
     from ..compute import Compute
@@ -116,21 +115,21 @@ def separation(
         )
     about = {"prior": prior, "weights_sha256": hashes, "shape": priors[0].shape, "tiles": about_tiles(priors[0])}
     published = PAPER_PSNR[protocol.value] if (data, k) == (["mnist"], 2) else {}
-    if as_json:
-        print(json.dumps(about | result | {"published": published}))
-    else:
-        _show_separation(about | result, published)
+    show(about | result | {"published": published}, as_json, *_separation_tables(about | result, published))
     if plot:
         _histogram(result, published, plot)
 
 
-def _show_separation(result: dict[str, Any], published: dict[str, float]) -> None:
-    stdout.print(_table(result, published))
-    if "quality" in result:
-        stdout.print(_quality_table(result, f"all {result['k'] * result['mixtures']} components"))
-    for name, shares in result.get("assigned", {}).items():
-        shown = ", ".join(f"{share:.0%} {how}" for how, share in shares.items())
-        stdout.print(f"every component in its own place, {name}: {shown} of the mixtures")
+def _separation_tables(result: dict[str, Any], published: dict[str, float]) -> list[Any]:
+    quality = (
+        [_quality_table(result, f"all {result['k'] * result['mixtures']} components")] if "quality" in result else []
+    )
+    places = [
+        f"every component in its own place, {name}: {', '.join(f'{share:.0%} {how}' for how, share in shares.items())} "
+        "of the mixtures"
+        for name, shares in result.get("assigned", {}).items()
+    ]
+    return [_table(result, published), *quality, *places]
 
 
 @dataclass(frozen=True)
@@ -178,11 +177,8 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
                 watch=watch,
             )
         result = {"prior": name, "weights_sha256": hashes} | result
-        if options.as_json:
-            print(json.dumps(result))
-        else:
-            title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
-            stdout.print(_quality_table(result, title))
+        title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
+        show(result, options.as_json, _quality_table(result, title))
 
     run.__annotations__["damage"] = kind.damage
     run.__doc__ = kind.damage.__doc__
@@ -220,10 +216,7 @@ def samples(
             test, loaded, realism, count=count, sampling=sampler.sampling(), compute=where, watch=watch
         )
     result = {"prior": prior, "weights_sha256": hashes} | result
-    if as_json:
-        print(json.dumps(result))
-    else:
-        stdout.print(_quality_table(result, f"{count} samples of {prior}"))
+    show(result, as_json, _quality_table(result, f"{count} samples of {prior}"))
 
 
 def _realism(
@@ -286,16 +279,13 @@ def likelihood(
         )
     published = {name: PAPER_BITS_PER_DIM[name] for name in result["bits_per_dim"] if name in PAPER_BITS_PER_DIM}
     result = {"prior": prior, "weights_sha256": hashes} | result | {"published": published}
-    if as_json:
-        print(json.dumps(result))
-        return
     title = f"{', '.join(prior)}; noise {result['sigma']:.3g}"
     table = Table("", "bits/dim", "paper", title=title, title_justify="left")
     for name, rows in result["bits_per_dim"].items():
         for what, stats in rows.items():
             ours = f"{stats['mean']:.3f} ± {stats['standard_error']:.3f}" if stats else "-"
             table.add_row(f"{name}, {what}", ours, str(published.get(name, {}).get(what, "")))
-    stdout.print(table)
+    show(result, as_json, table)
 
 
 @app.command()
@@ -324,20 +314,18 @@ def gradients(
     test = load_pictures(data, "test", data_dir, loaded.shape)
     sigmas = samplers.geometric(levels) if levels else loaded.sigmas or samplers.PAPER_SIGMAS
     rows = evaluate_gradients(test, loaded, sigmas=sigmas, pictures=pictures, seed=seed, compute=where)
-    if as_json:
-        about = {"prior": prior, "weights_sha256": hashes, "data": data, "split": "test", "pictures": pictures}
-        print(json.dumps(about | {"seed": seed, "levels": rows}))
-    else:
-        _print_gradients(rows, f"{prior}, {pictures} {data} test pictures")
+    about = {"prior": prior, "weights_sha256": hashes, "data": data, "split": "test", "pictures": pictures}
+    table = _gradients_table(rows, f"{prior}, {pictures} {data} test pictures")
+    show(about | {"seed": seed, "levels": rows}, as_json, table)
     if plot:
         _gradients_plot(rows, prior, plot)
 
 
-def _print_gradients(rows: list[dict[str, float]], title: str) -> None:
+def _gradients_table(rows: list[dict[str, float]], title: str) -> Table:
     table = Table("sigma", "sigma E||score||", title=title, title_justify="left")
     for row in rows:
         table.add_row(f"{row['sigma']:.4f}", f"{row['scaled_norm']:.3f} ± {row['standard_error']:.3f}")
-    stdout.print(table)
+    return table
 
 
 def _table(result: dict[str, Any], published: dict[str, float]) -> Table:

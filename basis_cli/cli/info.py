@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .. import __version__, plugins, weights
 from ..errors import BasisError
-from .output import stdout
+from .output import show, stdout
 
 priors_app = typer.Typer(no_args_is_help=True, help="The priors that can be used.")
 plugins_app = typer.Typer(no_args_is_help=True, help="The plugins that were found.")
@@ -38,10 +38,7 @@ def priors_list(as_json: AsJson = False) -> None:
             name = f"{plugin.name}/{name}" if name in plugin.clashes else name
             table.add_row(name, _size(spec.shape), plugin.name, spec.summary)
             rows.append({"name": name, "plugin": plugin.name, "shape": spec.shape, "summary": spec.summary})
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
-        stdout.print(table)
+    show(rows, as_json, table)
 
 
 @priors_app.command("info")
@@ -59,13 +56,10 @@ def priors_info(name: str, as_json: AsJson = False) -> None:
             about["card"] = str(card) if card.is_file() else ""
         except BasisError as error:
             about["weights_path"] = str(error)
-    if as_json:
-        print(json.dumps(about, indent=2))
-        return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in about.items():
         table.add_row(key, "any, or those of its weights" if key == "sigmas" and value is None else str(value))
-    stdout.print(table)
+    show(about, as_json, table)
 
 
 def samplers(as_json: AsJson = False) -> None:
@@ -76,14 +70,11 @@ def samplers(as_json: AsJson = False) -> None:
     for plugin in plugins.plugins():
         named |= {f"{plugin.name}/{n}" if n in named else n: spec for n, spec in plugin.samplers.items()}
     rows = [asdict(spec) | {"name": name} for name, spec in named.items()]
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
     table = Table("sampler", "evaluations a step", "calibrated", "what for", box=None, pad_edge=False)
     for row in rows:
         cost = str(row["evaluations"]) if row["guided"] else "0"
         table.add_row(row["name"], cost, "yes" if row["calibrated"] else "no", row["summary"])
-    stdout.print(table)
+    show(rows, as_json, table)
 
 
 def _plugin_rows() -> list[dict[str, object]]:
@@ -92,11 +83,7 @@ def _plugin_rows() -> list[dict[str, object]]:
             "name": plugin.name,
             "module": plugin.module,
             "version": plugin.version,
-            "priors": list(plugin.priors),
-            "posteriors": list(plugin.posteriors),
-            "samplers": list(plugin.samplers),
-            "tasks": list(plugin.tasks),
-            "datasets": list(plugin.datasets),
+            **{kind: list(getattr(plugin, kind)) for kind in plugins.OFFERED},
             "clashes": plugin.clashes,
             "refused": plugin.refused,
             "error": plugin.error,
@@ -105,23 +92,21 @@ def _plugin_rows() -> list[dict[str, object]]:
     ]
 
 
-def _offers(plugin: plugins.Plugin) -> list[str]:
-    return [*plugin.priors, *plugin.posteriors, *plugin.samplers, *plugin.tasks, *plugin.datasets]
-
-
 @plugins_app.command("list")
 def plugins_list(as_json: AsJson = False) -> None:
     """List every plugin: what it offers, which names clash, and what is broken."""
-    if as_json:
-        print(json.dumps(_plugin_rows(), indent=2))
-        return
     table = Table("plugin", "version", "offers", "problem", box=None, pad_edge=False)
     for plugin in plugins.plugins():
         clashes = [f"{name} is taken: use {plugin.name}/{name}" for name in plugin.clashes]
         refused = [f"{command} is there already: not replaced" for command in plugin.refused]
         problem = "; ".join(filter(None, [plugin.error, *clashes, *refused]))
-        table.add_row(plugin.name, plugin.version, ", ".join(_offers(plugin)), problem)
-    stdout.print(table)
+        table.add_row(
+            plugin.name,
+            plugin.version,
+            ", ".join(name for kind in plugins.OFFERED for name in getattr(plugin, kind)),
+            problem,
+        )
+    show(_plugin_rows(), as_json, table)
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,11 +17,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..errors import BasisError, InputWarning, RunWarning, UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..samplers import Progress as Step
     from ..samplers import Watch
 
 stderr = Console(stderr=True)
 stdout = Console()
+
+
+def show(record: Any, as_json: bool, *tables: Table | str) -> None:
+    """On stdout: one JSON value, or tables for the eye."""
+    if as_json:
+        print(json.dumps(record))
+    else:
+        stdout.print(*tables, sep="\n")
 
 
 def fail(error: BasisError) -> None:

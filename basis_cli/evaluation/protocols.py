@@ -75,33 +75,29 @@ def evaluate_separation(
 ) -> dict[str, Any]:
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
 
-    Several data sets are one for each component, whatever the ``protocol``. The PSNR of a mixture is the mean over its
-    components, clipped to [0, 1], under the best permutation of those that share a prior. Samples are judged as the
-    sampler leaves them, as in the paper; only ``psnr_corrected`` is after the correction that
-    :func:`basis_cli.separate` makes, which improves baselines. Of several ``samples`` one is made as ``select`` says
-    (:meth:`~basis_cli.posterior.ranking.Ranked.select`; ``all``: the most probable). ``sheet`` is a PNG file for the
+    Several data sets are one for each component. The PSNR of a mixture is the mean over its components, clipped to
+    [0, 1], under the best permutation of those that share a prior. Samples are judged as the sampler leaves them, as in
+    the paper; only ``psnr_corrected`` is after the correction of :func:`basis_cli.separate`, which improves baselines.
+    Of several ``samples`` one is made as ``select`` says (``all``: the most probable). ``sheet`` is a PNG file for the
     first mixtures: each a column of mixture, components, truth.
 
     Returns:
         ``psnr``, ``psnr_corrected`` and ``average`` (the baseline, the mean picture) as :func:`summary` makes them,
-        ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings. For
-        pictures in colour also ``quality``: for the average and the separations what :func:`quality` measures, over
-        all components, and of the test pictures themselves the figures of ``realism`` (Table 3). With different priors
-        also ``assigned``, see :func:`assigned`.
+        ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings; for
+        pictures in colour :func:`quality` of the average, the separations and the truth (Table 3); with different
+        priors :func:`assigned`.
 
     Raises:
-        UsageError: not one data set, nor one for each component, or of another shape than the priors'; for pictures in
-            colour, torchmetrics is not installed.
+        UsageError: data sets that do not fit the priors; for pictures in colour, torchmetrics is not installed.
         BasisError: the sheet cannot be written.
     """
-    k, compute = len(priors), compute or Compute()
+    k, sampling, compute = len(priors), sampling or Sampling(), compute or Compute()
     y, truth, about = mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
     for prior in priors:
         same_shape(prior, about["data"], truth)
     _ready(sheet, judged=truth.shape[2] == 3)
-    posterior = Separate(k).posterior(priors, sampling or Sampling())
-    seeds = _seeds((sampling or Sampling()).seed, pairs, samples)
-    result = drawn(posterior, y, seeds, compute=compute, watch=watch)
+    posterior = Separate(k).posterior(priors, sampling)
+    result = drawn(posterior, y, _seeds(sampling.seed, pairs, samples), compute=compute, watch=watch)
     chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
     off = ordering.residual(posterior.operator(chosen), y)
     x, written = (
@@ -111,23 +107,28 @@ def evaluate_separation(
     if sheet:
         _write_sheet(sheet, y, *x, *truth)
     mean = y[None].expand_as(truth)
-    psnr, after, average = (ordering.psnr(each, truth).mean(0).numpy() for each in (x, written, mean))
     found = about | {"k": k, "mixtures": pairs, "pairs_seed": pairs_seed}
-    found |= {"psnr": summary(psnr), "psnr_corrected": summary(after), "average": summary(average)}
+    found |= _psnrs(truth, x, written, mean)
     found |= {
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
         "seconds": result.seconds,
         "distinct_answers": float(np.mean([max(one.answer) + 1 for one in result.ranked])),
         "settings": posterior.described() | asdict(compute) | {"samples": samples, "select": select},
-        "psnr_per_mixture": [round(float(value), 3) for value in psnr],
     }
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
     if len({id(prior) for prior in priors}) == k > 1:
-        own = {"separations": assigned(x, priors, truth, compute), "truth": assigned(truth, priors, compute=compute)}
-        found["assigned"] = own
+        found["assigned"] = {"separations": assigned(x, priors, truth, compute)}
+        found["assigned"]["truth"] = assigned(truth, priors, compute=compute)
     return found
+
+
+def _psnrs(truth: Tensor, x: Tensor, written: Tensor, average: Tensor) -> dict[str, Any]:
+    """Of separations as the sampler left them and as they are written, and of the average, in dB."""
+    psnr, after, baseline = (ordering.psnr(each, truth).mean(0).numpy() for each in (x, written, average))
+    found = {"psnr": summary(psnr), "psnr_corrected": summary(after), "average": summary(baseline)}
+    return found | {"psnr_per_mixture": [round(float(value), 3) for value in psnr]}
 
 
 def mixtures(
