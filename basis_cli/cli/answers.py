@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,28 @@ def numbers(values: Tensor, digits: int) -> list[float | None]:
     return [None if math.isnan(value) else round(value, digits) for value in values.tolist()]
 
 
+def component_files(base: Path, k: int, answers: int) -> list[list[Path]]:
+    """``BASE.x1.png ...`` of one answer; ``BASE.s1.x1.png ...`` of each of several."""
+    prefixes = [""] if answers == 1 else [f".s{i + 1}" for i in range(answers)]
+    return [[Path(f"{base}{prefix}.x{i + 1}.png") for i in range(k)] for prefix in prefixes]
+
+
+def std_files(base: Path, k: int) -> list[Path]:
+    """``BASE.x1.std.png ...``"""
+    return [Path(f"{base}.x{i + 1}.std.png") for i in range(k)]
+
+
+def listed(record: Path) -> set[Path]:
+    """The files beside it that a ``record`` lists; none if it is not there or is damaged."""
+    try:
+        about = json.loads(record.read_text())
+        names = [name for answer in about["answers"] for name in answer["components"]]
+        names += [*about.get("uncertainty", {}).get("files", []), *about.get("frames", []), about.get("sheet", "")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    return {record.with_name(Path(name).name) for name in names if name}
+
+
 def write_answers(base: Path, result: Result) -> list[dict[str, Any]]:
     """Write the components of each answer, and return what a record says of them."""
     from ..data import images
@@ -26,9 +49,7 @@ def write_answers(base: Path, result: Result) -> list[dict[str, Any]]:
 
     k, _, samples = result.components.shape[:3]
     answers = []
-    for sample in range(samples):
-        prefix = "" if samples == 1 else f".s{sample + 1}"
-        files = [images.with_ending(base, f"{prefix}.x{i + 1}.png") for i in range(k)]
+    for sample, files in enumerate(component_files(base, k, samples)):
         for i, file in enumerate(files):
             images.write_png(file, images.to_pillow(result.components[i, 0, sample].numpy()))
         answer: dict[str, Any] = {
@@ -52,7 +73,7 @@ def write_std(base: Path, result: Result) -> dict[str, Any]:
 
     assert result.std is not None, "uncertainty is refused for a single sample"
     std = result.std[:, 0].clamp_max(0.25)
-    files = [images.with_ending(base, f".x{i + 1}.std.png") for i in range(len(std))]
+    files = std_files(base, len(std))
     for file, component in zip(files, std, strict=True):
         images.write_png(file, images.to_pillow((4 * component).numpy()))
     means = [round(float(component.mean()), 5) for component in result.std[:, 0]]

@@ -93,9 +93,9 @@ class Job:
         self.failures = 0
         self.records: list[dict[str, Any]] = []
         stems = _stems(inputs)
-        records = [output.out / f"{stem}.json" for stem in stems]
         self.begun = self._begun_by_killed_runs(stems)
-        again = set(to_do(records, output.overwrite, output.skip_existing or output.resume))
+        files = [self._files(output.out / stem) for stem in stems]
+        again = set(to_do(files, output.overwrite, output.skip_existing, output.resume))
         again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
         self.to_do = [(inputs[i], stems[i]) for i in sorted(again)]
         self._check()
@@ -107,6 +107,17 @@ class Job:
         """What every record says."""
         by = {"model": self.model.model} if self.model.model else {"prior": self.model.prior or [self.task.prior]}
         return {"basis": __version__, "task": self.task.name} | by | {"weights_sha256": self.hashes}
+
+    def _files(self, base: Path) -> list[Path]:
+        """All that is written for an input, its record last."""
+        from .answers import component_files, std_files
+
+        answers = self.several.samples if self.several.select.value == "all" else 1
+        files = [file for own in component_files(base, self.task.k, answers) for file in own]
+        files += std_files(base, self.task.k) if self.output.uncertainty else []
+        files += [Path(f"{base}.sheet.png")] if self.output.sheet else []
+        files += [Path(f"{base}.frames.png"), Path(f"{base}.frames.webp")] if self.output.frames else []
+        return [*files, Path(f"{base}.json")]
 
     def _begun_by_killed_runs(self, stems: list[str]) -> list[list[str]]:
         """The inputs that killed runs had at work, each run's together, as their saved states say."""
@@ -264,9 +275,11 @@ class Job:
     ) -> None:
         """Write the answers for one picture and, last, their record."""
         from ..data import images
-        from .answers import numbers, write_answers, write_sheet, write_std
+        from .answers import listed, numbers, write_answers, write_sheet, write_std
 
         base = self.output.out / picture.stem
+        record_file = images.with_ending(base, ".json")
+        stale = listed(record_file) - set(self._files(base))
         record: dict[str, Any] = {"input": picture.name} | self.about
         record |= {
             "settings": result.settings,
@@ -287,7 +300,9 @@ class Job:
         if result.log_likelihood is not None:
             record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)
             record["samples_per_distinct_answer"] = result.answers[0]
-        images.write_text(images.with_ending(base, ".json"), json.dumps(record, indent=2) + "\n")
+        images.write_text(record_file, json.dumps(record, indent=2) + "\n")
+        for file in stale:  # of answers that the old record listed and this one does not
+            file.unlink(missing_ok=True)
         self.records.append(record)
 
     def _finish(self) -> None:
@@ -318,11 +333,21 @@ def _stems(inputs: list[str]) -> list[str]:
     return stems
 
 
-def to_do(records: list[Path], overwrite: bool, skip_existing: bool) -> list[int]:
-    """Which inputs to work on, given the record that each will write last."""
-    if overwrite and skip_existing:
+def to_do(files: Sequence[Sequence[Path]], overwrite: bool, skip_existing: bool, resume: bool = False) -> list[int]:
+    """Which inputs to work on, given all files that each will write, its record last.
+
+    Raises:
+        UsageError: a file is there, and nothing says that it may be replaced; or two inputs would write the same one.
+    """
+    if overwrite and (skip_existing or resume):
         raise UsageError("--overwrite excludes --skip-existing and --resume")
-    there = [record.exists() for record in records]
-    if any(there) and not (overwrite or skip_existing):
-        raise UsageError(f"{records[there.index(True)]} exists", "--overwrite, --skip-existing, or another --out")
-    return [i for i, exists in enumerate(there) if not (exists and skip_existing)]
+    names = [str(file).casefold() for own in files for file in own]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"two inputs would write {twice}", "rename one")
+    done = [i for i, own in enumerate(files) if own[-1].exists() and (skip_existing or resume)]
+    for i, own in enumerate(files):
+        there = [file for file in own if file.exists()]
+        if there and i not in done and not (overwrite or resume):  # a killed run leaves pictures without a record
+            raise UsageError(f"{there[0]} exists", "--overwrite, --skip-existing, or another --out")
+    return [i for i in range(len(files)) if i not in done]

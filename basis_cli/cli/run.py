@@ -76,8 +76,9 @@ def sample(
     from ..tasks.samples import Sample
 
     stem = prior.replace("/", "-")
-    sheet = out / f"{stem}.png"
-    to_do([sheet], overwrite, False)
+    sheet, record_file = out / f"{stem}.png", out / f"{stem}.json"
+    files = [out / f"{stem}-{i + 1:04d}.png" for i in range(count)]
+    to_do([[sheet, *files, record_file]], overwrite, False)
     where = compute.compute()
     loaded, hashes = load_priors(Sample(), [prior], weights, where)
     sampling = sampler.sampling().over(Sample.defaults)
@@ -85,12 +86,11 @@ def sample(
     images.out_folder(out)
     with sampling_progress(quiet) as watch:
         pictures = tasks.sample(loaded[0], count, sampling=sampling, compute=where, watch=watch).numpy()
-    files = [out / f"{stem}-{i + 1:04d}.png" for i in range(count)]
     for file, picture in zip(files, pictures, strict=True):
         images.write_png(file, images.to_pillow(picture))
     images.write_sheet(sheet, pictures)
     record = {"basis": __version__, "task": "sample", "prior": prior, "weights_sha256": hashes}
     record |= {"settings": asdict(sampling) | asdict(where), "sheet": str(sheet)}
     record |= {"pictures": [str(file) for file in files]}
-    images.write_text(out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
+    images.write_text(record_file, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record) if as_json else "\n".join([str(sheet), *record["pictures"]]))

@@ -78,6 +78,25 @@ def read(
     return np.ascontiguousarray(picture)
 
 
+def mask(source: Path | str, size: tuple[int, int], fit: str | None = None) -> np.ndarray:
+    """A mask as ``(1, h, w)`` float32 in [0, 1], for pictures of ``size`` ``(h, w)``: how white it is.
+
+    If that is the same everywhere, as of a drawing in black on nothing, it is how opaque it is.
+
+    Raises:
+        InputError: as :func:`read`.
+    """
+    name = _named(source)
+    with _opened(source, name) as file:
+        samples, _ = _decoded(file, name)
+    stored = _in_unit_range(samples, name)
+    shade = _in_channels(_over_black(stored)[0], 1, name)
+    white = shade > 0.5
+    if stored.shape[-1] in (2, 4) and (white.all() or not white.any()):
+        shade = stored[None, ..., -1]
+    return _fitted(shade, *size, fit, name)
+
+
 def square(source: Path | bytes, size: int, crop: int | None = None, channels: int = 3) -> np.ndarray:
     """The middle of a picture, a file or its bytes, as ``(channels, size, size)`` uint8: what priors are trained on.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from .base import Damage, FitOption, Shape, Task, answer, as_batch, as_fit
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ def inpaint(pictures: Picture | Sequence[Picture], mask: Picture, *, fit: str | 
 def unknown(mask: str | Path, size: tuple[int, int], fit: str | None = None) -> Tensor:
     """``(1, h, w)``, true where a picture is unknown: a name in :data:`UNKNOWN`, or a file that is white there.
 
+    Of a picture with opacity whose colours mark nothing, or everything, the opacity is taken.
+
     Raises:
-        InputError: the file cannot be read, or has another size than ``(h, w)``.
+        InputError: the file cannot be read, has another size than ``(h, w)``, or marks nothing.
     """
     import torch
 
@@ -116,7 +119,10 @@ def unknown(mask: str | Path, size: tuple[int, int], fit: str | None = None) -> 
     if str(mask) in UNKNOWN:
         row, column = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
         return UNKNOWN[str(mask)](row, column)[None]
-    return torch.tensor(images.read(mask, (1, h, w), fit)) > 0.5
+    marked = torch.tensor(images.mask(mask, (h, w), fit)) > 0.5
+    if not marked.any():
+        raise InputError(f"{mask} marks nothing: no pixel is more than half white", "white is unknown")
+    return marked
 
 
 TASKS = (Inpaint,)

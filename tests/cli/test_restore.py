@@ -209,3 +209,20 @@ def test_wrong_arguments_give_one_clear_line(basis, photo, picture, command, cod
     assert says in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not Path("out").exists() or not list(Path("out").iterdir())
+
+
+def test_a_mask_that_marks_nothing_is_an_error_and_a_drawing_on_nothing_is_read_by_its_opacity(basis, photo):
+    drawn = np.zeros((8, 8, 4), np.uint8)
+    drawn[:, 4:, 3] = 255  # black, and transparent on the left
+    Image.fromarray(drawn).save("drawn.png")
+    assert basis("inpaint", photo(), "--mask", "drawn.png", *QUICK).exit_code == 0
+    assert basis("inpaint", "photo.png", "--mask", "right", *QUICK, "-o", "named").exit_code == 0
+    assert Path("out/photo.x1.png").read_bytes() == Path("named/photo.x1.png").read_bytes()
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[:, 4:, 0] = 255
+    for name, mask in (("red", red), ("ones", np.eye(8, dtype=np.uint8)), ("empty", np.zeros((8, 8), np.uint8))):
+        Image.fromarray(mask).save(f"{name}.png")
+        result = basis("inpaint", "photo.png", "--mask", f"{name}.png", *QUICK, "-o", name)
+        assert result.exit_code == 1, name
+        assert "marks nothing" in result.stderr
+        assert not Path(name).exists()

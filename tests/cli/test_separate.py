@@ -363,3 +363,32 @@ def test_a_prior_with_a_likelihood_says_it_of_every_component(basis, picture):
         assert len(answer["log_prob_nats"]) == len(answer["bits_per_dim"]) == 2
         for nats, bits in zip(answer["log_prob_nats"], answer["bits_per_dim"], strict=True):
             assert bits == pytest.approx(math.log2(255) - nats / 64 / math.log(2), abs=1e-3)
+
+
+def test_every_file_that_would_be_written_is_looked_for(basis, picture):
+    picture(), picture("mix.sheet.png", seed=1)
+    mine = Path("mix.sheet.png").read_bytes()
+    refused = basis("separate", "mix.png", *QUICK, "-q", "-o", ".", "--sheet")
+    assert refused.exit_code == 2
+    assert "mix.sheet.png exists" in refused.stderr
+    assert sorted(path.name for path in Path().glob("*")) == ["mix.png", "mix.sheet.png"]
+    assert Path("mix.sheet.png").read_bytes() == mine
+    assert basis("separate", "mix.png", *QUICK, "-q", "-o", ".").exit_code == 0  # without a sheet
+    assert basis("separate", "mix.png", *QUICK, "-q", "-o", ".", "--sheet", "--overwrite").exit_code == 0
+    assert Path("mix.sheet.png").read_bytes() != mine
+
+
+def test_overwriting_takes_away_what_only_the_old_record_lists(basis, picture):
+    picture()
+    assert basis("separate", "mix.png", *QUICK, "-q", "--samples", 2, "--sheet").exit_code == 0
+    Path("out/mix.s3.x1.png").write_text("of somebody else")
+    assert basis("separate", "mix.png", *QUICK, "-q", "--overwrite").exit_code == 0
+    left = sorted(path.name for path in Path("out").iterdir())
+    assert left == ["mix.json", "mix.s3.x1.png", "mix.x1.png", "mix.x2.png"]
+
+
+def test_names_that_differ_in_case_only_are_refused(basis, picture):
+    picture("a.png"), picture("A.png")
+    refused = basis("separate", "a.png", "A.png", *QUICK)
+    assert refused.exit_code == 2
+    assert "would write" in refused.stderr
