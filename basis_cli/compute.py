@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -34,6 +35,13 @@ class Compute:
     def place(self) -> torch.device:
         """The device itself."""
         return choose_device(self.device)
+
+    def described(self) -> dict[str, Any]:
+        """What is used, for a record."""
+        kind = self.place.type
+        half = self.dtype == "bfloat16" or (self.dtype == "auto" and kind == "cuda")
+        used = {"device": str(self.place), "dtype": "bfloat16" if half else "float32", "torch": str(torch.__version__)}
+        return asdict(self) | used
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -255,3 +255,14 @@ def test_torch_fidelity_is_needed(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="needs torch-fidelity") as error:
         features.inception_realism(tmp_path / "inception.pth", pictures())
     assert error.value.hint == "pip install 'basis-cli[inception]'"
+
+
+def test_a_torchvision_that_does_not_fit_is_one_clear_line(monkeypatch):
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist\nand more")
+
+    monkeypatch.setattr(metrics, "import_module", broken)
+    with pytest.raises(
+        UsageError, match=r"torchmetrics cannot be imported: operator torchvision::nms does not exist \("
+    ):
+        metrics.torchmetrics("functional.image")

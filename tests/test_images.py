@@ -380,7 +380,7 @@ def test_resize_is_antialiased_and_in_floats(tmp_path):
     path = save(tmp_path, Image.fromarray(values.astype(np.uint16)))
     picture = images.read(path, (1, 8, 8), "resize")
     np.testing.assert_allclose(picture, 0.5, atol=0.01)
-    ramp = np.broadcast_to(np.linspace(1000, 1500, 50).astype(np.uint16), (50, 50))
+    ramp = np.broadcast_to(np.linspace(5000, 5500, 50).astype(np.uint16), (50, 50))
     picture = images.read(save(tmp_path, Image.fromarray(ramp)), (1, 25, 25), "resize")
     assert len(np.unique(picture[0, 12].round(6))) == 25  # at 8 bits a sample only 2 or 3 values
 
@@ -633,3 +633,14 @@ def test_sheet_lays_pictures_out_row_by_row(tmp_path):
     assert sheet.shape == (2 * 6 + 2, 2 * 7 + 2)
     np.testing.assert_allclose([sheet[2, 2], sheet[2, 9], sheet[8, 2]], values, atol=0.002)
     assert sheet[8, 9] == 1  # an empty place is white, as the margin
+
+
+def test_twelve_bits_in_sixteen_are_warned_of(tmp_path):
+    values = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "twelve.png")
+    with pytest.warns(InputWarning, match="a sixteenth of its 16 bits"):
+        images.read(tmp_path / "twelve.png")
+    Image.fromarray(values * 16).save(tmp_path / "sixteen.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images.read(tmp_path / "sixteen.png")

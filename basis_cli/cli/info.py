@@ -113,6 +113,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Check this installation: versions, devices, plugins, weights. Exit 1 if something is broken."""
     import torch
 
+    from ..evaluation.metrics import torchmetrics
     from ..samplers import built_in
 
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -141,6 +142,11 @@ def doctor(as_json: AsJson = False) -> None:
                     weights.find(spec.weights)
                 except BasisError as error:
                     problems.append(f"prior {name}: {error}")
+    if facts["torchmetrics"] != "not installed (an extra)":
+        try:
+            torchmetrics("functional.image")
+        except BasisError as error:
+            problems.append(str(error))
     try:
         weights.find(weights.FEATURES)
     except BasisError as error:

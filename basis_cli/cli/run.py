@@ -69,7 +69,6 @@ def sample(
 
     Writes PRIOR-0001.png ..., and PRIOR.png with all of them.
     """
-    from dataclasses import asdict
 
     from .. import tasks
     from ..data import images
@@ -90,7 +89,7 @@ def sample(
         images.write_png(file, images.to_pillow(picture))
     images.write_sheet(sheet, pictures)
     record = {"basis": __version__, "task": "sample", "prior": prior, "weights_sha256": hashes}
-    record |= {"settings": asdict(sampling) | asdict(where), "sheet": str(sheet)}
+    record |= {"settings": sampling.described(loaded) | where.described(), "sheet": str(sheet)}
     record |= {"pictures": [str(file) for file in files]}
     images.write_text(record_file, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record) if as_json else "\n".join([str(sheet), *record["pictures"]]))

@@ -64,6 +64,9 @@ def read(
         samples, several = _decoded(file, name)
     if several:
         warnings.warn(f"{name} holds several frames: only the first is used", InputWarning, stacklevel=2)
+    if samples.dtype.kind in "iu" and samples.dtype.itemsize > 1 and 255 < samples.max() < 4096:
+        message = f"{name} uses a sixteenth of its 16 bits and is nearly black: a 12-bit picture? multiply it by 16"
+        warnings.warn(message, InputWarning, stacklevel=2)
     picture, opaque = _over_black(_in_unit_range(samples, name))
     if not opaque:
         warnings.warn(f"{name} is transparent in places: black shows through", InputWarning, stacklevel=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -91,7 +90,7 @@ def evaluate_likelihood(
         "pictures": {name: len(x) for name, x in tests.items()},
         "pairs": pairs,
         "bits_per_dim": found,
-        "settings": sampling.described(priors) | asdict(compute),
+        "settings": sampling.described(priors) | compute.described(),
     }
 
 

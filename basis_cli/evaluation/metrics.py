@@ -131,3 +131,8 @@ def torchmetrics(module: str) -> Any:
         return import_module(f"torchmetrics.{module}")
     except ImportError:
         raise UsageError("this measurement needs torchmetrics", "pip install 'basis-cli[eval]'") from None
+    except Exception as error:  # it imports torchvision where there is one, which may be made for another torch
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"torchmetrics cannot be imported: {reason}", "pip uninstall torchvision, if it is that"
+        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def evaluate_separation(
         "evaluations": result.evaluations,
         "seconds": result.seconds,
         "distinct_answers": float(np.mean([max(one.answer) + 1 for one in result.ranked])),
-        "settings": posterior.described() | asdict(compute) | {"samples": samples, "select": select},
+        "settings": posterior.described() | compute.described() | {"samples": samples, "select": select},
     }
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
@@ -262,7 +261,7 @@ def evaluate_restoration(
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
         "seconds": result.seconds,
-        "settings": posterior.described() | asdict(compute) | {"samples": samples},
+        "settings": posterior.described() | compute.described() | {"samples": samples},
     }
 
 
@@ -298,5 +297,5 @@ def evaluate_samples(
             "truth": realism(data[:count]),
         },
         "seconds": time.perf_counter() - began,
-        "settings": sampling.described([prior]) | asdict(compute),
+        "settings": sampling.described([prior]) | compute.described(),
     }

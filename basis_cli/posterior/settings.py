@@ -97,5 +97,10 @@ class Sampling:
         return tuple(self.options(priors).get("sigmas", default))
 
     def described(self, priors: Sequence[Prior]) -> dict[str, Any]:
-        """Everything that was set, for a record."""
-        return asdict(self) | self.options(priors)
+        """Every setting as it is used, for a record: the sampler's own where none was given."""
+        takes = inspect.signature(plugins.sampler(str(self.sampler))).parameters
+        defaults = {name: p.default for name, p in takes.items() if isinstance(p.default, (int, float, tuple))}
+        used = defaults | self.options(priors)
+        if sigmas := used.get("sigmas"):
+            used |= {"levels": len(sigmas), "sigma_max": sigmas[0], "sigma_min": sigmas[-1]}
+        return asdict(self) | used

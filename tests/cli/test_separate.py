@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 QUICK = ["--prior", "toy-mixture", "--sampler", "langevin", "--levels", "3", "--steps", "4"]
@@ -392,3 +393,23 @@ def test_names_that_differ_in_case_only_are_refused(basis, picture):
     refused = basis("separate", "a.png", "A.png", *QUICK)
     assert refused.exit_code == 2
     assert "would write" in refused.stderr
+
+
+def test_the_record_tells_what_was_used_not_what_was_asked(basis, picture):
+    assert basis("separate", picture(), "--prior", "toy-mixture", "--device", "cpu", "-q").exit_code == 0
+    settings = json.loads(Path("out/mix.json").read_text())["settings"]
+    expected = {"levels": 25, "sigma_max": 1.3, "overrelaxation": 0.9, "prior_std": 0.22, "noise_std": 0.0}
+    assert {name: settings[name] for name in expected} == expected
+    assert settings["sigma_min"] == pytest.approx(0.03)
+    assert (settings["device"], settings["dtype"]) == ("cpu", "float32")
+    assert settings["torch"] == str(torch.__version__)
+
+
+def test_a_name_that_stdout_cannot_encode_is_escaped(picture, tmp_path):
+    picture("混合.png")
+    command = [sys.executable, "-m", "basis_cli", "separate", "混合.png", *map(str, QUICK), "-q"]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u6df7\\u5408.x1.png" in done.stdout
+    assert (tmp_path / "out" / "混合.x1.png").exists()
