@@ -30,6 +30,14 @@ def basis_priors() -> list[PriorSpec]:
             licence="MIT",
         ),
         PriorSpec(
+            name="ncsn-photo",
+            summary="Photographs of everything, 64 x 64 colour: a 6.6 M parameter score network",
+            shape=(3, 64, 64),
+            load="basis_ncsn.prior:load",
+            weights=WeightFile("ncsn-photo.safetensors"),
+            licence="MIT",
+        ),
+        PriorSpec(
             name="ncsn-lsun-church",
             summary="Churches from outside, 64 x 64 colour: a 3.7 M parameter score network",
             shape=(3, 64, 64),
