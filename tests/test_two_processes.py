@@ -76,7 +76,7 @@ def runs(tmp_path_factory):
     finally:
         for process in both:
             process.kill()
-    reports = [torch.load(folder / str(rank) / "report.pt") for rank in (0, 1)]
+    reports = [torch.load(folder / str(rank) / "report.pt", weights_only=True) for rank in (0, 1)]
     return reports, [folder / "0", folder / "1"]
 
 
