@@ -38,10 +38,8 @@ class Compute:
 
     def described(self) -> dict[str, Any]:
         """What is used, for a record."""
-        kind = self.place.type
-        half = self.dtype == "bfloat16" or (self.dtype == "auto" and kind == "cuda")
-        used = {"device": str(self.place), "dtype": "bfloat16" if half else "float32", "torch": str(torch.__version__)}
-        return asdict(self) | used
+        dtype = "bfloat16" if _is_half(self.place, self.dtype) else "float32"
+        return asdict(self) | {"device": str(self.place), "dtype": dtype, "torch": str(torch.__version__)}
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -92,8 +90,11 @@ def precision(device: torch.device, dtype: str) -> torch.autocast:
         raise UsageError(f"dtype {dtype!r} is not known", "auto, float32 or bfloat16")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype != "float32"
-    half = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    return torch.autocast(device.type, torch.bfloat16, enabled=_is_half(device, dtype))
+
+
+def _is_half(device: torch.device, dtype: str) -> bool:
+    return dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
 
 
 def compile_networks(models: Iterable[object]) -> None:

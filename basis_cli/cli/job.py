@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,7 @@ from .output import fail, sampling_progress, stderr, warnings_as_lines
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..api import DirectModel, Prior
+    from ..api import DirectModel, PosteriorSpec, Prior, PriorSpec
     from ..compute import Compute
     from ..data.datasets import Dataset
     from ..posterior import Frames, Posterior, Result, Sampling, SavedState
@@ -30,27 +30,29 @@ def load_priors(
     task: Task, names: Sequence[str] | None, weights: Path | None, compute: Compute
 ) -> tuple[list[Prior], dict[str, str]]:
     """A prior for each component, and what a record says of their weights."""
-    from .. import weights as store
     from ..plugins import prior_spec
     from ..tasks.base import loaded
 
     names = list(names or [task.prior])
     priors = loaded(task, names, weights, compute)
-    specs = {name: prior_spec(name) for name in names}
-    paths = {name: store.find(spec.weights, weights) if spec.weights else weights for name, spec in specs.items()}
-    return priors, {name: store.sha256(path) for name, path in paths.items() if path}
+    return priors, _hashes({name: prior_spec(name) for name in names}, weights)
 
 
 def load_model(task: Task, name: str, weights: Path | None, compute: Compute) -> tuple[DirectModel, dict[str, str]]:
     """A direct model, and what a record says of its weights."""
-    from .. import weights as store
     from ..plugins import posterior_spec
     from ..priors.loading import load_model
 
     model = load_model(name, task.name, weights, compute.place)
-    spec = posterior_spec(name)
-    path = store.find(spec.weights, weights) if spec.weights else weights
-    return model, {name: store.sha256(path)} if path else {}
+    return model, _hashes({name: posterior_spec(name)}, weights)
+
+
+def _hashes(specs: Mapping[str, PriorSpec | PosteriorSpec], weights: Path | None) -> dict[str, str]:
+    """The SHA-256 of each name's weights, where it has any."""
+    from .. import weights as store
+
+    paths = {name: store.find(spec.weights, weights) if spec.weights else weights for name, spec in specs.items()}
+    return {name: store.sha256(path) for name, path in paths.items() if path}
 
 
 def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int, int, int]) -> Dataset:
@@ -345,7 +347,7 @@ def to_do(files: Sequence[Sequence[Path]], overwrite: bool, skip_existing: bool,
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"two inputs would write {twice}", "rename one")
-    done = [i for i, own in enumerate(files) if own[-1].exists() and (skip_existing or resume)]
+    done = {i for i, own in enumerate(files) if own[-1].exists() and (skip_existing or resume)}
     for i, own in enumerate(files):
         there = [file for file in own if file.exists()]
         if there and i not in done and not (overwrite or resume):  # a killed run leaves pictures without a record

@@ -69,7 +69,6 @@ def sample(
 
     Writes PRIOR-0001.png ..., and PRIOR.png with all of them.
     """
-
     from .. import tasks
     from ..data import images
     from ..tasks.samples import Sample

@@ -149,7 +149,7 @@ class _Run:
         """Samples ``(k, n * samples, c, h, w)`` of these inputs, those of an input together, and their likelihoods."""
         y = self.y[list(inputs)].repeat_interleave(self.samples, dim=0)
         seeds = [seed for i in inputs for seed in self.seeds[i]]
-        whose = [(i, sample) for i in inputs for sample in range(self.samples)]
+        whose = tuple((i, sample) for i in inputs for sample in range(self.samples))
         parts: list[Tensor] = []
         scores: list[Tensor] = []
         size = self.size
@@ -179,17 +179,20 @@ class _Run:
         return torch.cat(parts, dim=1), torch.cat(scores) if self.rank else None
 
     def _batch(
-        self, y: Tensor, seeds: Sequence[int], whose: Sequence[tuple[int, int]], batches: int, state: SavedState | None
+        self,
+        y: Tensor,
+        seeds: Sequence[int],
+        whose: tuple[tuple[int, int], ...],
+        batches: int,
+        state: SavedState | None,
     ) -> tuple[Tensor, Tensor | None]:
         posterior, y = self.posterior, y.to(self.compute.place)
-
-        chosen = tuple(whose)
 
         def watch(progress: Progress) -> None:
             def residual() -> float:
                 return float(ordering.residual(posterior.operator(progress.x), y).mean()) if y.numel() else 0.0
 
-            self.watch(replace(progress, batch=self.batch, batches=batches, chosen=chosen, residual=residual))
+            self.watch(replace(progress, batch=self.batch, batches=batches, chosen=whose, residual=residual))
 
         with self.compute.inference():
             x = posterior.sample(y, seeds, watch=watch, saved=state)
