@@ -1,11 +1,10 @@
-"""Pictures in and out of files: read safely, write atomically."""
+"""Pictures in and out of files: read safely here, written atomically by :mod:`basis_cli.data.writing`."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +12,15 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
-from ..data.files import atomically
-from ..errors import BasisError, InputError, InputWarning, UsageError
+from ..errors import InputError, InputWarning, UsageError
+from .writing import filled as filled
+from .writing import out_folder as out_folder
+from .writing import to_pillow as to_pillow
+from .writing import with_ending as with_ending
+from .writing import write_frames as write_frames
+from .writing import write_png as write_png
+from .writing import write_sheet as write_sheet
+from .writing import write_text as write_text
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
 MAX_MEGAPIXELS = 64
@@ -296,85 +302,3 @@ def _fitted(picture: np.ndarray, height: int, width: int, fit: str | None, name:
         raise InputError(f"{size}, too large to pad to {width} x {height}", "--fit resize or crop")
     top, left = (height - h) // 2, (width - w) // 2
     return np.pad(picture, ((0, 0), (top, height - h - top), (left, width - w - left)))
-
-
-def out_folder(path: Path) -> Path:
-    """``path`` as a folder that exists and can be written to.
-
-    Raises:
-        BasisError: it cannot be made, or nothing can be written there.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise BasisError(f"{path} cannot be the output folder: {error.strerror or error}", "choose another") from error
-    return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically. Raises ``BasisError`` if it cannot be written."""
-    with atomically(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def to_pillow(picture: np.ndarray) -> Image.Image:
-    """``(c, h, w)`` floats in [0, 1] as an 8-bit Pillow image, gray or RGB."""
-    eight_bit = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Image.fromarray(eight_bit[0] if len(eight_bit) == 1 else np.moveaxis(eight_bit, 0, -1))
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """Save as PNG atomically: a killed run leaves no half-written picture. Raises ``BasisError`` if it cannot."""
-    with atomically(path) as partial:
-        image.save(partial, format="PNG")
-
-
-def write_sheet(path: Path, pictures: np.ndarray, columns: int | None = None) -> None:
-    """Write ``(n, c, h, w)`` pictures in [0, 1] as one contact sheet, row by row, with a thin margin."""
-    n, c, h, w = pictures.shape
-    columns = columns or int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    sheet = np.ones((c, rows * (h + 2) + 2, columns * (w + 2) + 2), np.float32)
-    for i, picture in enumerate(pictures):
-        top, left = 2 + (i // columns) * (h + 2), 2 + (i % columns) * (w + 2)
-        sheet[:, top : top + h, left : left + w] = picture
-    write_png(path, to_pillow(sheet))
-
-
-def with_ending(base: Path, ending: str) -> Path:
-    """``base`` with ``ending`` after its whole name, dots and all."""
-    return base.with_name(base.name + ending)
-
-
-def filled(picture: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """An observed picture ``(c, h, w)`` shown at ``shape``: gray repeated to all channels, small pixels as squares."""
-    c, h, w = shape
-    picture = np.broadcast_to(picture, (c, *picture.shape[1:])) if len(picture) == 1 else picture
-    return picture.repeat(h // picture.shape[1], axis=1).repeat(w // picture.shape[2], axis=2)
-
-
-def write_frames(base: Path, frames: np.ndarray) -> tuple[Path, Path]:
-    """Write states ``(levels, k, c, h, w)``: a sheet with a column for each level (Figure 9) and an animation.
-
-    Returns:
-        ``BASE.frames.png`` and ``BASE.frames.webp``, which is enlarged to about 256 pixels.
-    """
-    levels, k, c, h, w = frames.shape
-    strip, animation = with_ending(base, ".frames.png"), with_ending(base, ".frames.webp")
-    write_sheet(strip, frames.swapaxes(0, 1).reshape(levels * k, c, h, w), columns=levels)
-    enlarge = max(1, 256 // h)
-    small = [to_pillow(np.concatenate(list(state), axis=2)).convert("RGB") for state in frames]
-    rows = [row.resize((enlarge * row.width, enlarge * row.height), Image.Resampling.NEAREST) for row in small]
-    with atomically(animation) as partial:
-        rows[0].save(
-            partial,
-            format="WEBP",
-            save_all=True,
-            append_images=rows[1:],
-            lossless=True,
-            loop=0,
-            duration=[120] * (levels - 1) + [1500],
-        )
-    return strip, animation
