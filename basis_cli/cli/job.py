@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
+from .inputs import named
 from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions
 from .output import fail, sampling_progress, stderr, warnings_as_lines
 
@@ -86,7 +87,7 @@ class Job:
         tiles: TileOptions,
         output: OutputOptions,
     ):
-        self.task, self.inputs, self.model, self.compute = task, inputs, model, compute
+        self.task, self.model, self.compute = task, model, compute
         self.sampling, self.several, self.tiles, self.output = sampling, several, tiles, output
         self.priors: list[Prior] = []
         self.direct: DirectModel | None = None
@@ -94,12 +95,12 @@ class Job:
         self.references: list[np.ndarray] = []
         self.failures = 0
         self.records: list[dict[str, Any]] = []
-        stems = _stems(inputs)
+        self.inputs, stems = named(inputs, output.recursive, output.out)
         self.begun = self._begun_by_killed_runs(stems)
         files = [self._files(output.out / stem) for stem in stems]
         again = set(to_do(files, output.overwrite, output.skip_existing, output.resume))
         again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
-        self.to_do = [(inputs[i], stems[i]) for i in sorted(again)]
+        self.to_do = [(self.inputs[i], stems[i]) for i in sorted(again)]
         self._check()
         self.sampling = sampling.over(task.defaults)
         self._warn()
@@ -174,9 +175,18 @@ class Job:
         for picture in self._read(shape):
             h, w = picture.pixels.shape[1:]
             groups.setdefault((picture.task, picture.task.size((h, w))), []).append(picture)
+        work, refused = [], []
         with warnings_as_lines():  # all that can be refused is refused before anything is computed
-            posteriors = [self._posterior(task, size) for task, size in groups]
-        for posterior, ((task, _), pictures) in zip(posteriors, groups.items(), strict=True):
+            for (task, size), pictures in groups.items():
+                try:
+                    work.append((self._posterior(task, size), task, pictures))
+                except InputError as error:  # a mask of another size than these pictures
+                    refused += [(error, picture) for picture in pictures]
+        if refused and not work:
+            raise refused[0][0]
+        for reason, picture in refused:
+            self._failed(InputError(f"{picture.name}: {reason.message}", reason.hint))
+        for posterior, task, pictures in work:
             self._answer(posterior, task, pictures)
         self._finish()
 
@@ -234,7 +244,8 @@ class Job:
             return
         if any(reference.shape != tuple(posterior.shape) for reference in self.references):
             raise InputError(f"a reference has another shape than the answer's {tuple(posterior.shape)}")
-        images.out_folder(self.output.out)
+        for folder in sorted({(self.output.out / picture.stem).parent for picture in pictures}):
+            images.out_folder(folder)
         y = task.observed(torch.stack([torch.from_numpy(p.pixels) for p in pictures]), posterior.operator)
         seeds = [image_seed(self.sampling.seed, sample) for sample in range(self.several.samples)]
         stems = [picture.stem for picture in pictures]
@@ -324,15 +335,6 @@ def _tiles(posterior: Posterior) -> dict[str, Any] | None:
     from ..priors.tiles import about_tiles
 
     return about_tiles(posterior.priors[0]) if isinstance(posterior, Guided) else None
-
-
-def _stems(inputs: list[str]) -> list[str]:
-    """What each input's results are called; two inputs must not write the same files."""
-    stems = ["stdin" if name == "-" else Path(name).stem for name in inputs]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise UsageError(f"two inputs are called {stem!r}: their results would overwrite each other", "rename one")
-    return stems
 
 
 def to_do(files: Sequence[Sequence[Path]], overwrite: bool, skip_existing: bool, resume: bool = False) -> list[int]:

@@ -52,7 +52,9 @@ class Select(str, Enum):
     mean = "mean"
 
 
-Inputs = Annotated[list[str], typer.Argument(help="Pictures; - reads one from stdin.", show_default=False)]
+Inputs = Annotated[
+    list[str], typer.Argument(help="Pictures, or folders of pictures; - reads one from stdin.", show_default=False)
+]
 PriorName = Annotated[str, typer.Option("--prior", help="The prior: what pictures look like.")]
 PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
 Weights = Annotated[Path | None, typer.Option(help="A weights file of your own for the prior.")]
@@ -206,6 +208,12 @@ class OutputOptions:
     """What is written where."""
 
     out: Out = Path("out")
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive", help="Of a folder, also the pictures in its folders; results go to the same below --out."
+        ),
+    ] = False
     overwrite: Overwrite = False
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out inputs whose results are there already.")

@@ -111,17 +111,13 @@ def _cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return together[:, 1:].reshape(-1, 3, 32, 32), together[:, 0]
 
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
-
-
 def _files(folder: Path, split: str) -> list[Path]:
     """The picture files of a split, sorted: those in its own folder, else every 20th is for testing."""
     tests = [folder / name for name in ("test", "val") if (folder / name).is_dir()]
     separate = bool(tests) and (folder / "train").is_dir()
     if separate:
         folder = folder / "train" if split == "train" else tests[0]
-    paths = (Path(where, name) for where, _, names in os.walk(folder) for name in names)
-    files = sorted(path for path in paths if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+    files = images.files_in(folder, recursive=True)
     if separate:
         return files
     return [path for i, path in enumerate(files) if (i % 20 == 0) == (split == "test")]
@@ -153,7 +149,7 @@ def _squared(what: str, keys: Sequence[Any], source: Callable[[Any], Path | byte
     unusable = f"damaged, or smaller than {how.crop or how.size} pixels"
     if not count:
         reason = f"{len(keys)} files are {unusable}" if keys else "there are no picture files"
-        raise InputError(f"{what} holds nothing to learn from: {reason}", f"known: {', '.join(ENDINGS)}")
+        raise InputError(f"{what} holds nothing to learn from: {reason}", f"known: {', '.join(images.ENDINGS)}")
     if count < len(keys):
         message = f"{what}: {len(keys) - count} of {len(keys)} pictures are left out: {unusable}"
         warnings.warn(message, InputWarning, stacklevel=2)

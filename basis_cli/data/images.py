@@ -23,9 +23,28 @@ from .writing import write_sheet as write_sheet
 from .writing import write_text as write_text
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 MAX_MEGAPIXELS = 64
 FITS = ("crop", "resize", "pad")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def files_in(folder: Path, recursive: bool) -> list[Path]:
+    """The pictures in a folder as their :data:`ENDINGS` tell, sorted; hidden ones are left out.
+
+    Raises:
+        InputError: it, or a folder in it, cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}", "check its permissions") from error
+
+    found = []
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        files = [Path(where, name) for name in names if not name.startswith(".")]
+        found += [file for file in files if file.suffix.lower() in ENDINGS]
+    return sorted(found)
 
 
 def contents(source: Path | str) -> bytes:
@@ -103,6 +122,10 @@ def mask(source: Path | str, size: tuple[int, int], fit: str | None = None) -> n
     white = shade > 0.5
     if stored.shape[-1] in (2, 4) and (white.all() or not white.any()):
         shade = stored[None, ..., -1]
+    (h, w), (height, width) = shade.shape[1:], size
+    if fit is None and (h, w) != (height, width):
+        message = f"{name} is {w} x {h} pixels, but the picture is {width} x {height}"
+        raise InputError(message, "a mask of that size, or --fit crop, resize or pad")
     return _fitted(shade, *size, fit, name)
 
 

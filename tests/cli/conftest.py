@@ -15,6 +15,18 @@ from typer.testing import CliRunner, Result
 from basis_cli import plugins
 from basis_cli.cli.app import app
 
+COLOUR = """
+    from basis_cli.api import PriorSpec, hookimpl
+
+    @hookimpl
+    def basis_priors():
+        return [PriorSpec("blobs", "Soft coloured blobs", (3, 8, 8), load="colour:load")]
+
+    def load(spec, weights, device):
+        from basis_toy.prior import soft_blobs
+        return soft_blobs(spec.shape)
+"""
+
 
 @pytest.fixture
 def basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
@@ -73,3 +85,21 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
     plugins.plugins.cache_clear()
     for name in installed:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def colour(plugin):
+    """A prior of small colour pictures, ``--prior blobs``."""
+    plugin("colour", COLOUR)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """``photo("a.png", (8, 8))`` writes a small colour picture and returns its path."""
+
+    def write(name="photo.png", size=(8, 8), seed=0, **options):
+        pixels = np.random.default_rng(seed).integers(60, 200, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return write

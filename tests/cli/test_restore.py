@@ -9,35 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COLOUR = """
-    from basis_cli.api import PriorSpec, hookimpl
-
-    @hookimpl
-    def basis_priors():
-        return [PriorSpec("blobs", "Soft coloured blobs", (3, 8, 8), load="colour:load")]
-
-    def load(spec, weights, device):
-        from basis_toy.prior import soft_blobs
-        return soft_blobs(spec.shape)
-"""
 QUICK = ["--prior", "blobs", "--levels", "4", "--quiet"]
-
-
-@pytest.fixture(autouse=True)
-def colour(plugin):
-    plugin("colour", COLOUR)
-
-
-@pytest.fixture
-def photo(tmp_path):
-    """``photo("a.png", (8, 8))`` writes a small colour picture and returns its path."""
-
-    def write(name="photo.png", size=(8, 8), seed=0, **options):
-        pixels = np.random.default_rng(seed).integers(60, 200, (*size, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / name, **options)
-        return tmp_path / name
-
-    return write
+pytestmark = pytest.mark.usefixtures("colour")
 
 
 def pixels(path):
