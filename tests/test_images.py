@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from PIL import Image, ImageCms
 
-from basis_cli.data import images
+from basis_cli.data import decoding, images
 from basis_cli.data.files import atomically
 from basis_cli.errors import BasisError, InputError, InputWarning, UsageError
 
@@ -125,7 +125,8 @@ def test_16_bit_png_with_alpha(tmp_path, color, channels):
     with pytest.warns(InputWarning, match="transparent"):
         picture = images.read(tmp_path / "x.png")
     unit = np.moveaxis(values / 65535, -1, 0)
-    np.testing.assert_allclose(picture, unit[:-1] * unit[-1], atol=1e-7)
+    np.testing.assert_allclose(picture, unit[:-1], atol=1e-7)
+    np.testing.assert_allclose(images.load(tmp_path / "x.png").opacity, unit[-1:], atol=1e-7)
     values[..., -1] = 65535
     (tmp_path / "x.png").write_bytes(png(values, color))
     np.testing.assert_array_equal(images.read(tmp_path / "x.png"), np.moveaxis(values, -1, 0)[:-1].astype("f4") / 65535)
@@ -155,8 +156,8 @@ def test_palette(tmp_path):
     np.testing.assert_array_equal(images.read(save(tmp_path, image)), expected)
     with pytest.warns(InputWarning, match="transparent"):
         picture = images.read(save(tmp_path, image, "clear.png", transparency=2))
-    expected[:, 1, 0] = 0
     np.testing.assert_array_equal(picture, expected)
+    assert images.load(tmp_path / "clear.png").opacity.tolist() == [[[1, 1], [0, 1]]]
     image.putdata([0, 1, 1, 3])  # the transparent entry is not used
     assert images.read(save(tmp_path, image, "unused.png", transparency=2)).shape == (3, 2, 2)
 
@@ -169,11 +170,157 @@ def test_alpha(tmp_path, mode, name):
     expected = np.moveaxis(values, -1, 0)[:-1].astype(np.float32) / 255
     np.testing.assert_array_equal(images.read(save(tmp_path, Image.fromarray(values, mode), name, **options)), expected)
     values[2, 3, -1] = 51
-    expected[:, 2, 3] /= 5
     options |= {"exact": True} if name.endswith("webp") else {}
     path = save(tmp_path, Image.fromarray(values, mode), name, **options)
     with pytest.warns(InputWarning, match=rf"{name} is transparent in places"):
         np.testing.assert_allclose(images.read(path), expected, atol=1e-6)
+    stored = images.load(path)
+    np.testing.assert_array_equal(stored.pixels, expected)
+    assert stored.opacity[0, 2, 3] == np.float32(0.2)
+    assert (stored.opacity == 1).sum() == 29
+
+
+def test_a_drawing_in_one_colour_on_nothing_is_seen_over_black(tmp_path):
+    values = random_bytes(6, 5, 4)
+    values[..., :3] = np.where(values[..., 3:] > 99, [200, 100, 50], values[..., :3])
+    values[..., 3] *= values[..., 3] > 99
+    with pytest.warns(InputWarning, match="drawing in one colour.*black shows through"):
+        stored = images.load(save(tmp_path, Image.fromarray(values)))
+    assert stored.opacity is None
+    colour = np.array([200, 100, 50])[:, None, None] / 255
+    np.testing.assert_allclose(stored.pixels, colour * (values[None, ..., 3] / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize(("fit", "expected"), [("crop", [[1.0, 0.0]]), ("pad", [[0, 0, 1, 1, 0, 0, 0, 0]])])
+def test_opacity_is_fitted_as_the_picture_is(tmp_path, fit, expected):
+    values = np.array([[9, 30, 70, 90]], np.uint8)
+    values = np.stack([values, np.array([[255, 255, 0, 0]], np.uint8)], -1)
+    stored = images.load(save(tmp_path, Image.fromarray(values)), (1, 1, len(expected[0])), fit)
+    assert stored.opacity.tolist() == [expected]
+
+
+# --- colour profiles and EXIF data
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XYZ = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ"))
+
+
+def rgb_profile(swapped: bool) -> bytes:
+    """sRGB, or the same with red and blue exchanged, by the tags of its primaries."""
+    return SRGB.replace(b"rXYZ", b"tXYZ").replace(b"bXYZ", b"rXYZ").replace(b"tXYZ", b"bXYZ") if swapped else SRGB
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.webp", "x.jpg"])
+def test_colours_are_converted_to_srgb(tmp_path, name):
+    image = Image.new("RGB", (8, 8), (200, 100, 50))
+    options = {"lossless": True} if name == "x.webp" else {"quality": 100} if name == "x.jpg" else {}
+    path = save(tmp_path, image, name, icc_profile=rgb_profile(swapped=True), **options)
+    stored = images.load(path)
+    np.testing.assert_allclose(stored.pixels[:, 4, 4] * 255, [50, 100, 200], atol=3)
+    assert stored.tags.about == {"profile": "sRGB built-in", "converted_to": "sRGB"}
+    assert stored.tags.profile == images.load(path).tags.profile  # no date of today
+    as_coded = images.load(path, as_coded=True)
+    np.testing.assert_allclose(as_coded.pixels[:, 4, 4] * 255, [200, 100, 50], atol=3)
+    assert as_coded.tags.profile == rgb_profile(swapped=True)
+
+
+def test_a_profile_of_srgb_changes_nothing_and_16_bits_stay(tmp_path):
+    values = RNG.integers(0, 65536, (5, 7, 4)).astype(np.uint16)
+    profile = {"iCCP": b"ICC Profile\0\0" + zlib.compress(rgb_profile(swapped=False))}
+    (tmp_path / "x.png").write_bytes(png(values, 6, **profile))
+    stored = images.load(tmp_path / "x.png")
+    np.testing.assert_array_equal(stored.pixels, np.moveaxis(values[..., :3], -1, 0).astype("f4") / 65535)
+    assert stored.tags.about == {"profile": "sRGB built-in"}
+
+
+def test_16_bits_in_other_colours_are_read_at_8(tmp_path):
+    values = RNG.integers(0, 65536, (5, 7, 4)).astype(np.uint16)
+    profile = {"iCCP": b"ICC Profile\0\0" + zlib.compress(rgb_profile(swapped=True))}
+    (tmp_path / "x.png").write_bytes(png(values, 6, **profile))
+    with pytest.warns(InputWarning, match="read at 8 bits, because of its colour profile"):
+        stored = images.load(tmp_path / "x.png")
+    np.testing.assert_allclose(stored.pixels, np.moveaxis(values[..., 2::-1], -1, 0) / 65535, atol=2 / 255)
+    np.testing.assert_allclose(stored.opacity[0], values[..., 3] / 65535, atol=0.5 / 255)
+
+
+@pytest.mark.parametrize("profile", [b"no profile", XYZ.tobytes()])
+def test_a_profile_that_cannot_be_used_is_warned_of(tmp_path, profile):
+    path = save(tmp_path, Image.new("RGB", (2, 2), (200, 100, 50)), icc_profile=profile)
+    with pytest.warns(InputWarning, match="colour profile that cannot be used, and is taken for sRGB"):
+        np.testing.assert_allclose(images.read(path)[:, 0, 0] * 255, [200, 100, 50], atol=1e-4)
+
+
+def test_a_gray_picture_with_a_profile_of_colours_stays_gray(tmp_path):
+    path = save(tmp_path, Image.fromarray(random_bytes(6, 5)), icc_profile=rgb_profile(swapped=True))
+    assert images.load(path).pixels.shape == (1, 6, 5)
+
+
+def camera() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0132], exif[0x010F] = 6, "2020:01:02 03:04:05", "Maker"
+    exif[0x8769] = {0x9003: "2020:01:02 03:04:05", 0xA002: 99, 0x927C: b"private"}
+    exif[0x8825] = {1: "N", 2: (1.0, 2.0, 3.0)}
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("source", ["in.png", "in.jpg", "in.tif", "in.webp"])
+@pytest.mark.parametrize("target", ["out.png", "deep.png", "out.jpg", "out.tif", "out.webp"])
+def test_what_exif_says_of_the_scene_is_kept_and_what_it_says_of_the_file_is_not(tmp_path, source, target):
+    if target == "deep.png":
+        pytest.importorskip("png")
+    options = {"lossless": True} if source == "in.webp" else {}
+    stored = images.load(save(tmp_path, Image.fromarray(random_bytes(2, 3, 3)), source, exif=camera(), **options))
+    assert stored.pixels.shape == (3, 3, 2)
+    bits = 16 if target == "deep.png" else 8
+    images.write_picture(tmp_path / target, stored.pixels, bits=bits, tags=stored.tags)
+    with Image.open(tmp_path / target) as image:
+        exif = image.getexif()
+        assert (exif[0x0132], exif[0x010F]) == ("2020:01:02 03:04:05", "Maker")
+        assert exif.get(0x0112, 1) == 1
+        assert exif.get_ifd(0x8769) == {0x9003: "2020:01:02 03:04:05"}
+        assert exif.get_ifd(0x8825) == {1: "N", 2: (1.0, 2.0, 3.0)}
+    assert images.read(tmp_path / target).shape == (3, 3, 2)  # turned once
+
+
+# --- what is written is read back, in every format
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.TIFF", "x.webp"])
+def test_formats_without_loss(tmp_path, name, channels, transparent):
+    picture, opacity = (random_bytes(c, 5, 7).astype(np.float32) / 255 for c in (channels, 1))
+    tags = images.Tags(profile=rgb_profile(swapped=False))
+    images.write_picture(tmp_path / name, picture, opacity=opacity if transparent else None, tags=tags)
+    stored = images.load(tmp_path / name)
+    np.testing.assert_array_equal(stored.pixels, picture if name != "x.webp" else np.broadcast_to(picture, (3, 5, 7)))
+    assert transparent == (stored.opacity is not None)
+    if transparent:
+        np.testing.assert_array_equal(stored.opacity, opacity)
+    assert ("profile" in stored.tags.about) == (channels == 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_16_bits_are_written(tmp_path, channels, transparent):
+    pytest.importorskip("png")
+    values = RNG.integers(0, 65536, (channels + transparent, 5, 7)).astype(np.float32) / 65535
+    picture, opacity = values[:channels], values[channels:] if transparent else None
+    images.write_picture(tmp_path / "x.png", picture, bits=16, opacity=opacity)
+    stored = images.load(tmp_path / "x.png")
+    np.testing.assert_allclose(stored.pixels, picture, atol=1e-7)
+    if transparent:
+        np.testing.assert_allclose(stored.opacity, opacity, atol=1e-7)
+
+
+def test_jpeg_has_no_opacity_and_formats_have_largest_sizes(tmp_path):
+    with pytest.warns(InputWarning, match="JPEG has no opacity"):
+        images.check_storable("in.png", ".jpg", (5, 7), opaque=False)
+    with pytest.raises(InputError, match=r"in\.png: WEBP holds at most 16383 pixels a side, not 16384"):
+        images.check_storable("in.png", ".webp", (5, 16384), opaque=True)
+    images.check_storable("in.png", ".png", (5, 99999), opaque=False)
+    images.write_picture(tmp_path / "x.jpg", np.full((3, 8, 8), 0.4, np.float32), opacity=np.ones((1, 8, 8), "f4"))
+    np.testing.assert_allclose(images.read(tmp_path / "x.jpg"), 0.4, atol=0.01)
 
 
 def test_gray_with_a_transparent_value(tmp_path):
@@ -435,7 +582,7 @@ def test_permission_denied(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(images, "open", refuse, raising=False)
+    monkeypatch.setattr(decoding, "open", refuse, raising=False)
     with pytest.raises(InputError, match=r"cannot read .*in\.png: Permission denied \(check"):
         images.read(path)
 

@@ -12,7 +12,9 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data.tags import Tags
     from ..posterior import Result
+    from .inputs import Place
 
 
 def numbers(values: Tensor, digits: int) -> list[float | None]:
@@ -20,10 +22,12 @@ def numbers(values: Tensor, digits: int) -> list[float | None]:
     return [None if math.isnan(value) else round(value, digits) for value in values.tolist()]
 
 
-def component_files(base: Path, k: int, answers: int) -> list[list[Path]]:
-    """``BASE.x1.png ...`` of one answer; ``BASE.s1.x1.png ...`` of each of several."""
+def component_files(base: Path, k: int, answers: int, place: Place) -> list[list[Path]]:
+    """``BASE.x1.png ...`` of one answer; ``BASE.s1.x1.png ...`` of each of several; the one picture that is named."""
+    if place.stem is not None and k == answers == 1:
+        return [[Path(f"{base}{place.ending}")]]
     prefixes = [""] if answers == 1 else [f".s{i + 1}" for i in range(answers)]
-    return [[Path(f"{base}{prefix}.x{i + 1}.png") for i in range(k)] for prefix in prefixes]
+    return [[Path(f"{base}{prefix}.x{i + 1}{place.ending}") for i in range(k)] for prefix in prefixes]
 
 
 def std_files(base: Path, k: int) -> list[Path]:
@@ -42,16 +46,19 @@ def listed(record: Path) -> set[Path]:
     return {record.with_name(Path(name).name) for name in names if name}
 
 
-def write_answers(base: Path, result: Result) -> list[dict[str, Any]]:
+def write_answers(
+    base: Path, result: Result, place: Place, opacity: np.ndarray | None, tags: Tags
+) -> list[dict[str, Any]]:
     """Write the components of each answer, and return what a record says of them."""
     from ..data import images
     from ..posterior.ranking import bits_per_dim
 
     k, _, samples = result.components.shape[:3]
     answers = []
-    for sample, files in enumerate(component_files(base, k, samples)):
+    for sample, files in enumerate(component_files(base, k, samples, place)):
         for i, file in enumerate(files):
-            images.write_png(file, images.to_pillow(result.components[i, 0, sample].numpy()))
+            pixels = result.components[i, 0, sample].numpy()
+            images.write_picture(file, pixels, bits=place.bits, opacity=opacity, tags=tags)
         answer: dict[str, Any] = {
             "components": [str(file) for file in files],
             "residual_8bit_rms": round(float(result.residual[0, sample]), 4),

@@ -1,27 +1,69 @@
-"""Which pictures a command works on, and what their results are called."""
+"""Which pictures a command works on, and how their results are called and stored."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, UsageError
-from .answers import listed
+from .options import Bits, OutputOptions
 
 
-def named(inputs: list[str], recursive: bool, out: Path) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True)
+class Place:
+    """Where answers go, and in which form."""
+
+    folder: Path
+    stem: str | None
+    """``None``: that of each input."""
+    ending: str
+    bits: int
+
+
+def placed(output: OutputOptions) -> Place:
+    """A folder, or the one file that ``--out`` names if it ends like a picture.
+
+    Raises:
+        UsageError: a format that is not written, or not the one asked for, or not with so many bits; or what 16 bits
+            need is missing.
+    """
+    from ..data import images
+
+    out, asked = output.out, f".{output.format.value}" if output.format else ".png"
+    one = out.suffix.lower() in {*images.SAVED, *images.ENDINGS} and not out.is_dir()
+    ending = out.suffix if one else {".jpeg": ".jpg", ".tiff": ".tif"}.get(asked, asked)
+    form = images.SAVED.get(ending.lower())
+    if form is None:
+        raise UsageError(f"{out} is of a format that is not written", "png, tif, webp, jpg, or a folder")
+    if output.format and form is not images.SAVED[asked]:
+        raise UsageError(f"{out} is not {output.format.value}", "leave out --format, or name a folder")
+    if output.bits is Bits.sixteen:
+        if form["format"] != "PNG":
+            raise UsageError("only PNG is written with 16 bits a sample", "--format png")
+        images.check_deep_png()
+    return Place(out.parent if one else out, out.stem if one else None, ending, int(output.bits.value))
+
+
+def named(inputs: list[str], recursive: bool, place: Place) -> tuple[list[str], list[str]]:
     """All pictures in ``inputs``, of folders those in it, and the stem of each one's results.
 
-    It is the file's own, below ``out`` in the same folders as below the folder that was given.
+    It is the file's own, in the same folders as below the folder that was given.
 
     Raises:
         InputError: a folder holds no picture.
-        UsageError: two pictures have one stem: they must not write the same files.
+        UsageError: two pictures have one stem: they must not write the same files; or one file is named for several.
     """
-    pairs = [pair for name in inputs for pair in _named(name, recursive, out)]
+    pairs = [pair for name in inputs for pair in _named(name, recursive, place.folder)]
     names, stems = [name for name, _ in pairs], [stem for _, stem in pairs]
+    if place.stem is not None:
+        if len(names) > 1:
+            raise UsageError(
+                f"{place.stem}{place.ending} is one picture, but there are {len(names)} inputs", "-o FOLDER"
+            )
+        return names, [place.stem]
     for stem, count in Counter(stems).items():
         if count > 1:
             raise UsageError(f"two inputs are called {stem!r}: their results would overwrite each other", "rename one")
@@ -47,6 +89,8 @@ def _named(name: str, recursive: bool, out: Path) -> Iterator[tuple[str, str]]:
 def _results(folder: Path, recursive: bool, out: Path) -> Callable[[Path], bool]:
     """Whether a file in ``folder`` is no input but a result: all below ``out``, or, where that is the folder itself,
     what records list."""
+    from .answers import listed
+
     here, there = folder.resolve(), out.resolve()
     if here == there:
         records = folder.glob("**/*.json" if recursive else "*.json")

@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
-from .inputs import named
+from .inputs import named, placed
 from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions
 from .output import fail, sampling_progress, stderr, warnings_as_lines
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..api import DirectModel, PosteriorSpec, Prior, PriorSpec
     from ..compute import Compute
     from ..data.datasets import Dataset
+    from ..data.images import Stored
     from ..posterior import Frames, Posterior, Result, Sampling, SavedState
     from ..tasks.base import Task
 
@@ -70,7 +71,7 @@ class Picture(NamedTuple):
     stem: str
     task: Task
     """As this file sets it."""
-    pixels: np.ndarray
+    stored: Stored
 
 
 class Job:
@@ -95,9 +96,10 @@ class Job:
         self.references: list[np.ndarray] = []
         self.failures = 0
         self.records: list[dict[str, Any]] = []
-        self.inputs, stems = named(inputs, output.recursive, output.out)
+        self.place = placed(output)
+        self.inputs, stems = named(inputs, output.recursive, self.place)
         self.begun = self._begun_by_killed_runs(stems)
-        files = [self._files(output.out / stem) for stem in stems]
+        files = [self._files(self.place.folder / stem) for stem in stems]
         again = set(to_do(files, output.overwrite, output.skip_existing, output.resume))
         again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
         self.to_do = [(self.inputs[i], stems[i]) for i in sorted(again)]
@@ -116,7 +118,7 @@ class Job:
         from .answers import component_files, std_files
 
         answers = self.several.samples if self.several.select.value == "all" else 1
-        files = [file for own in component_files(base, self.task.k, answers) for file in own]
+        files = [file for own in component_files(base, self.task.k, answers, self.place) for file in own]
         files += std_files(base, self.task.k) if self.output.uncertainty else []
         files += [Path(f"{base}.sheet.png")] if self.output.sheet else []
         files += [Path(f"{base}.frames.png"), Path(f"{base}.frames.webp")] if self.output.frames else []
@@ -131,7 +133,7 @@ class Job:
         return [[stem for stem in chunk if stem in stems] for chunk in begun]
 
     def _state(self, stem: str) -> Path:
-        return self.output.out / f"{stem}.state.safetensors"
+        return self.place.folder / f"{stem}.state.safetensors"
 
     def _check(self) -> None:
         if self.several.samples < 1:
@@ -173,7 +175,7 @@ class Job:
         self._read_references(shape)
         groups: dict[tuple[Task, tuple[int, int]], list[Picture]] = {}
         for picture in self._read(shape):
-            h, w = picture.pixels.shape[1:]
+            h, w = picture.stored.pixels.shape[1:]
             groups.setdefault((picture.task, picture.task.size((h, w))), []).append(picture)
         work, refused = [], []
         with warnings_as_lines():  # all that can be refused is refused before anything is computed
@@ -214,11 +216,17 @@ class Job:
 
     def _read(self, shape: tuple[int, int, int]) -> list[Picture]:
         """All inputs that can be read; each that cannot is reported, and the others go on."""
+        from ..data import images
+
         pictures = []
         with warnings_as_lines():
             for name, stem in self.to_do:
                 try:
-                    pictures.append(Picture(name, stem, *self.task.read(name, shape, self.tiles.tile)))
+                    picture = Picture(name, stem, *self.task.read(name, shape, self.tiles.tile))
+                    h, w = picture.stored.pixels.shape[1:]
+                    size, opaque = picture.task.size((h, w)), picture.stored.opacity is None
+                    images.check_storable(name, self.place.ending, size, opaque)
+                    pictures.append(picture)
                 except InputError as error:
                     self._failed(error)
         return pictures
@@ -239,14 +247,14 @@ class Job:
 
         if self.output.dry_run:
             for picture in pictures:
-                where = self.output.out / f"{picture.stem}.x1.png"
+                where = self._files(self.place.folder / picture.stem)[0]
                 stderr.print(f"would {task.name} {picture.name} into {where} ...", highlight=False)
             return
         if any(reference.shape != tuple(posterior.shape) for reference in self.references):
             raise InputError(f"a reference has another shape than the answer's {tuple(posterior.shape)}")
-        for folder in sorted({(self.output.out / picture.stem).parent for picture in pictures}):
+        for folder in sorted({(self.place.folder / picture.stem).parent for picture in pictures}):
             images.out_folder(folder)
-        y = task.observed(torch.stack([torch.from_numpy(p.pixels) for p in pictures]), posterior.operator)
+        y = task.observed(torch.stack([torch.from_numpy(p.stored.pixels) for p in pictures]), posterior.operator)
         seeds = [image_seed(self.sampling.seed, sample) for sample in range(self.several.samples)]
         stems = [picture.stem for picture in pictures]
         begun = [[stems.index(stem) for stem in chunk if stem in stems] for chunk in self.begun]
@@ -290,7 +298,7 @@ class Job:
         from ..data import images
         from .answers import listed, numbers, write_answers, write_sheet, write_std
 
-        base = self.output.out / picture.stem
+        base = self.place.folder / picture.stem
         record_file = images.with_ending(base, ".json")
         stale = listed(record_file) - set(self._files(base))
         record: dict[str, Any] = {"input": picture.name} | self.about
@@ -309,7 +317,12 @@ class Job:
         if frames:
             states = frames.of(index, result.drawn[0][0], result.components[:, 0, 0])  # the most probable one's way
             record["frames"] = [str(file) for file in images.write_frames(base, states.numpy())]
-        record["answers"] = write_answers(base, result)
+        record |= {"read": picture.stored.tags.about, "format": self.place.ending.lower(), "bits": self.place.bits}
+        opacity = picture.stored.opacity
+        if opacity is not None:
+            c, h, w = result.components.shape[-3:]
+            opacity = picture.task.opacity(opacity, (c, h, w))
+        record["answers"] = write_answers(base, result, self.place, opacity, picture.stored.tags)
         if result.log_likelihood is not None:
             record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)
             record["samples_per_distinct_answer"] = result.answers[0]

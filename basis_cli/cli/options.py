@@ -45,6 +45,20 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Format(str, Enum):
+    png = "png"
+    tiff = "tiff"
+    webp = "webp"
+    jpeg = "jpeg"
+
+
+class Bits(str, Enum):
+    """Of a sample. (Typer takes strings for choices.)"""
+
+    eight = "8"
+    sixteen = "16"
+
+
 class Select(str, Enum):
     all = "all"
     best = "best"
@@ -207,7 +221,19 @@ class TileOptions:
 class OutputOptions:
     """What is written where."""
 
-    out: Out = Path("out")
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for the results; or, of one input, a picture's name.")
+    ] = Path("out")
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="Of the answers; webp is lossless, jpeg (quality 95) is not. (default: as --out ends, else png)",
+        ),
+    ] = None
+    bits: Annotated[Bits, typer.Option("--bits", help="A sample in PNG; 16 needs pip install 'basis-cli[png16]'.")] = (
+        Bits.eight
+    )
     recursive: Annotated[
         bool,
         typer.Option(

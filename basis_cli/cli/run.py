@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..errors import UsageError
 from ..tasks.base import Task
 from .job import Job, load_priors, to_do
 from .options import (
@@ -73,6 +74,8 @@ def sample(
     from ..data import images
     from ..tasks.samples import Sample
 
+    if out.suffix.lower() in images.SAVED and not out.is_dir():
+        raise UsageError(f"{out} is one picture, but several are written", "name a folder")
     stem = prior.replace("/", "-")
     sheet, record_file = out / f"{stem}.png", out / f"{stem}.json"
     files = [out / f"{stem}-{i + 1:04d}.png" for i in range(count)]

@@ -1,65 +1,46 @@
-"""Pictures in and out of files: read safely here, written atomically by :mod:`basis_cli.data.writing`."""
+"""Pictures in and out of files: decoded safely (:mod:`basis_cli.data.decoding`), made fit for a prior here, written
+atomically (:mod:`basis_cli.data.writing`)."""
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 
 from ..errors import InputError, InputWarning, UsageError
+from .decoding import ENDINGS as ENDINGS
+from .decoding import contents as contents
+from .decoding import decoded, named, open_image, opened
+from .decoding import files_in as files_in
+from .tags import Tags as Tags
+from .writing import SAVED as SAVED
+from .writing import check_deep_png as check_deep_png
+from .writing import check_storable as check_storable
 from .writing import filled as filled
 from .writing import out_folder as out_folder
 from .writing import to_pillow as to_pillow
 from .writing import with_ending as with_ending
 from .writing import write_frames as write_frames
+from .writing import write_picture as write_picture
 from .writing import write_png as write_png
 from .writing import write_sheet as write_sheet
 from .writing import write_text as write_text
 
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
-MAX_MEGAPIXELS = 64
 FITS = ("crop", "resize", "pad")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def files_in(folder: Path, recursive: bool) -> list[Path]:
-    """The pictures in a folder as their :data:`ENDINGS` tell, sorted; hidden ones are left out.
+class Stored(NamedTuple):
+    """What is in a file."""
 
-    Raises:
-        InputError: it, or a folder in it, cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}", "check its permissions") from error
-
-    found = []
-    for where, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        files = [Path(where, name) for name in names if not name.startswith(".")]
-        found += [file for file in files if file.suffix.lower() in ENDINGS]
-    return sorted(found)
-
-
-def contents(source: Path | str) -> bytes:
-    """What is in a file, or on standard input if ``source`` is ``"-"``: to read several times what can be read once.
-
-    Raises:
-        InputError: missing, unreadable or empty.
-    """
-    with _opened(source, _named(source)) as file:
-        file.seek(0)
-        return file.read()
-
-
-def _named(source: Path | str | bytes) -> str:
-    return "standard input" if isinstance(source, bytes) or str(source) == "-" else str(source)
+    pixels: np.ndarray
+    """``(c, h, w)`` float32 in [0, 1], as :func:`read`."""
+    opacity: np.ndarray | None
+    """``(1, h, w)``, or ``None`` where all is opaque."""
+    tags: Tags
 
 
 def read(
@@ -67,7 +48,7 @@ def read(
 ) -> np.ndarray:
     """The picture in a file, its :func:`contents`, or on standard input if ``source`` is ``"-"``.
 
-    As ``(c, h, w)`` float32 in [0, 1].
+    As ``(c, h, w)`` float32 in [0, 1], in the colours of sRGB whatever its profile.
 
     Upright as its EXIF orientation says. Without ``shape`` it keeps its own size and has one channel if it is stored
     as gray, else three. With ``shape`` ``(c, h, w)`` it is made gray or repeated to ``c`` channels, and another size
@@ -76,34 +57,59 @@ def read(
     sample; other deep colour is read at 8 bits.
 
     Warns:
-        InputWarning: something was dropped: colour, transparency (shown over black), or frames after the first.
+        InputWarning: something was dropped: colour, opacity, depth, a profile, or frames after the first.
 
     Raises:
         InputError: missing, unreadable, no picture, damaged, too large, or it does not fit ``shape``.
         UsageError: ``fit`` is none of :data:`FITS`.
     """
+    stored = load(source, shape, fit, larger)
+    if stored.opacity is not None:
+        message = f"{named(source)} is transparent in places: it is taken as if it were not"
+        warnings.warn(message, InputWarning, stacklevel=2)
+    return stored.pixels
+
+
+def load(
+    source: Path | str | bytes,
+    shape: tuple[int, int, int] | None = None,
+    fit: str | None = None,
+    larger: bool = False,
+    as_coded: bool = False,
+) -> Stored:
+    """As :func:`read`, with the opacity, and what the file says of the picture.
+
+    Colours are those below the opacity. Where there is but one, of a drawing on nothing, the picture is seen in the
+    opacity alone: it is shown over black, and taken for opaque. If ``as_coded``, colours are not converted.
+    """
     if fit is not None and fit not in FITS:
         raise UsageError(f"no way to fit is called {fit!r}", f"known: {', '.join(FITS)}")
-    name = _named(source)
-    with _opened(source, name) as file:
-        samples, several = _decoded(file, name)
-    if several:
-        warnings.warn(f"{name} holds several frames: only the first is used", InputWarning, stacklevel=2)
+    name = named(source)
+    with opened(source, name) as file:
+        samples, tags, dropped = decoded(file, name, as_coded=as_coded)
     if samples.dtype.kind in "iu" and samples.dtype.itemsize > 1 and 255 < samples.max() < 4096:
-        message = f"{name} uses a sixteenth of its 16 bits and is nearly black: a 12-bit picture? multiply it by 16"
-        warnings.warn(message, InputWarning, stacklevel=2)
-    picture, opaque = _over_black(_in_unit_range(samples, name))
-    if not opaque:
-        warnings.warn(f"{name} is transparent in places: black shows through", InputWarning, stacklevel=2)
-    if shape is None:
-        return np.ascontiguousarray(picture)
-    channels, height, width = shape
-    if channels == 1 and len(picture) == 3 and (picture != picture[:1]).any():
-        warnings.warn(f"{name} is in colour: only its brightness is used", InputWarning, stacklevel=2)
-    picture = _in_channels(picture, channels, name)
-    if not (larger and picture.shape[1] >= height and picture.shape[2] >= width):
-        picture = _fitted(picture, height, width, fit, name)
-    return np.ascontiguousarray(picture)
+        dropped.append("uses a sixteenth of its 16 bits and is nearly black: a 12-bit picture? multiply it by 16")
+    samples = _in_unit_range(samples, name)
+    picture, opacity = np.moveaxis(samples, -1, 0), None
+    if len(picture) in (2, 4):
+        picture, opacity = picture[:-1], picture[-1:]
+        seen = picture[:, opacity[0] > 0]
+        if (opacity == 1).all():
+            opacity = None
+        elif (seen == seen[:, :1]).all():
+            picture, opacity = _over_black(samples), None
+            dropped.append("is a drawing in one colour, transparent in places: black shows through")
+    if shape is not None:
+        channels, height, width = shape
+        if channels == 1 and len(picture) == 3 and (picture != picture[:1]).any():
+            dropped.append("is in colour: only its brightness is used")
+        picture = _in_channels(picture, channels, name)
+        if not (larger and picture.shape[1] >= height and picture.shape[2] >= width):
+            picture = _fitted(picture, height, width, fit, name)
+            opacity = None if opacity is None else _fitted(opacity, height, width, fit, name)
+    for what in dropped:
+        warnings.warn(f"{name} {what}", InputWarning, stacklevel=2)
+    return Stored(np.ascontiguousarray(picture), opacity, tags)
 
 
 def mask(source: Path | str, size: tuple[int, int], fit: str | None = None) -> np.ndarray:
@@ -114,11 +120,11 @@ def mask(source: Path | str, size: tuple[int, int], fit: str | None = None) -> n
     Raises:
         InputError: as :func:`read`.
     """
-    name = _named(source)
-    with _opened(source, name) as file:
-        samples, _ = _decoded(file, name)
+    name = named(source)
+    with opened(source, name) as file:
+        samples = decoded(file, name, as_coded=True).samples
     stored = _in_unit_range(samples, name)
-    shade = _in_channels(_over_black(stored)[0], 1, name)
+    shade = _in_channels(_over_black(stored), 1, name)
     white = shade > 0.5
     if stored.shape[-1] in (2, 4) and (white.all() or not white.any()):
         shade = stored[None, ..., -1]
@@ -139,9 +145,9 @@ def square(source: Path | bytes, size: int, crop: int | None = None, channels: i
         InputError: missing, unreadable, no picture, damaged, too large, or smaller than ``size`` or ``crop``.
     """
     name = "a picture" if isinstance(source, bytes) else str(source)
-    with _opened(source, name) as file:
-        samples, _ = _decoded(file, name, None if crop else 2 * size)
-    picture = _in_channels(_over_black(_in_unit_range(samples, name))[0], channels, name)
+    with opened(source, name) as file:
+        samples = decoded(file, name, None if crop else 2 * size).samples
+    picture = _in_channels(_over_black(_in_unit_range(samples, name)), channels, name)
     h, w = picture.shape[1:]
     side = crop or size
     if min(h, w) < side:
@@ -159,10 +165,10 @@ def jpeg_coding(source: Path | str | bytes) -> tuple[tuple[tuple[int, ...], ...]
     Raises:
         InputError: unreadable, no JPEG file, or one of a rare kind: CMYK, tables or subsampling of its own.
     """
-    name = _named(source)
-    with _opened(source, name) as file:
+    name = named(source)
+    with opened(source, name) as file:
         try:
-            image = _open_image(file)
+            image = open_image(file)
         except Exception as error:
             raise InputError(f"{name} is not a picture that can be read", "a JPEG file") from error
         if not isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -180,95 +186,12 @@ def jpeg_coding(source: Path | str | bytes) -> tuple[tuple[tuple[int, ...], ...]
         return chosen, (image.height, image.width), sampling
 
 
-def _opened(source: Path | str | bytes, name: str) -> BinaryIO:
-    """A seekable file with something in it."""
-    if isinstance(source, bytes):
-        file: BinaryIO = io.BytesIO(source)
-    elif str(source) == "-":
-        file = io.BytesIO(sys.stdin.buffer.read())
-    else:
-        if os.path.isdir(source):  # unlike Path.is_dir it never raises
-            raise InputError(f"{name} is a folder, not a picture", "name the pictures in it")
-        try:
-            file = open(source, "rb")  # noqa: SIM115 - the caller closes it
-        except FileNotFoundError as error:
-            raise InputError(f"{name} does not exist", "check the name, and the folder you are in") from error
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror}", "check the path and its permissions") from error
-        if not file.seekable():  # a pipe
-            with file:
-                file = io.BytesIO(file.read())
-    if not file.read(1):
-        file.close()
-        raise InputError(f"{name} is empty", "did the program that should write it fail?")
-    return file
-
-
-def _decoded(file: BinaryIO, name: str, enough: int | None = None) -> tuple[np.ndarray, bool]:
-    """What :func:`_samples` returns, with every failure of Pillow mapped to ``InputError``."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's limit is above ours
-            return _samples(file, enough)
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} has more than {MAX_MEGAPIXELS} megapixels", "crop or shrink it first") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not a picture that can be read", f"known: {', '.join(FORMATS)}") from error
-    except Exception as error:  # a decoder that is fed damaged data may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        hint = "is it complete? if so, save it as PNG"
-        raise InputError(f"{name} is damaged or of an unknown kind: {reason}", hint) from error
-
-
-def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    """The picture with its header read and its size checked, not yet decoded."""
-    image = Image.open(file, formats=FORMATS)
-    if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
-        raise Image.DecompressionBombError
-    return image
-
-
-def _samples(file: BinaryIO, enough: int | None = None) -> tuple[np.ndarray, bool]:
-    """``(h, w, c)`` as stored, in any range, and whether more frames follow; of 2 or 4 channels the last is opacity.
-
-    A JPEG file with more than ``enough`` pixels on each side may be decoded at a half, a quarter or an eighth.
-    """
-    image = _open_image(file)
-    if enough:
-        image.draft(None, (enough, enough))  # type: ignore[arg-type]
-    several = getattr(image, "is_animated", False)
-    stored = image.tile[0][3] if image.format == "PNG" else ""
-    if stored == "LA;16B":
-        halves = np.asarray(_loaded(image, "RGBA"))  # gray high, gray low, opacity high, opacity low
-        samples = _joined(halves[..., ::2], halves[..., 1::2])
-    elif stored in ("RGB;16B", "RGBA;16B"):
-        # Pillow keeps the first byte of each sample, or the last if it takes the sample for little-endian
-        high = np.asarray(_loaded(image))
-        samples = _joined(high, np.asarray(_loaded(_open_image(file), stored[:-1] + "L")))
-    elif image.mode == "F" or image.mode.startswith("I"):
-        samples = np.asarray(_loaded(image))[..., None]
-    else:
-        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-        image = _loaded(image)
-        samples = np.asarray(image.convert(mode + "A" if image.has_transparency_data else mode))
-        return samples.reshape(*samples.shape[:2], -1), several
-    if "transparency" in image.info:  # one sample value, or colour, that stands for transparent
-        opaque = (samples != image.info["transparency"]).any(-1, keepdims=True)
-        samples = np.concatenate([samples, np.where(opaque, 65535, 0).astype(samples.dtype)], axis=-1)
-    return samples, several
-
-
-def _loaded(image: ImageFile.ImageFile, rawmode: str | None = None) -> ImageFile.ImageFile:
-    """The picture decoded, its bytes taken as ``rawmode`` if given, and upright."""
-    if rawmode:
-        image.tile = [(*image.tile[0][:3], rawmode)]  # type: ignore[list-item]
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
-def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    return high.astype(np.uint16) * 256 + low
+def resized(opacity: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``(1, h, w)`` at another size, bicubically."""
+    if opacity.shape[1:] == size:
+        return opacity
+    large = Image.fromarray(opacity[0]).resize(size[::-1], Image.Resampling.BICUBIC)  # in floats: mode F
+    return np.asarray(large)[None].clip(0, 1)
 
 
 def _in_unit_range(samples: np.ndarray, name: str) -> np.ndarray:
@@ -281,13 +204,10 @@ def _in_unit_range(samples: np.ndarray, name: str) -> np.ndarray:
     return samples.astype(np.float32) / top
 
 
-def _over_black(samples: np.ndarray) -> tuple[np.ndarray, bool]:
-    """``(h, w, c)`` with or without opacity as ``(1 or 3, h, w)`` without, and whether all of it was opaque."""
+def _over_black(samples: np.ndarray) -> np.ndarray:
+    """``(h, w, c)`` with or without opacity as ``(1 or 3, h, w)`` without."""
     picture = np.moveaxis(samples, -1, 0)
-    if len(picture) in (1, 3):
-        return picture, True
-    picture, opacity = picture[:-1], picture[-1:]
-    return picture * opacity, not (opacity < 1).any()
+    return picture if len(picture) in (1, 3) else picture[:-1] * picture[-1:]
 
 
 def _in_channels(picture: np.ndarray, channels: int, name: str) -> np.ndarray:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
+import warnings
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..errors import BasisError
+from ..errors import BasisError, InputError, InputWarning, UsageError
 from .files import atomically
+from .tags import Tags
 
 
 def out_folder(path: Path) -> Path:
@@ -34,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_pillow(picture: np.ndarray) -> Image.Image:
-    """``(c, h, w)`` floats in [0, 1] as an 8-bit Pillow image, gray or RGB."""
+    """``(c, h, w)`` floats in [0, 1] as an 8-bit Pillow image, gray or RGB; of 2 or 4 channels the last is opacity."""
     eight_bit = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
     return Image.fromarray(eight_bit[0] if len(eight_bit) == 1 else np.moveaxis(eight_bit, 0, -1))
 
@@ -43,6 +48,73 @@ def write_png(path: Path, image: Image.Image) -> None:
     """Save as PNG atomically: a killed run leaves no half-written picture. Raises ``BasisError`` if it cannot."""
     with atomically(path) as partial:
         image.save(partial, format="PNG")
+
+
+SAVED: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".tif": {"format": "TIFF"},
+    ".webp": {"format": "WEBP", "lossless": True, "exact": True},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
+"""How answers are stored, by ending. Only JPEG loses anything; ``exact`` keeps the colours below no opacity. TIFF is
+not compressed, because libtiff, which would do it, takes no EXIF data."""
+SAVED |= {".tiff": SAVED[".tif"], ".jpeg": SAVED[".jpg"]}
+LARGEST = {"WEBP": 16383, "JPEG": 65535}
+"""Pixels a side."""
+
+
+def check_storable(name: str, ending: str, size: tuple[int, int], opaque: bool) -> None:
+    """Raise an ``InputError`` if the answer ``(h, w)`` to a file is too large for a format; warn of lost opacity."""
+    form = SAVED[ending.lower()]["format"]
+    if max(size) > LARGEST.get(form, max(size)):
+        raise InputError(f"{name}: {form} holds at most {LARGEST[form]} pixels a side, not {max(size)}", "--format png")
+    if form == "JPEG" and not opaque:
+        message = f"{name} is transparent in places, but JPEG has no opacity: the answer is opaque"
+        warnings.warn(message, InputWarning, stacklevel=2)
+
+
+def write_picture(
+    path: Path, picture: np.ndarray, *, bits: int = 8, opacity: np.ndarray | None = None, tags: Tags | None = None
+) -> None:
+    """Write ``(c, h, w)`` in [0, 1] atomically, with opacity ``(1, h, w)``, in the format of the name's ending.
+
+    PNG holds 8 or 16 ``bits`` a sample, others 8. Raises ``BasisError`` if it cannot be written.
+    """
+    saved, tags = SAVED[path.suffix.lower()], tags or Tags()
+    profile = tags.profile if tags.profile[16:20] == (b"GRAY" if len(picture) == 1 else b"RGB ") else b""
+    if opacity is not None and saved["format"] != "JPEG":
+        picture = np.concatenate([picture, opacity])
+    with atomically(path) as partial:
+        if bits == 16:
+            partial.write_bytes(_deep_png(picture, tags.exif, profile))
+        else:
+            said: dict[str, Any] = {"exif": tags.exif, "icc_profile": profile}
+            to_pillow(picture).save(partial, **saved, **{key: value for key, value in said.items() if value})
+
+
+def check_deep_png() -> None:
+    """Raise a ``UsageError`` unless pypng, which writes 16 bits a sample, is there."""
+    try:
+        import png  # noqa: F401
+    except ImportError:
+        raise UsageError("16 bits a sample need pypng", "pip install 'basis-cli[png16]'") from None
+
+
+def _deep_png(picture: np.ndarray, exif: bytes, profile: bytes) -> bytes:
+    """``(c, h, w)`` in [0, 1] as a PNG file of 16 bits a sample."""
+    import png
+
+    c, h, w = picture.shape
+    rows = np.moveaxis((np.clip(picture, 0, 1) * 65535 + 0.5).astype(">u2"), 0, -1).reshape(h, c * w)
+    plain, said = io.BytesIO(), io.BytesIO()
+    writer = png.Writer(w, h, greyscale=c < 3, alpha=c in (2, 4), bitdepth=16)
+    writer.write_packed(plain, [row.tobytes() for row in rows])
+    if profile:
+        png.write_chunk(said, b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+    if exif:
+        png.write_chunk(said, b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    header = 33  # signature and IHDR
+    return plain.getvalue()[:header] + said.getvalue() + plain.getvalue()[header:]
 
 
 def write_sheet(path: Path, pictures: np.ndarray, columns: int | None = None) -> None:

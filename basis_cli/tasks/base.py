@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..api import DirectModel, Prior
     from ..compute import Compute
+    from ..data.images import Stored
     from ..operators import Operator
     from ..posterior import Posterior, Result, Sampling, SavedState
     from ..samplers import Watch
@@ -113,15 +114,21 @@ class Task:
         """The damage, for the record of an evaluation."""
         return {}
 
-    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, np.ndarray]:
-        """The picture in a file, for answers of ``shape``, and the task that it sets.
+    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, Stored]:
+        """What is in a file, for answers of ``shape``, and the task that it sets.
 
         Raises:
             InputError: see :func:`basis_cli.data.images.read`.
         """
         from ..data import images
 
-        return self, images.read(source, self.seen(shape), self.fit, larger)
+        return self, images.load(source, self.seen(shape), self.fit, larger)
+
+    def opacity(self, seen: np.ndarray, shape: Shape) -> np.ndarray:
+        """``(1, h, w)``, the opacity of answers of ``shape`` to a file whose own was ``seen``."""
+        from ..data import images
+
+        return images.resized(seen, shape[1:])
 
     def check(self, shape: Shape, larger: bool = False) -> None:
         """Raise a :class:`UsageError` for what a prior of this ``shape`` cannot do, before any file is read; if

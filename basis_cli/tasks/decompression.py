@@ -14,9 +14,9 @@ from ..errors import InputError, UsageError
 from .base import Damage, Shape, Task, answer
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
+    from ..data.images import Stored
     from ..operators import Jpeg, Operator
     from ..posterior import Result
     from .base import Picture
@@ -46,7 +46,7 @@ class Decompress(Task):
     defaults = {"sampler": "project", "levels": 25, "sigma_max": 0.2, "sigma_min": 0.01}  # noqa: RUF012
     """The decoded file tells all that noise of 0.2 would hide."""
 
-    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, np.ndarray]:
+    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, Stored]:
         from ..data import images
 
         file = source if os.path.isfile(source) else images.contents(source)  # a pipe can be read once only
@@ -55,7 +55,7 @@ class Decompress(Task):
         height, width = coding[1]
         size = (height, width) if larger and height >= h and width >= w else (h, w)
         coded(coding, (c, *size), str(source))
-        return Coded(coding), images.read(file, shape, None, larger)
+        return Coded(coding), images.load(file, shape, None, larger, as_coded=True)
 
     def operator(self, shape: Shape) -> Operator:
         raise UsageError("arrays do not say how they were compressed", "give jpeg=Jpeg(...)")

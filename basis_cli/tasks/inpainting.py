@@ -15,6 +15,7 @@ from .base import Damage, FitOption, Shape, Task, answer, as_batch, as_fit
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from torch import Tensor
 
     from ..operators import Operator
@@ -69,6 +70,10 @@ class Inpaint(Task):
 
     def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
         return operator(pictures[None])
+
+    def opacity(self, seen: np.ndarray, shape: Shape) -> np.ndarray:
+        """What is filled in is opaque."""
+        return seen.clip(~self.known(shape).numpy(), 1)
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """The mean colour of what is known."""
