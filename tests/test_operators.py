@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from basis_cli.data import images
 from basis_cli.data.images import LUMA
 from basis_cli.errors import UsageError
 from basis_cli.operators import (
@@ -225,7 +226,8 @@ def test_measurements_stay_exact_under_autocast(name):
         (lambda: Downsample(0, (8, 8)), "cannot be shrunk"),
         (lambda: Downsample(2, (8, 8), "nearest"), "'nearest'"),
         (lambda: Jpeg([[0] * 64], (8, 8)), "not positive"),
-        (lambda: Jpeg([[1] * 64] * 2, (8, 8), (4, 1)), "subsampling"),
+        (lambda: Jpeg([[1] * 64] * 2, (8, 8), (5, 1)), "subsampling"),
+        (lambda: Jpeg([[1] * 64] * 2, (8, 8), orientation=9), "orientation 9"),
         (lambda: standard_tables(0), "from 1 to 100"),
     ],
 )
@@ -278,6 +280,55 @@ def test_gray_jpeg_of_a_size_that_is_no_multiple_of_its_blocks():
         x = operator.project(x, y).clamp(0, 1)
         off.append(float((operator(x) - y).square().mean().sqrt() * 255))
     assert off[-1] < 4 < off[0]
+
+
+@pytest.mark.parametrize(
+    ("like", "luma", "subsampling"), [(1, 0x12, (2, 1)), (2, 0x41, (1, 4)), (2, 0x14, (4, 1))]
+)  # 4:4:0, 4:1:1, and that one turned
+def test_jpeg_of_other_subsamplings(tmp_path, like, luma, subsampling):
+    """A file of 4:2:2 or 4:2:0 whose header arranges its blocks in another way: a picture in disorder, but a file."""
+    file = io.BytesIO()
+    Image.fromarray(photograph(64)[:32]).save(file, "JPEG", quality=50, subsampling=like)
+    data = bytearray(file.getvalue())
+    data[data.index(b"\xff\xc0") + 11] = luma
+    (tmp_path / "x.jpg").write_bytes(data)
+    coding = images.jpeg_coding(tmp_path / "x.jpg")
+    assert (coding.size, coding.subsampling) == ((32, 64), subsampling)
+    y = torch.tensor(images.read(tmp_path / "x.jpg"))[None]
+    operator = Jpeg(*coding)
+    x = torch.full_like(y, 0.5)[None]
+    for _ in range(8):
+        x = operator.project(x, y).clamp(0, 1)
+    assert (operator(x) - y).square().mean().sqrt() * 255 < 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpeg_that_is_stored_turned(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(photograph(64)[:32, 16:])  # 48 wide
+    image.save(tmp_path / "x.jpg", quality=20, exif=exif)
+    y = torch.tensor(images.read(tmp_path / "x.jpg"))[None]
+    coding = images.jpeg_coding(tmp_path / "x.jpg")
+    assert coding.size == tuple(y.shape[2:])
+    operator = Jpeg(*coding)
+    image.getexif()[0x0112] = orientation
+    truth = torch.tensor(np.array(ImageOps.exif_transpose(image))).permute(2, 0, 1)[None, None].float() / 255
+    assert (operator(truth) - y).square().mean().sqrt() * 255 < 2.5
+    assert (operator.project(truth, y) - truth).abs().mean() * 255 < 0.5
+
+
+def test_gray_jpeg_makes_pictures_of_colour_gray():
+    y, tables = compressed(Image.fromarray(photograph()[..., 0]), 20, 0)
+    operator, x, y = Jpeg(tables, (32, 32)), torch.rand(1, 1, 3, 32, 32), y.expand(-1, 3, -1, -1)
+    found = operator.project(x, y)
+    assert found.shape == x.shape
+    assert (found - found[:, :, :1]).abs().max() < 1e-6
+    gray = Jpeg(tables, (32, 32)).project(found[:, :, :1], y[:, :1])
+    torch.testing.assert_close(gray, found[:, :, :1])
+    assert (operator(x) - y).square().mean().sqrt() > (operator(found) - y).square().mean().sqrt()
+    v = torch.rand_like(x)
+    torch.testing.assert_close(linearized(operator, 0.3 + 0.4 * x)(v), v[0], atol=2e-5, rtol=0)
 
 
 def test_jpegs_derivative_takes_rounding_for_the_identity():

@@ -157,13 +157,24 @@ def square(source: Path | bytes, size: int, crop: int | None = None, channels: i
     return (_fitted(picture, size, size, "resize", name) * 255 + 0.5).astype(np.uint8)
 
 
-def jpeg_coding(source: Path | str | bytes) -> tuple[tuple[tuple[int, ...], ...], tuple[int, int], tuple[int, int]]:
-    """How a JPEG file, or its :func:`contents`, was coded: the arguments of :class:`basis_cli.operators.Jpeg`.
+class JpegCoding(NamedTuple):
+    """How a JPEG file was coded: the arguments of :class:`basis_cli.operators.Jpeg`."""
 
-    Quantization tables (rows first; brightness, then chroma), ``(h, w)``, and how many pixels share a chroma value.
+    tables: tuple[tuple[int, ...], ...]
+    """Quantization steps, rows first; of brightness, then chroma."""
+    size: tuple[int, int]
+    """``(h, w)``, upright."""
+    subsampling: tuple[int, int]
+    """How many pixels ``(high, wide)`` share a chroma value."""
+    orientation: int
+    """EXIF's."""
+
+
+def jpeg_coding(source: Path | str | bytes) -> JpegCoding:
+    """How a JPEG file, or its :func:`contents`, was coded.
 
     Raises:
-        InputError: unreadable, no JPEG file, or one of a rare kind: CMYK, tables or subsampling of its own.
+        InputError: unreadable, no JPEG file, or one of a rare kind: not gray or YCbCr, or chroma planes that differ.
     """
     name = named(source)
     with opened(source, name) as file:
@@ -173,17 +184,23 @@ def jpeg_coding(source: Path | str | bytes) -> tuple[tuple[tuple[int, ...], ...]
             raise InputError(f"{name} is not a picture that can be read", "a JPEG file") from error
         if not isinstance(image, JpegImagePlugin.JpegImageFile):
             raise InputError(f"{name} is {image.format}, not JPEG", "only JPEG's losses can be undone")
-        tables = {}
-        for plane, (_, _, _, table) in enumerate(image.layer):
-            tables[plane] = tuple(image.quantization.get(table, ()))
-        sampling = {-1: (1, 1), 0: (1, 1), 1: (1, 2), 2: (2, 2)}[JpegImagePlugin.get_sampling(image)]
-        rare = image.mode not in ("L", "RGB") or () in tables.values() or tables.get(1) != tables.get(2)
-        if rare or (image.mode == "RGB" and JpegImagePlugin.get_sampling(image) < 0):
+        planes = [(wide, high, tuple(image.quantization.get(table, ()))) for _, wide, high, table in image.layer]
+        (wide, high, _), (chroma_wide, chroma_high, _) = planes[0], planes[-1]
+        in_rgb = image.info.get("adobe_transform") == 0 or [plane[0] for plane in image.layer] == [*b"RGB"]
+        rare = image.mode not in ("L", "RGB") or (image.mode == "RGB" and (in_rgb or len(planes) != 3))
+        if (
+            rare
+            or planes[1:2] != planes[2:]
+            or wide % chroma_wide
+            or high % chroma_high
+            or any(() in p for p in planes)
+        ):
             raise InputError(f"{name} is coded in a way that is not known here", "save it as a usual JPEG file")
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            raise InputError(f"{name} is stored rotated", "turn it losslessly first, for example with jpegtran")
-        chosen = tuple(tables[plane] for plane in sorted(tables) if plane < 2)
-        return chosen, (image.height, image.width), sampling
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = orientation if orientation in range(1, 9) else 1
+        size = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
+        tables = tuple(table for _, _, table in planes[:2])
+        return JpegCoding(tables, size, (high // chroma_high, wide // chroma_wide), orientation)
 
 
 def resized(opacity: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -20,29 +20,40 @@ class Jpeg:
     """What a JPEG file leaves of a picture: ``(1, n, c, h, w) -> (n, c, h, w)``, coded and decoded again. Not linear.
 
     As libjpeg does it: YCbCr, chroma shrunk by averaging, 8 x 8 discrete cosine transforms, each coefficient rounded to
-    a multiple of its step in the quantization table; decoded with triangular interpolation of the chroma. Its
-    derivative takes the rounding for the identity.
+    a multiple of its step in the quantization table; decoded with triangular interpolation of chroma that was halved.
+    Its derivative takes the rounding for the identity. Of a gray file and pictures of three channels, the brightness is
+    coded, and the colours, of which the file has none, are left.
 
     Args:
         tables: 8 x 8 quantization steps, of brightness and, for colour, of chroma; as Pillow gives them.
-        size: ``(h, w)``.
-        subsampling: how many pixels ``(high, wide)`` share a chroma value: (1, 1), (1, 2) or (2, 2).
+        size: ``(h, w)``, upright.
+        subsampling: how many pixels ``(high, wide)`` of the file share a chroma value, each at most 4.
+        orientation: EXIF's, from 1 to 8: how the file is turned to be upright.
 
     Raises:
-        UsageError: tables that are not positive, or a subsampling that is not known.
+        UsageError: tables that are not positive, or a subsampling or an orientation that is not known.
     """
 
     k, scale = 1, 1.0
 
-    def __init__(self, tables: Sequence[Sequence[int]], size: tuple[int, int], subsampling: tuple[int, int] = (2, 2)):
+    def __init__(
+        self,
+        tables: Sequence[Sequence[int]],
+        size: tuple[int, int],
+        subsampling: tuple[int, int] = (2, 2),
+        orientation: int = 1,
+    ):
         steps = torch.tensor([list(table) for table in tables], dtype=torch.float64).view(-1, 8, 8)
         if not (steps > 0).all():
             raise UsageError("a quantization table holds steps that are not positive")
-        if subsampling not in ((1, 1), (1, 2), (2, 2)):
-            raise UsageError(f"chroma subsampling {subsampling} is not known", "4:4:4, 4:2:2 or 4:2:0")
+        if not set(subsampling) <= {1, 2, 3, 4}:
+            raise UsageError(f"chroma subsampling {subsampling} is not known", "(2, 2) is 4:2:0")
+        if orientation not in TURNED:
+            raise UsageError(f"EXIF orientation {orientation} is not known", "1 to 8")
         if len(steps) == 1:
             subsampling = (1, 1)
-        self.size, self.subsampling = size, subsampling
+        self._transposed, self._flipped = TURNED[orientation]
+        self.size, self.subsampling = size[::-1] if self._transposed else size, subsampling
         self._steps = [Constant(steps[i].repeat(*self._blocks(i))) for i in range(len(steps))]
         self._cosines = [
             tuple(Constant(torch.block_diag(*[_cosines()] * n)) for n in self._blocks(i)) for i in range(len(steps))
@@ -51,9 +62,10 @@ class Jpeg:
             Constant(shrinking(side, s, "box")) for side, s in zip(self._padded, subsampling, strict=True)
         )
         self._replicate = tuple(Constant(s * m.values.T) for s, m in zip(subsampling, self._shrink, strict=True))
-        smooth = [_triangular(side, s) for side, s in zip(self._padded, subsampling, strict=True)]
-        self._enlarge = tuple(map(Constant, smooth))
-        self._unenlarge = tuple(Constant(torch.linalg.pinv(matrix)) for matrix in smooth)
+        enlarge = _triangular if max(subsampling) <= 2 else _repeated  # as libjpeg-turbo does
+        enlarged = [enlarge(side, s) for side, s in zip(self._padded, subsampling, strict=True)]
+        self._enlarge = tuple(map(Constant, enlarged))
+        self._unenlarge = tuple(Constant(torch.linalg.pinv(matrix)) for matrix in enlarged)
         self._to_ycc = Constant(torch.tensor(YCC, dtype=torch.float64))
         self._to_rgb = Constant(torch.linalg.inv(torch.tensor(YCC, dtype=torch.float64)))
 
@@ -94,24 +106,53 @@ class Jpeg:
             x = torch.einsum("dc,nchw->ndhw", self._to_rgb.like(x), x)
         return x[..., : self.size[0], : self.size[1]] / 255
 
+    def _as_stored(self, x: Tensor) -> Tensor:
+        """Upright pictures as the file has them."""
+        x = x.flip(self._flipped)
+        return x.mT if self._transposed else x
+
+    def _upright(self, x: Tensor) -> Tensor:
+        return (x.mT if self._transposed else x).flip(self._flipped)
+
+    def _coded_part(self, x: Tensor) -> Tensor:
+        """What the file holds of pictures: of a gray file the brightness ``(n, 1, h, w)``."""
+        if x.shape[1] == 1 or len(self._steps) > 1:
+            return x
+        return torch.einsum("c,nchw->nhw", self._to_ycc.like(x)[0], x)[:, None]
+
     def __call__(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            coded = [c + (c.round() - c).detach() for c in self._coefficients(x[0], self._shrink)]
-            return (self._picture(coded, self._enlarge) + 128 / 255).clamp(0, 1)
+            x = self._as_stored(x[0])
+            part = self._coded_part(x)
+            coded = [c + (c.round() - c).detach() for c in self._coefficients(part, self._shrink)]
+            decoded = self._picture(coded, self._enlarge) + 128 / 255
+            return self._upright((decoded + (x - part)).clamp(0, 1))
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """``x`` with every coefficient moved into the interval that rounds to that of ``y``.
 
         ``y`` ``(n, c, h, w)`` is the decoded file; its coefficients are those of the file except where its pixels were
-        clipped.
+        clipped. A gray file makes ``x`` gray.
         """
         with torch.autocast(x.device.type, enabled=False):
-            own = self._coefficients(x[0], self._shrink)
-            seen = [c.round() for c in self._coefficients(y, self._unenlarge)]
-            moved = [c.clamp(q - 0.49, q + 0.49) - c for c, q in zip(own, seen, strict=True)]
-            return x + self._picture(moved, self._replicate)
+            part, seen = self._coded_part(self._as_stored(x[0])), self._coded_part(self._as_stored(y))
+            own = self._coefficients(part, self._shrink)
+            rounded = [c.round() for c in self._coefficients(seen, self._unenlarge)]
+            moved = [c.clamp(q - 0.49, q + 0.49) - c for c, q in zip(own, rounded, strict=True)]
+            return self._upright(part + self._picture(moved, self._replicate)).expand_as(x[0])[None]
 
 
+TURNED = {
+    1: (False, ()),
+    2: (False, (-1,)),
+    3: (False, (-2, -1)),
+    4: (False, (-2,)),
+    5: (True, ()),
+    6: (True, (-1,)),
+    7: (True, (-2, -1)),
+    8: (True, (-2,)),
+}
+"""EXIF orientations: whether the stored picture is transposed, and along which axes it is mirrored then."""
 YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """RGB to YCbCr (JFIF), chroma about 0."""
 
@@ -132,6 +173,11 @@ def _triangular(side: int, factor: int) -> Tensor:
     near = torch.eye(small, dtype=torch.float64).repeat_interleave(2, dim=0)
     neighbour = (torch.arange(side) // 2 + torch.tensor([-1, 1]).repeat(small)).clamp(0, small - 1)
     return 0.75 * near + 0.25 * torch.eye(small, dtype=torch.float64)[neighbour]
+
+
+def _repeated(side: int, factor: int) -> Tensor:
+    """The matrix ``(side, side / factor)`` that repeats each value."""
+    return torch.eye(side // factor, dtype=torch.float64).repeat_interleave(factor, dim=0)
 
 
 def standard_tables(quality: int) -> list[list[int]]:

@@ -16,13 +16,10 @@ from .base import Damage, Shape, Task, answer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data.images import Stored
+    from ..data.images import JpegCoding, Stored
     from ..operators import Jpeg, Operator
     from ..posterior import Result
     from .base import Picture
-
-Coding = tuple[tuple[tuple[int, ...], ...], tuple[int, int], tuple[int, int]]
-"""Quantization tables, ``(h, w)`` and subsampling, see :func:`basis_cli.data.images.jpeg_coding`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,8 @@ class Decompression(Damage):
 class Decompress(Task):
     """Undo JPEG compression: a picture without its blocks that would give this very file.
 
-    How much was lost is read from the file's own tables. Writes STEM.x1.png and STEM.json.
+    How much was lost is read from the file's own tables. The answer to a gray file is gray. Writes STEM.x1.png and
+    STEM.json.
     """
 
     name, noun, damage = "decompress", "decompression", Decompression
@@ -52,7 +50,7 @@ class Decompress(Task):
         file = source if os.path.isfile(source) else images.contents(source)  # a pipe can be read once only
         coding = images.jpeg_coding(file)
         c, h, w = shape
-        height, width = coding[1]
+        height, width = coding.size
         size = (height, width) if larger and height >= h and width >= w else (h, w)
         coded(coding, (c, *size), str(source))
         return Coded(coding), images.load(file, shape, None, larger, as_coded=True)
@@ -69,7 +67,7 @@ class Decompress(Task):
 class Coded(Decompress):
     """Files that were coded alike."""
 
-    coding: Coding
+    coding: JpegCoding
 
     def operator(self, shape: Shape) -> Operator:
         return coded(self.coding, shape)
@@ -121,22 +119,23 @@ def decompress(pictures: Picture | Sequence[Picture], jpeg: Jpeg | None = None, 
     return answer(Coded(codings.pop()), pictures, **options)
 
 
-def coded(coding: Coding, shape: Shape, name: str = "the JPEG file") -> Jpeg:
+def coded(coding: JpegCoding, shape: Shape, name: str = "the JPEG file") -> Jpeg:
     """The operator of a file with this ``coding``, for a prior of this ``shape``.
 
     Raises:
-        InputError: another size, or colour where the prior is gray, or the other way round.
+        InputError: another size, or colour where the prior is gray.
     """
     from ..operators import Jpeg
 
-    tables, (h, w), _ = coding
+    h, w = coding.size
     if (h, w) != tuple(shape[1:]):
         tiles = "--tile; " if h >= shape[1] and w >= shape[2] else ""
         hint = f"{tiles}another size cannot be fitted: its 8 x 8 blocks would be lost"
         raise InputError(f"{name} has {w} x {h} pixels, but the prior models {shape[2]} x {shape[1]}", hint)
-    if (len(tables) == 1) != (shape[0] == 1):
-        kind = "gray" if len(tables) == 1 else "in colour"
-        raise InputError(f"{name} is {kind}, but the prior models {shape[0]} channels")
+    if len(coding.tables) > 1 and shape[0] == 1:
+        raise InputError(
+            f"{name} is in colour, but the prior models gray pictures", "choose a prior of colour pictures"
+        )
     return Jpeg(*coding)
 
 
