@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from basis_cli.data import decoding, images
 from basis_cli.data.files import atomically
@@ -280,6 +280,55 @@ def test_what_exif_says_of_the_scene_is_kept_and_what_it_says_of_the_file_is_not
         assert exif.get_ifd(0x8769) == {0x9003: "2020:01:02 03:04:05"}
         assert exif.get_ifd(0x8825) == {1: "N", 2: (1.0, 2.0, 3.0)}
     assert images.read(tmp_path / target).shape == (3, 3, 2)  # turned once
+
+
+# --- AVIF and HEIC
+
+
+@pytest.mark.parametrize("name", ["x.avif", "x.heic"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_containers_of_video_codecs(tmp_path, name, channels):
+    if name == "x.heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    elif not features.check("avif"):
+        pytest.skip("this Pillow does not read AVIF")
+    values = np.full((16, 24, channels), 40, np.uint8)
+    values[:8, :12] = 200
+    stored = images.load(save(tmp_path, Image.fromarray(values), name, exif=camera(), quality=95))
+    assert stored.pixels.shape == (3, 24, 16)  # turned by its orientation, once
+    np.testing.assert_allclose(stored.pixels[:, 2, 2] * 255, 40, atol=4)
+    np.testing.assert_allclose(stored.pixels[:, 2, -2] * 255, 200, atol=4)
+    assert (stored.opacity is not None) == (channels == 4)
+    exif = Image.Exif()
+    exif.load(stored.tags.exif)
+    assert exif[0x0132] == "2020:01:02 03:04:05"
+    assert 0x0112 not in exif
+    assert images.files_in(tmp_path, recursive=False) == [tmp_path / name]
+
+
+HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf"
+
+
+def test_heic_without_its_reader_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "x.jpg").write_bytes(HEIC)
+    with pytest.raises(InputError, match=r"x\.jpg is HEIC \(pip install 'basis-cli\[heif\]'"):
+        images.read(tmp_path / "x.jpg")
+
+
+def test_avif_without_its_reader_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "check", lambda feature: None)
+    (tmp_path / "x.avif").write_bytes(HEIC.replace(b"heic", b"avif"))
+    with pytest.raises(InputError, match=r"x\.avif is AVIF, which this Pillow does not read \(pip install"):
+        images.read(tmp_path / "x.avif")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"avif"])
+def test_damaged_containers(tmp_path, brand):
+    pytest.importorskip("pillow_heif")
+    (tmp_path / "x").write_bytes(HEIC.replace(b"heic", brand) + b"junk" * 20)
+    with pytest.raises(InputError, match=r"x is (damaged|not a picture)"):
+        images.read(tmp_path / "x")
 
 
 # --- what is written is read back, in every format

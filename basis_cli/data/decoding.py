@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from ..errors import InputError
 from .tags import Profile, Tags, describing_exif, srgb
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif")
 MAX_MEGAPIXELS = 64
 
 
@@ -71,10 +71,40 @@ def opened(source: Path | str | bytes, name: str) -> BinaryIO:
         if not file.seekable():  # a pipe
             with file:
                 file = io.BytesIO(file.read())
-    if not file.read(1):
+    try:
+        if not file.read(1):
+            raise InputError(f"{name} is empty", "did the program that should write it fail?")
+        _check_reader(_container(file), name)
+    except BaseException:
         file.close()
-        raise InputError(f"{name} is empty", "did the program that should write it fail?")
+        raise
     return file
+
+
+def _container(file: BinaryIO) -> str:
+    """``AVIF`` or ``HEIF`` if the file is one of those, which have a header of their own, else nothing."""
+    file.seek(0)
+    header = file.read(64)
+    brands = header[8 : int.from_bytes(header[:4], "big")] if header[4:8] == b"ftyp" else b""
+    return "AVIF" if b"avi" in brands else "HEIF" if any(brand in brands for brand in (b"hei", b"hev", b"mif1")) else ""
+
+
+def _reads_avif() -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow before 11.3 does not know the word
+        return bool(features.check("avif"))
+
+
+def _check_reader(container: str, name: str) -> None:
+    """Raise an ``InputError`` if what reads such files is not installed."""
+    if container == "AVIF" and not _reads_avif():
+        raise InputError(f"{name} is AVIF, which this Pillow does not read", "pip install --upgrade pillow")
+    if container == "HEIF":
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise InputError(f"{name} is HEIC", "pip install 'basis-cli[heif]', or save it as JPEG or PNG") from None
+        register_heif_opener()
 
 
 class Decoded(NamedTuple):
@@ -96,7 +126,9 @@ def decoded(file: BinaryIO, name: str, enough: int | None = None, as_coded: bool
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} has more than {MAX_MEGAPIXELS} megapixels", "crop or shrink it first") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not a picture that can be read", f"known: {', '.join(FORMATS)}") from error
+        raise InputError(
+            f"{name} is not a picture that can be read", f"known: {', '.join(FORMATS)}, AVIF, HEIC"
+        ) from error
     except Exception as error:  # a decoder that is fed damaged data may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         hint = "is it complete? if so, save it as PNG"
@@ -105,7 +137,8 @@ def decoded(file: BinaryIO, name: str, enough: int | None = None, as_coded: bool
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     """The picture with its header read and its size checked, not yet decoded."""
-    image = Image.open(file, formats=FORMATS)
+    container = _container(file)
+    image = Image.open(file, formats=(container,) if container else FORMATS)
     if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
         raise Image.DecompressionBombError
     return image
