@@ -118,6 +118,14 @@ class Prior(Protocol):
 
 
 @runtime_checkable
+class AnySize(Prior, Protocol):
+    """A prior of pictures of any size. Its ``shape`` is one that it learned from."""
+
+    def sized(self, size: tuple[int, int]) -> Prior:
+        """The prior of pictures of ``(h, w)``, by the same network."""
+
+
+@runtime_checkable
 class Compilable(Protocol):
     """A prior or a direct model whose network ``torch.compile`` makes faster, for ``--compile``."""
 
@@ -184,6 +192,8 @@ class PriorSpec:
     """``None`` for a prior without weights."""
     licence: str = ""
     """Of the weights, as an SPDX expression or in words."""
+    any_size: bool = False
+    """Whether it takes pictures of any size: an :class:`AnySize`, whose ``shape`` is one that it learned from."""
 
 
 @dataclass(frozen=True)

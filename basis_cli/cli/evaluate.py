@@ -136,9 +136,7 @@ def _separation_tables(result: dict[str, Any], published: dict[str, float]) -> l
 class RestorationOptions:
     """What to restore, and what to report."""
 
-    prior: Annotated[
-        str | None, typer.Option("--prior", help="The prior: what pictures look like. (default: the task's)")
-    ] = None
+    prior: PriorName = "ncsn-cifar"
     data: Data = "cifar10"
     data_dir: DataDir = None
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000
@@ -159,8 +157,7 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
         from .job import load_pictures, load_priors
 
         where, task = compute.compute(), damage.task()
-        name = options.prior or task.prior
-        (prior,), hashes = load_priors(task, [name], options.weights, where)
+        (prior,), hashes = load_priors(task, [options.prior], options.weights, where)
         test = load_pictures(options.data, "test", options.data_dir, prior.shape)
         realism = _realism(test, options.data, options.inception, options.data_dir, where)
         with sampling_progress(options.quiet) as watch:
@@ -176,7 +173,7 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
                 sheet=options.sheet,
                 watch=watch,
             )
-        result = {"prior": name, "weights_sha256": hashes} | result
+        result = {"prior": options.prior, "weights_sha256": hashes} | result
         title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
         show(result, options.as_json, _quality_table(result, title))
 

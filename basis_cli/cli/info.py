@@ -21,11 +21,12 @@ plugins_app = typer.Typer(no_args_is_help=True, help="The plugins that were foun
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _size(shape: tuple[int, int, int] | None) -> str:
+def _size(shape: tuple[int, int, int] | None, any_size: bool) -> str:
     if shape is None:
         return "any"
     c, h, w = shape
-    return f"{w} x {h} {'gray' if c == 1 else 'colour' if c == 3 else f'{c} channels'}"
+    size = "any size," if any_size else f"{w} x {h}"
+    return f"{size} {'gray' if c == 1 else 'colour' if c == 3 else f'{c} channels'}"
 
 
 @priors_app.command("list")
@@ -36,8 +37,9 @@ def priors_list(as_json: AsJson = False) -> None:
     for plugin in plugins.plugins():
         for name, spec in plugin.priors.items():
             name = f"{plugin.name}/{name}" if name in plugin.clashes else name
-            table.add_row(name, _size(spec.shape), plugin.name, spec.summary)
-            rows.append({"name": name, "plugin": plugin.name, "shape": spec.shape, "summary": spec.summary})
+            table.add_row(name, _size(spec.shape, spec.any_size), plugin.name, spec.summary)
+            about = {"name": name, "plugin": plugin.name, "shape": spec.shape, "any_size": spec.any_size}
+            rows.append(about | {"summary": spec.summary})
     show(rows, as_json, table)
 
 

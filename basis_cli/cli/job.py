@@ -94,6 +94,7 @@ class Job:
         self.direct: DirectModel | None = None
         self.hashes: dict[str, str] = {}
         self.references: list[np.ndarray] = []
+        self.larger = False
         self.failures = 0
         self.records: list[dict[str, Any]] = []
         self.place = placed(output)
@@ -168,20 +169,23 @@ class Job:
             self.direct, self.hashes = load_model(self.task, self.model.model, self.model.weights, self.compute)
         else:
             self.priors, self.hashes = load_priors(self.task, self.model.prior, self.model.weights, self.compute)
-        shape = (self.direct or self.priors[0]).shape
-        self.task.check(shape, self.tiles.tile)
+        shape, self.larger = (self.direct.shape, False) if self.direct else self.task.least(self.priors)
+        if self.tiles.tile:
+            shape, self.larger = self.priors[0].shape, True
+        self.task.check(shape, self.larger)
         if self.priors:
             self.sampling.options(self.priors)
         self._read_references(shape)
-        groups: dict[tuple[Task, tuple[int, int]], list[Picture]] = {}
+        groups: dict[tuple[Task, tuple[int, int], bool], list[Picture]] = {}
         for picture in self._read(shape):
-            h, w = picture.stored.pixels.shape[1:]
-            groups.setdefault((picture.task, picture.task.size((h, w))), []).append(picture)
+            pixels = picture.stored.pixels
+            h, w = pixels.shape[1:]
+            groups.setdefault((picture.task, (h, w), picture.task.gray(pixels)), []).append(picture)
         work, refused = [], []
         with warnings_as_lines():  # all that can be refused is refused before anything is computed
-            for (task, size), pictures in groups.items():
+            for (task, seen, gray), pictures in groups.items():
                 try:
-                    work.append((self._posterior(task, size), task, pictures))
+                    work.append((self._posterior(task, seen, gray), task, pictures))
                 except InputError as error:  # a mask of another size than these pictures
                     refused += [(error, picture) for picture in pictures]
         if refused and not work:
@@ -192,7 +196,7 @@ class Job:
             self._answer(posterior, task, pictures)
         self._finish()
 
-    def _posterior(self, task: Task, size: tuple[int, int]) -> Posterior:
+    def _posterior(self, task: Task, seen: tuple[int, int], gray: bool) -> Posterior:
         from ..posterior import Direct
         from ..priors.tiles import tiled
 
@@ -200,8 +204,8 @@ class Job:
             return Direct(self.direct, task.operator(self.direct.shape), str(self.model.model))
         priors = self.priors
         if self.tiles.tile:
-            priors = tiled(priors, size, self.tiles.overlap, self.tiles.pyramid)
-        return task.posterior(priors, self.sampling)
+            priors = tiled(priors, task.size(seen), self.tiles.overlap, self.tiles.pyramid)
+        return task.posterior(task.suited(priors, seen, gray), self.sampling)
 
     def _read_references(self, shape: tuple[int, int, int]) -> None:
         from ..data import images
@@ -212,7 +216,7 @@ class Job:
         if paths and len(paths) != self.task.k:
             count = f"{len(paths)} references for {self.task.k} components"
             raise UsageError(count, "--reference takes one picture for each")
-        self.references = [images.read(path, shape, self.task.fit, self.tiles.tile) for path in paths]
+        self.references = [images.read(path, shape, self.task.fit, self.larger) for path in paths]
 
     def _read(self, shape: tuple[int, int, int]) -> list[Picture]:
         """All inputs that can be read; each that cannot is reported, and the others go on."""
@@ -222,7 +226,7 @@ class Job:
         with warnings_as_lines():
             for name, stem in self.to_do:
                 try:
-                    picture = Picture(name, stem, *self.task.read(name, shape, self.tiles.tile))
+                    picture = Picture(name, stem, *self.task.read(name, shape, self.larger))
                     h, w = picture.stored.pixels.shape[1:]
                     size, opaque = picture.task.size((h, w)), picture.stored.opacity is None
                     images.check_storable(name, self.place.ending, size, opaque)

@@ -161,7 +161,7 @@ class ModelOptions:
         typer.Option(
             "--prior",
             help="What pictures look like: a prior for all components, or once for each. "
-            "(default: separate ncsn-mnist, others ncsn-cifar)",
+            "(default: separate ncsn-mnist, others ncsn-photo)",
         ),
     ] = None
     model: Annotated[

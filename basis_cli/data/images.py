@@ -246,7 +246,8 @@ def _fitted(picture: np.ndarray, height: int, width: int, fit: str | None, name:
     size = f"{name} is {w} x {h} pixels"
     if fit is None:
         tiles = "--tile, or " if h >= height and w >= width else ""
-        raise InputError(f"{size}, the prior models {width} x {height}", f"{tiles}--fit crop, resize or pad")
+        ways = f"{tiles}--fit crop, resize or pad; --prior ncsn-photo is for photographs of any size"
+        raise InputError(f"{size}, the prior models {width} x {height}", ways)
     if fit == "resize":
         resized = [
             ImageOps.fit(Image.fromarray(channel), (width, height), Image.Resampling.LANCZOS)  # in floats: mode F

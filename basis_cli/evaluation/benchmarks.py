@@ -179,14 +179,14 @@ class _Clock(Wrapper):
 
     def at(self, sigma: float) -> Level:
         """Without a likelihood, which would be computed outside the clock."""
-        return WrappedLevel(self, self.prior.at(sigma))
+        return WrappedLevel(self, self.prior.at(sigma), sigma)
 
     def now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def scored(self, level: Level, x: Tensor) -> Tensor:
+    def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
         began = self.now()
         score = level.score(x)
         self.seconds += self.now() - began

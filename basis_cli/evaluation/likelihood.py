@@ -18,7 +18,7 @@ from ..posterior.ranking import bits_per_dim
 from ..samplers import Watch, unwatched
 from ..samplers.noise import image_seed
 from ..tasks.samples import Sample
-from .protocols import mixtures, same_shape
+from .protocols import mixtures, of_shape
 
 PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
     "mnist": {"test, no noise": 0.5, "test": 3.6, "separations": 3.6},
@@ -68,8 +68,8 @@ def evaluate_likelihood(
     if len(data) == 1 and priors[0] is not priors[1]:
         raise UsageError("two priors need a data set each", "--data A --data B")
     y, truth, about = mixtures(data, 2, max(pairs, 1), "class-agnostic", sampling.seed)
-    for prior in priors:
-        same_shape(prior, about["data"], truth)
+    made = {id(prior): of_shape(prior, about["data"], truth) for prior in priors}
+    priors = [made[id(prior)] for prior in priors]
     device = compute.place
     sigma = sigma or sampling.sigmas(priors)[-1]
     names = [each.name for each in data]
@@ -136,7 +136,7 @@ def evaluate_gradients(
     Returns:
         For each level ``sigma``, ``scaled_norm`` (the mean) and its ``standard_error``.
     """
-    same_shape(prior, data.name, data[:1])
+    prior = of_shape(prior, data.name, data[:1])
     x = data[:pictures].to((compute or Compute()).place)
     noise = _seeded(seed, x)
     rows = []

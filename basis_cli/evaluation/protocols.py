@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import Prior
+from ..api import AnySize, Prior
 from ..compute import Compute
 from ..data import images
 from ..data.datasets import Dataset, mixture_indices, one_of_each
@@ -92,8 +92,8 @@ def evaluate_separation(
     """
     k, sampling, compute = len(priors), sampling or Sampling(), compute or Compute()
     y, truth, about = mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
-    for prior in priors:
-        same_shape(prior, about["data"], truth)
+    made = {id(prior): of_shape(prior, about["data"], truth) for prior in priors}
+    priors = [made[id(prior)] for prior in priors]
     _ready(sheet, judged=truth.shape[2] == 3)
     posterior = Separate(k).posterior(priors, sampling)
     result = drawn(posterior, y, _seeds(sampling.seed, pairs, samples), compute=compute, watch=watch)
@@ -169,11 +169,18 @@ def assigned(
     return found
 
 
-def same_shape(prior: Prior, name: str, pictures: Tensor) -> None:
-    """Raise :class:`UsageError` if ``pictures`` ``(..., c, h, w)`` of ``name`` are not of the prior's shape."""
-    if tuple(pictures.shape[-3:]) != tuple(prior.shape):
-        shape = tuple(pictures.shape[-3:])
+def of_shape(prior: Prior, name: str, pictures: Tensor) -> Prior:
+    """``prior``, made for the size of ``pictures`` ``(..., c, h, w)`` of ``name`` if it takes any.
+
+    Raises:
+        UsageError: it models pictures of another shape.
+    """
+    c, h, w = shape = tuple(pictures.shape[-3:])
+    if isinstance(prior, AnySize) and c == prior.shape[0]:
+        return prior.sized((h, w))
+    if shape != tuple(prior.shape):
         raise UsageError(f"the prior models pictures of shape {tuple(prior.shape)}, but {name}'s have {shape}")
+    return prior
 
 
 def _ready(sheet: Path | None, judged: bool) -> None:
@@ -236,7 +243,7 @@ def evaluate_restoration(
         UsageError: the prior models pictures of another shape.
     """
     truth = data[:pictures]
-    same_shape(prior, data.name, truth)
+    prior = of_shape(prior, data.name, truth)
     _ready(sheet, judged=True)
     posterior, seed = task.posterior([prior], sampling or Sampling()), (sampling or Sampling()).seed
     y = (posterior.operator(truth[None]) * 255).round() / 255
@@ -284,7 +291,7 @@ def evaluate_samples(
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
-    same_shape(prior, data.name, data[:1])
+    prior = of_shape(prior, data.name, data[:1])
     sampling, compute = (sampling or Sampling()).over(Sample.defaults), compute or Compute()
     began = time.perf_counter()
     x = sample(prior, count, sampling=sampling, compute=compute, watch=watch)

@@ -112,7 +112,7 @@ class _Counted(Wrapper):
         super().__init__(prior)
         self.pictures = pictures
 
-    def scored(self, level: Level, x: Tensor) -> Tensor:
+    def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
         self._add(len(x))
         score = level.score(x)
         if score.requires_grad:

@@ -11,12 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..api import Level, Prior
+from ..api import AnySize, Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
+from .wrapper import GrayPrior
 
 PIXELS = 2**17
 """Pixels through the network at once, whatever the size of the picture."""
+WHOLE = 2**20
+"""Pixels up to which a prior of any size sees the whole picture: about a gigabyte of a network's layers."""
+LARGE_TILE, LARGE_OVERLAP = 512, 32
+"""Of a prior of any size, for larger pictures. Its network sees little farther than the overlap."""
 
 
 class TiledPrior:
@@ -94,7 +99,8 @@ class PyramidPrior:
     ``2**halvings`` times the usual one: :func:`basis_cli.samplers.from_coarse`.
 
     Args:
-        overlap: of tiles, as for :class:`TiledPrior`.
+        overlap: of tiles, as for :class:`TiledPrior`. Without it, a prior of any size sees every scale as a whole
+            (:func:`sized`).
 
     Raises:
         UsageError: as for :class:`TiledPrior`; or ``prior`` has noise levels of its own, which another scale has not.
@@ -109,7 +115,10 @@ class PyramidPrior:
             sizes.append((-(-h // 2), -(-w // 2)))
         self.prior, self.shape = prior, (prior.shape[0], *size)
         self.sigmas: tuple[float, ...] | None = None
-        self.scales = [TiledPrior(prior, each, overlap) for each in sizes]
+        self.scales = [
+            sized(prior, each) if isinstance(prior, AnySize) and overlap is None else TiledPrior(prior, each, overlap)
+            for each in sizes
+        ]
         self.halvings = len(sizes) - 1
 
     def compile(self) -> None:
@@ -129,7 +138,7 @@ where the picture itself says more than the shrunk one."""
 class PyramidLevel:
     """A :class:`PyramidPrior` at one noise level: what each scale knows, from fine to coarse; ``None``: nothing."""
 
-    def __init__(self, levels: list[TiledLevel | None], sigma: float):
+    def __init__(self, levels: Sequence[Level | None], sigma: float):
         self.levels, self.sigma = levels, sigma
 
     def score(self, x: Tensor) -> Tensor:
@@ -176,12 +185,37 @@ def tiled(priors: Sequence[Prior], size: tuple[int, int], overlap: int | None, p
     return [made[id(prior)] for prior in priors]
 
 
+def any_size(priors: Sequence[Prior]) -> bool:
+    """Whether they take pictures of any size."""
+    return all(isinstance(prior, AnySize) for prior in priors)
+
+
+def sized(prior: AnySize, size: tuple[int, int]) -> Prior:
+    """``prior`` for pictures of ``(h, w)``: of the whole picture, or beyond :data:`WHOLE` pixels in large tiles.
+
+    A network costs the same for each pixel either way, and so it knows of each what lies around it.
+    """
+    if math.prod(size) <= WHOLE:
+        return prior.sized(size)
+    tile = min(size[0], LARGE_TILE), min(size[1], LARGE_TILE)
+    return TiledPrior(prior.sized(tile), size, min(LARGE_OVERLAP, min(tile) // 2))
+
+
+def suited(priors: Sequence[Prior], size: tuple[int, int], pyramid: bool) -> list[Prior]:
+    """The ``priors`` of any size, each once, for pictures of ``(h, w)``; at every scale if ``pyramid``."""
+    made: dict[int, Prior] = {id(prior): sized(prior, size) for prior in priors}  # type: ignore[arg-type]
+    if pyramid and all(side >= 2 * own for side, own in zip(size, priors[0].shape[1:], strict=True)):
+        made = {id(prior): PyramidPrior(prior, size) for prior in priors}
+    return [made[id(prior)] for prior in priors]
+
+
 def about_tiles(prior: Prior) -> dict[str, Any] | None:
     """For a record: how many tiles, how large, or ``None`` for a prior of whole pictures."""
-    scales = prior.scales if isinstance(prior, PyramidPrior) else [prior]
-    tiled = [scale for scale in scales if isinstance(scale, TiledPrior)]
-    if not tiled:
+    prior = prior.prior if isinstance(prior, GrayPrior) else prior
+    if not isinstance(prior, (TiledPrior, PyramidPrior)):
         return None
+    scales = prior.scales if isinstance(prior, PyramidPrior) else [prior]
+    tiled = [scale if isinstance(scale, TiledPrior) else TiledPrior(scale, scale.shape[1:], 0) for scale in scales]
     counts = [len(scale.corners) for scale in tiled]
     count = counts if isinstance(prior, PyramidPrior) else counts[0]
     return {"count": count, "size": tiled[0].tile, "overlap": tiled[0].overlaps}

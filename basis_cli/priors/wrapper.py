@@ -27,21 +27,22 @@ class Wrapper:
 
     def at(self, sigma: float) -> Level:
         level = self.prior.at(sigma)
-        return _WrappedLikelihood(self, level) if isinstance(level, Likelihood) else WrappedLevel(self, level)
+        kind = _WrappedLikelihood if isinstance(level, Likelihood) else WrappedLevel
+        return kind(self, level, sigma)
 
-    def scored(self, level: Level, x: Tensor) -> Tensor:
-        """The score of ``x`` ``(n, c, h, w)`` at ``level``."""
+    def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
+        """The score of ``x`` ``(n, c, h, w)`` at ``level``, which is that of ``sigma``."""
         return level.score(x)
 
 
 class WrappedLevel:
     """A level whose scores go through :meth:`Wrapper.scored`."""
 
-    def __init__(self, wrapper: Wrapper, level: Level):
-        self.wrapper, self.level = wrapper, level
+    def __init__(self, wrapper: Wrapper, level: Level, sigma: float):
+        self.wrapper, self.level, self.sigma = wrapper, level, sigma
 
     def score(self, x: Tensor) -> Tensor:
-        return self.wrapper.scored(self.level, x)
+        return self.wrapper.scored(self.level, x, self.sigma)
 
 
 class _WrappedLikelihood(WrappedLevel):
@@ -49,3 +50,20 @@ class _WrappedLikelihood(WrappedLevel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.level.log_prob(x)
+
+
+class GrayPrior(Wrapper):
+    """The gray pictures among those of ``prior``, all channels equal: ``D(x)`` is the mean of its channels.
+
+    The noise of the channels stays independent, as the network of ``prior`` expects it.
+    """
+
+    def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
+        gray = (x + sigma**2 * level.score(x)).mean(1, keepdim=True)
+        return (gray - x) / sigma**2
+
+
+def gray(priors: Sequence[Prior]) -> list[Prior]:
+    """:class:`GrayPrior` of each of the ``priors``, each once."""
+    made = {id(prior): GrayPrior(prior) for prior in priors}
+    return [made[id(prior)] for prior in priors]

@@ -65,16 +65,18 @@ class Task:
     """The verb: ``colorize``."""
     noun: ClassVar[str]
     """What it does: ``colorization``."""
-    prior: ClassVar[str] = "ncsn-cifar"
+    prior: ClassVar[str] = "ncsn-photo"
     """The prior unless another is chosen."""
+    pyramid: ClassVar[bool] = False
+    """Whether large shapes matter, so that priors of any size see pictures at every scale."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
     """Of :class:`basis_cli.posterior.Sampling`; the sampler at least."""
     damage: ClassVar[type[Damage] | None] = None
     """How ``basis evaluate NOUN`` makes tasks; ``None``: it has no such command."""
     several: ClassVar[bool] = False
     """Whether an answer is several pictures, for which references are given one by one, even if there is but one."""
-    repeat: ClassVar[bool] = False
-    """Whether arrays of one channel stand for gray pictures of more."""
+    colours: ClassVar[bool] = False
+    """Whether gray pictures are answered in colour."""
 
     @property
     def fit(self) -> Fit | None:
@@ -102,9 +104,9 @@ class Task:
         """``y`` ``(n, ...)`` of pictures ``(n, c, h, w)`` as they were read."""
         return pictures
 
-    def measured(self, pictures: Picture | Sequence[Picture], operator: Operator, shape: Shape) -> Tensor:
-        """``y`` of what the library is given, for answers of ``shape``."""
-        return self.observed(as_batch(pictures, self.seen(shape), self.fit, self.repeat), operator)
+    def given(self, pictures: Picture | Sequence[Picture], shape: Shape, larger: bool) -> Tensor:
+        """What the library is given as ``(n, ...)``, for answers of ``shape``, or at least that if ``larger``."""
+        return as_batch(pictures, self.seen(shape), self.fit, larger)
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Answers ``(n, c, h, w)`` as one would have them without a prior."""
@@ -133,6 +135,27 @@ class Task:
     def check(self, shape: Shape, larger: bool = False) -> None:
         """Raise a :class:`UsageError` for what a prior of this ``shape`` cannot do, before any file is read; if
         ``larger``, the pictures may be larger than its own."""
+
+    def least(self, priors: Sequence[Prior]) -> tuple[Shape, bool]:
+        """The shape of answers, and whether they may be larger than that."""
+        from ..priors import tiles
+
+        shape: Shape = tuple(priors[0].shape)  # type: ignore[assignment]
+        if self.fit is None and tiles.any_size(priors):
+            return (shape[0], 1, 1), True
+        return shape, False
+
+    def suited(self, priors: Sequence[Prior], seen: tuple[int, int], gray: bool = False) -> list[Prior]:
+        """The ``priors`` for answers to pictures of ``(h, w)``, if they take any size; of ``gray`` ones, gray."""
+        from ..priors import tiles, wrapper
+
+        if self.fit is None and tiles.any_size(priors):
+            priors = tiles.suited(priors, self.size(seen), self.pyramid)
+        return wrapper.gray(priors) if gray else list(priors)
+
+    def gray(self, picture: np.ndarray | Tensor) -> bool:
+        """Whether the answer to a picture ``(c, h, w)`` of several channels is gray, because the picture is."""
+        return not self.colours and len(picture) > 1 and all(bool((channel == picture[0]).all()) for channel in picture)
 
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Posterior:
         """``p(x | y)`` under these priors."""
@@ -192,22 +215,36 @@ def answer(
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
     if model is not None:
-        posterior: Any = direct(task, model, weights, compute)
+        by: Any = direct(task, model, weights, compute)
+        shape, larger = by.shape, False
     else:
-        posterior = task.posterior(loaded(task, prior, weights, compute), sampling)
-    y = task.measured(pictures, posterior.operator, posterior.shape)
-    seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
-    found = answers(
-        posterior,
-        y,
-        seeds,
-        compute=compute,
-        select=select,
-        truth=None if references is None else _truth(task, references, posterior.shape, len(y)),
-        watch=watch or unwatched,
-        saved=lambda inputs: saved,
-        begun=[range(len(y))] if saved else (),
-    )
+        priors = loaded(task, prior, weights, compute)
+        shape, larger = task.least(priors)
+    given = task.given(pictures, shape, larger)
+    h, w = given.shape[-2:] if given.ndim > 2 else shape[1:]
+    groups: dict[bool, list[int]] = {}
+    for i, picture in enumerate(given):
+        groups.setdefault(model is None and task.gray(picture), []).append(i)
+    if saved and len(groups) > 1:
+        raise UsageError("gray pictures and coloured ones cannot be resumed together", "one call for each kind")
+    found = []
+    for gray, chosen in groups.items():
+        posterior = by if model is not None else task.posterior(task.suited(priors, (h, w), gray), sampling)
+        y = task.observed(given[chosen], posterior.operator)
+        truth = None if references is None else _truth(task, references, posterior.shape, len(given))[:, chosen]
+        seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
+        results = answers(
+            posterior,
+            y,
+            seeds,
+            compute=compute,
+            select=select,
+            truth=truth,
+            watch=watch or unwatched,
+            saved=lambda inputs: saved,
+            begun=[range(len(y))] if saved else (),
+        )
+        found += [(chosen[i], result) for i, result in results]
     return Result.joined([result for _, result in sorted(found, key=lambda each: each[0])])  # type: ignore[misc]
 
 
@@ -264,10 +301,12 @@ def direct(task: Task, model: str | DirectModel, weights: Path | None, compute: 
     return Direct(found, task.operator(found.shape), model if isinstance(model, str) else "")
 
 
-def as_batch(pictures: Picture | Sequence[Picture], shape: Shape, fit: str | None, repeat: bool = False) -> Tensor:
+def as_batch(
+    pictures: Picture | Sequence[Picture], shape: Shape, fit: str | None = None, larger: bool = False
+) -> Tensor:
     """Files, arrays or tensors as float32 ``(n, c, h, w)``; arrays must already have the ``shape`` ``(c, h, w)``.
 
-    ``repeat`` takes arrays of one channel for gray pictures.
+    Those of one channel are gray pictures. If ``larger``, sides may be longer, and are the same for all.
     """
     import numpy as np
     import torch
@@ -279,12 +318,16 @@ def as_batch(pictures: Picture | Sequence[Picture], shape: Shape, fit: str | Non
         batch = torch.as_tensor(pictures).float()
         batch = batch[None] if batch.ndim == 3 else batch
     elif isinstance(pictures, (str, os.PathLike)):
-        batch = torch.from_numpy(images.read(pictures, shape, fit))[None]
+        batch = torch.from_numpy(images.read(pictures, shape, fit, larger))[None]
     else:
-        batch = torch.cat([as_batch(picture, shape, fit, repeat) for picture in pictures])
-    if repeat and batch.shape[1] == 1:
+        batches = [as_batch(picture, shape, fit, larger) for picture in pictures]
+        if len(sizes := sorted({tuple(each.shape[2:]) for each in batches})) > 1:
+            raise UsageError(f"pictures of different sizes: {sizes}", "one call for each size")
+        batch = torch.cat(batches)
+    if batch.ndim == 4 and batch.shape[1] == 1:
         batch = batch.expand(-1, shape[0], -1, -1)
-    if tuple(batch.shape[1:]) != tuple(shape):
+    fits = batch.ndim == 4 and all(side >= least for side, least in zip(batch.shape[2:], shape[1:], strict=True))
+    if tuple(batch.shape[1:]) != tuple(shape) and not (larger and fits and batch.shape[1] == shape[0]):
         raise InputError(f"pictures of shape {tuple(batch.shape[1:])}, but the prior models {tuple(shape)}")
     if not torch.isfinite(batch).all():
         raise InputError("a picture holds values that are not finite")

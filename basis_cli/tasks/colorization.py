@@ -35,7 +35,7 @@ class Colorize(Task):
     STEM.json.
     """
 
-    name, noun, damage, repeat = "colorize", "colorization", Colorization, True
+    name, noun, damage, colours = "colorize", "colorization", Colorization, True
     luma: Annotated[
         bool, typer.Option("--luma", help="The gray is .299 R + .587 G + .114 B, as most programs make it.")
     ] = False

@@ -31,11 +31,12 @@ def basis_priors() -> list[PriorSpec]:
         ),
         PriorSpec(
             name="ncsn-photo",
-            summary="Photographs of everything, 64 x 64 colour: a 6.6 M parameter score network",
+            summary="Photographs of everything, of any size, in colour: a 6.6 M parameter score network",
             shape=(3, 64, 64),
             load="basis_ncsn.prior:load",
             weights=WeightFile("ncsn-photo.safetensors"),
             licence="MIT",
+            any_size=True,
         ),
         PriorSpec(
             name="ncsn-lsun-church",

@@ -31,6 +31,17 @@ class ScorePrior:
             self._compiled = True
 
 
+class AnySizePrior(ScorePrior):
+    """The prior of a network that takes pictures of any size; see :class:`basis_cli.api.AnySize`."""
+
+    def sized(self, size: tuple[int, int]) -> AnySizePrior:
+        return AnySizePrior(self.network, (self.shape[0], *size), self.sigmas)
+
+
+ALONE = 2**13
+"""Pixels from which on a picture goes through the network alone on a CPU, where more together are no faster."""
+
+
 class ScoreLevel:
     """The network at one noise level; a picture's score does not depend on how many are asked for with it."""
 
@@ -39,10 +50,18 @@ class ScoreLevel:
 
     def score(self, x: Tensor) -> Tensor:
         n = len(x)
-        if n == 1:  # on CPUs oneDNN has another convolution for a single picture, which rounds differently
+        if alone(x):
+            if n > 1:
+                return torch.cat([self.score(picture) for picture in x.split(1)])
+        elif n == 1:  # on CPUs oneDNN has another convolution for a single picture, which rounds differently
             x = x.expand(2, -1, -1, -1)
         sigma = torch.full((1,), self.sigma, device=x.device)  # one row: a matrix product's rounding varies with rows
         return self.network.score(x.contiguous(memory_format=torch.channels_last), sigma)[:n]
+
+
+def alone(x: Tensor) -> bool:
+    """Whether each of ``x`` ``(n, c, h, w)`` goes through the network by itself."""
+    return x.device.type == "cpu" and x[0, 0].numel() >= ALONE
 
 
 def save(
@@ -91,7 +110,8 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePr
     if spec.shape and shape != tuple(spec.shape):
         raise WeightsError(f"{weights} is for pictures of shape {shape}, but {spec.name} models {tuple(spec.shape)}")
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ScorePrior(network, shape, getattr(network, "sigmas", None))
+    kind = AnySizePrior if getattr(network, "any_size", False) else ScorePrior
+    return kind(network, shape, getattr(network, "sigmas", None))
 
 
 def untrained(spec: PriorSpec, weights: Path | None, device: torch.device) -> ScorePrior:

@@ -60,6 +60,7 @@ class UNet(nn.Module):
     output are scaled so that both have unit variance at every noise level; ``mean`` and ``std`` are the data's, per
     pixel.
     Any sigma > 0 is accepted; accuracy is what training covered: all levels, or ``sigmas`` if given, high to low.
+    So is any size: inside, sides that are no multiples of the stride are padded by reflection.
 
     Raises:
         ValueError: a width that is not a multiple of 8, or the last one of 32 (the size of an attention head).
@@ -81,7 +82,8 @@ class UNet(nn.Module):
         if not widths or any(width < 8 or width % 8 for width in widths) or widths[-1] % 32:
             raise ValueError(f"widths must be multiples of 8 and the last of 32, not {tuple(widths)}")
         self.patch, self.mean, self.std = patch, mean, std
-        self.stride = patch * 2 ** (len(widths) - 1)  # picture sides must be multiples of this
+        self.any_size = not attention
+        self.stride = patch * 2 ** (len(widths) - 1)
         embedding = 2 * widths[0]
         self.register_buffer("frequencies", 2.0 ** torch.linspace(-2, 4, 16), persistent=False)
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
@@ -129,9 +131,20 @@ class UNet(nn.Module):
         s = sigma[:, None, None, None]
         total = s**2 + self.std**2
         centred = x - self.mean
-        raw = self.raw(centred * total.rsqrt(), sigma.log() / 4).float()
+        h, w = x.shape[2:]
+        raw = self.raw(reflected(centred * total.rsqrt(), self.stride), sigma.log() / 4)[..., :h, :w].float()
         return self.mean + centred * (self.std**2 / total) + raw * (s * self.std * total.rsqrt())
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2`` (Tweedie)."""
         return (self(x, sigma) - x) / sigma[:, None, None, None] ** 2
+
+
+def reflected(x: Tensor, stride: int) -> Tensor:
+    """``x`` ``(n, c, h, w)`` continued by its reflection, as often as it takes, to sides that ``stride`` divides."""
+    for axis in (2, 3):
+        side = x.shape[axis]
+        if side % stride:
+            place = torch.arange(-(-side // stride) * stride, device=x.device) % max(2 * side - 2, 1)
+            x = x.index_select(axis, torch.minimum(place, 2 * side - 2 - place).clamp_min(0))
+    return x

@@ -73,6 +73,21 @@ def test_decompress_reads_the_files_own_tables(basis, photo):
     assert changed[0] > 2 * changed[1]
 
 
+def test_the_answer_to_a_gray_picture_is_gray(basis, photo, picture):
+    """Under a prior of colour pictures, whether the file is stored as gray or not."""
+    picture("gray.jpg"), picture("drawn.png")
+    Image.open("gray.jpg").convert("RGB").save("coloured.jpg", quality=10)
+    assert basis("decompress", "gray.jpg", "coloured.jpg", *QUICK).exit_code == 0
+    assert basis("inpaint", "drawn.png", "--mask", "right", *QUICK).exit_code == 0
+    for stem, given in (("gray", "gray.jpg"), ("coloured", "coloured.jpg"), ("drawn", "drawn.png")):
+        answer = pixels(f"out/{stem}.x1.png")
+        assert not np.array_equal(answer, pixels(given))
+        assert np.ptp(answer, axis=-1).max() == 0
+    assert record("gray")["answers"][0]["residual_8bit_rms"] < 3
+    assert basis("colorize", "drawn.png", *QUICK, "-o", "colours").exit_code == 0
+    assert np.ptp(pixels("colours/drawn.x1.png"), axis=-1).max() > 0.1
+
+
 def test_decompress_reads_stdin(basis, photo):
     file = photo("coarse.jpg", quality=10)
     assert basis("decompress", file, *QUICK).exit_code == 0

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from basis_cli.api import PriorSpec
+from basis_cli.api import AnySize, PriorSpec
 from basis_cli.data.datasets import Dataset
 from basis_cli.errors import BasisError, UsageError, WeightsError
 from basis_cli.training import Settings
@@ -130,21 +130,37 @@ def test_unet_sees_the_noise_level():
     assert (low - high).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("config", "stride"), [({"widths": (16, 32)}, 4), ({"widths": (16, 16, 32), "patch": 1}, 4)])
-def test_unet_without_attention_takes_any_size_that_is_a_multiple_of_its_stride(config, stride):
+@pytest.mark.parametrize("config", [{"widths": (16, 32)}, {"widths": (16, 16, 32), "patch": 1}])
+def test_unet_without_attention_takes_any_size(config):
     """And what it says of a place is what is near: the pictures here are the same but for the far end."""
     net = roughened(UNet(**config, blocks=1, attention=False)).eval()
-    assert net.stride == stride
+    assert net.any_size
+    assert not UNet(**config, blocks=1).any_size
     assert not [name for name in net.state_dict() if "attention" in name]
     sigma = torch.tensor([0.3])
-    for sides in ((4, 4), (8, 36), (44, 12)):
+    for sides in ((1, 1), (2, 1), (4, 4), (8, 36), (43, 13)):
         x = wave(math.prod(sides)).view(1, 1, *sides)
         assert net(x, sigma).shape == x.shape
+        if min(sides) > 1:  # numpy cannot reflect a single pixel
+            padded = np.pad(x.numpy(), [(0, 0), (0, 0), *((0, -side % 4) for side in sides)], mode="reflect")
+            torch.testing.assert_close(net(x, sigma), net(torch.tensor(padded), sigma)[..., : sides[0], : sides[1]])
     wide = pictures(1, 1, 128)
     other = wide.clone()
     other[..., :16] = 1 - other[..., :16]
     change = (net(wide, sigma) - net(other, sigma)).abs()
     assert change[..., 64:].max() < 0.01 * change[..., :16].max()
+
+
+@pytest.mark.parametrize("size", [(20, 28), (93, 95)])
+def test_a_prior_of_any_size_is_sized_and_its_scores_do_not_depend_on_the_batch(size):
+    net = roughened(UNet(channels=1, widths=(16, 32), blocks=1, attention=False))
+    sized = prior.AnySizePrior(net, (1, 8, 8)).sized(size)
+    assert isinstance(sized, AnySize)
+    assert sized.shape == (1, *size)
+    x = torch.rand(3, *sized.shape)
+    together = sized.at(0.3).score(x)
+    assert torch.equal(together, torch.cat([sized.at(0.3).score(one) for one in x.split(1)]))
+    torch.testing.assert_close(together, net.score(x, torch.tensor([0.3])))
 
 
 def test_attention_is_softmax_attention_head_by_head():
