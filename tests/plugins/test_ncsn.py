@@ -153,7 +153,7 @@ def test_unet_without_attention_takes_any_size(config):
 
 @pytest.mark.parametrize("size", [(20, 28), (93, 95)])
 def test_a_prior_of_any_size_is_sized_and_its_scores_do_not_depend_on_the_batch(size):
-    net = roughened(UNet(channels=1, widths=(16, 32), blocks=1, attention=False))
+    net = roughened(UNet(channels=1, widths=(16, 32), blocks=1, attention=False)).to(memory_format=torch.channels_last)
     sized = prior.AnySizePrior(net, (1, 8, 8)).sized(size)
     assert isinstance(sized, AnySize)
     assert sized.shape == (1, *size)
