@@ -148,7 +148,17 @@ class DirectModel(Protocol):
     """``(channels, height, width)`` of its answers."""
 
     def sample(self, y: Tensor, seeds: Sequence[int]) -> Tensor:
-        """An answer ``(n, c, h, w)`` in [0, 1] for each ``y`` ``(n, ...)``, each from its own seed alone."""
+        """An answer ``(n, c, h, w)`` in [0, 1] for each ``y`` ``(n, ...)``, each from its own seed alone.
+
+        With an argument ``temperature`` it takes that of the command, 1 being what it has learned.
+        """
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A direct model of ``basis sample``: what is given are classes ``y`` ``(n,)``, int64 below ``classes``."""
+
+    classes: int
 
 
 @runtime_checkable

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .tasks.base import Task
 
 GROUP = "basis"
-BUILT_IN = ("toy", "ncsn", "glow", "reproduce")  # first, so that a clash never changes what a built-in name means
+BUILT_IN = ("toy", "ncsn", "glow", "cinn", "reproduce")
+"""First, so that a clash never changes what a built-in name means."""
 
 
 @dataclass

@@ -105,7 +105,8 @@ class Job:
         again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
         self.to_do = [(self.inputs[i], stems[i]) for i in sorted(again)]
         self._check()
-        self.sampling = sampling.over(task.defaults)
+        if not model.model:
+            self.sampling = sampling.over(task.defaults)
         self._warn()
 
     @property
@@ -142,8 +143,10 @@ class Job:
         self.tiles.check()
         if self.model.model and self.tiles.tile:
             raise UsageError("a direct model answers pictures of its own size only", "leave out --tile")
-        if self.model.model and (self.model.prior or self.sampling != type(self.sampling)(seed=self.sampling.seed)):
+        if self.model.model and self.model.prior:
             raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --model")
+        if self.model.model:
+            self.sampling.of_model()
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.several.samples < 2:
@@ -201,7 +204,7 @@ class Job:
         from ..priors.tiles import tiled
 
         if self.direct:
-            return Direct(self.direct, task.operator(self.direct.shape), str(self.model.model))
+            return Direct(self.direct, task.operator(self.direct.shape), str(self.model.model), self.sampling)
         priors = self.priors
         if self.tiles.tile:
             priors = tiled(priors, task.size(seen), self.tiles.overlap, self.tiles.pyramid)

@@ -119,7 +119,8 @@ class SamplerOptions:
     )
     step_size: StepSize = None
     temperature: Annotated[
-        float | None, typer.Option(help="langevin: scales the variance of its noise. (default: 1)")
+        float | None,
+        typer.Option(help="langevin: scales its noise's variance; a flow: its codes' deviation. (default: 1)"),
     ] = None
     overrelaxation: Annotated[
         float | None,

@@ -6,14 +6,14 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..errors import UsageError
 from ..tasks.base import Task
-from .job import Job, load_priors, to_do
+from .job import Job, load_model, load_priors, to_do
 from .options import (
     AsJson,
     ComputeOptions,
@@ -22,7 +22,6 @@ from .options import (
     Out,
     OutputOptions,
     Overwrite,
-    PriorName,
     Quiet,
     SampleOptions,
     SamplerOptions,
@@ -58,7 +57,11 @@ def command(kind: type[Task]) -> Callable[..., None]:
 def sample(
     sampler: SamplerOptions,
     compute: ComputeOptions,
-    prior: PriorName = "ncsn-mnist",
+    prior: Annotated[
+        str | None, typer.Option("--prior", help="The prior: what pictures look like. (default: ncsn-mnist)")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A network that draws pictures in one pass, instead.")] = None,
+    label: Annotated[int | None, typer.Option(help="--model: of this class. (default: each in turn)")] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="How many pictures.")] = 16,
     weights: Weights = None,
     out: Out = Path("out"),
@@ -68,30 +71,39 @@ def sample(
 ) -> None:
     """Draw pictures from a prior itself: what it believes pictures look like.
 
-    Writes PRIOR-0001.png ..., and PRIOR.png with all of them.
+    Writes NAME-0001.png ..., and NAME.png with all of them, after the prior or the model.
     """
-    from .. import tasks
     from ..data import images
-    from ..tasks.samples import Sample
+    from ..posterior import Direct, Guided
+    from ..tasks.samples import Sample, samples
 
     if out.suffix.lower() in images.SAVED and not out.is_dir():
         raise UsageError(f"{out} is one picture, but several are written", "name a folder")
-    stem = prior.replace("/", "-")
+    if model and prior:
+        raise UsageError("--prior or --model draws, not both", "leave out one of them")
+    name = model or prior or Sample.prior
+    stem = name.replace("/", "-")
     sheet, record_file = out / f"{stem}.png", out / f"{stem}.json"
     files = [out / f"{stem}-{i + 1:04d}.png" for i in range(count)]
     to_do([[sheet, *files, record_file]], overwrite, False)
     where = compute.compute()
-    loaded, hashes = load_priors(Sample(), [prior], weights, where)
-    sampling = sampler.sampling().over(Sample.defaults)
-    sampling.options(loaded)
+    posterior: Guided | Direct
+    if model:
+        network, hashes = load_model(Sample(), model, weights, where)
+        posterior = Direct(network, Sample().operator(network.shape), model, sampler.sampling())
+    else:
+        priors, hashes = load_priors(Sample(), [name], weights, where)
+        posterior = Sample().posterior(priors, sampler.sampling())
     images.out_folder(out)
     with sampling_progress(quiet) as watch:
-        pictures = tasks.sample(loaded[0], count, sampling=sampling, compute=where, watch=watch).numpy()
+        pictures = samples(posterior, count, label, where, watch).numpy()
     for file, picture in zip(files, pictures, strict=True):
         images.write_png(file, images.to_pillow(picture))
     images.write_sheet(sheet, pictures)
-    record = {"basis": __version__, "task": "sample", "prior": prior, "weights_sha256": hashes}
-    record |= {"settings": sampling.described(loaded) | where.described(), "sheet": str(sheet)}
+    record: dict[str, Any] = {"basis": __version__, "task": "sample", "model" if model else "prior": name}
+    record |= {"weights_sha256": hashes}
+    record |= {} if label is None else {"label": label}
+    record |= {"settings": posterior.described() | where.described(), "sheet": str(sheet)}
     record |= {"pictures": [str(file) for file in files]}
     images.write_text(record_file, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record) if as_json else "\n".join([str(sheet), *record["pictures"]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -15,17 +16,32 @@ from ..operators import Operator
 from ..samplers import Progress, Watch, check_finite, unwatched
 from .memory import CPU_PIXELS, CUDA_PICTURES
 from .resume import SavedState
+from .settings import Sampling
 
 
 class Direct:
-    """The posterior of ``operator``'s one picture as ``model`` has learned it: one evaluation a sample."""
+    """The posterior of ``operator``'s one picture as ``model`` has learned it: one evaluation a sample.
+
+    Of ``sampling`` it takes the seed and the temperature.
+
+    Raises:
+        UsageError: something else is set, or a temperature that the model does not have or that is not above 0.
+    """
 
     exact = False
     """What the model answers is left as it is: it need not agree with the observation."""
 
-    def __init__(self, model: DirectModel, operator: Operator, name: str = ""):
+    def __init__(self, model: DirectModel, operator: Operator, name: str = "", sampling: Sampling | None = None):
         self.model, self.operator, self.name = model, operator, name
-        self.shape = model.shape
+        self.shape, self.sampling = model.shape, sampling or Sampling()
+        temperature = self.sampling.of_model()
+        self.options: dict[str, float] = {}
+        if "temperature" in (takes := inspect.signature(model.sample).parameters):
+            self.options["temperature"] = takes["temperature"].default if temperature is None else temperature
+        elif temperature is not None:
+            raise UsageError(f"the model {name or type(model).__name__} has no temperature", "leave out --temperature")
+        if temperature is not None and not temperature > 0:
+            raise UsageError(f"temperature must be greater than 0, not {temperature}")
 
     @property
     def kinds(self) -> list[Hashable]:
@@ -38,7 +54,7 @@ class Direct:
         """As :meth:`basis_cli.posterior.guided.Guided.sample`."""
         if saved:
             raise UsageError("a direct model answers in one pass, which cannot be resumed", "leave out --resume")
-        x = self.model.sample(y, seeds)[None]
+        x = self.model.sample(y, seeds, **self.options)[None]
         watch(Progress(0, 1, 0, 1, 0.0, x))
         check_finite(x, 0.0)
         return x
@@ -66,4 +82,4 @@ class Direct:
 
     def described(self) -> dict[str, Any]:
         """Every setting, for a record."""
-        return {"model": self.name}
+        return {"model": self.name, "seed": self.sampling.seed} | self.options

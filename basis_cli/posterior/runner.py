@@ -190,7 +190,9 @@ class _Run:
 
         def watch(progress: Progress) -> None:
             def residual() -> float:
-                return float(ordering.residual(posterior.operator(progress.x), y).mean()) if y.numel() else 0.0
+                if not y.numel() or not y.is_floating_point():  # nothing was measured; a class is none of pixels
+                    return 0.0
+                return float(ordering.residual(posterior.operator(progress.x), y).mean())
 
             self.watch(replace(progress, batch=self.batch, batches=batches, chosen=whose, residual=residual))
 

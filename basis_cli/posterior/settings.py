@@ -52,6 +52,16 @@ class Sampling:
             return self
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
+    def of_model(self) -> float | None:
+        """The temperature, all that a direct model takes of this beside the seed.
+
+        Raises:
+            UsageError: something else is set.
+        """
+        if self != Sampling(seed=self.seed, temperature=self.temperature):
+            raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --model")
+        return self.temperature
+
     def options(self, priors: Sequence[Prior]) -> dict[str, Any]:
         """Keyword arguments for the sampler.
 

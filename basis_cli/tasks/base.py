@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..compute import Compute
     from ..data.images import Stored
     from ..operators import Operator
-    from ..posterior import Posterior, Result, Sampling, SavedState
+    from ..posterior import Direct, Guided, Result, Sampling, SavedState
     from ..samplers import Watch
 
     Picture = str | Path | np.ndarray | Tensor
@@ -157,7 +157,7 @@ class Task:
         """Whether the answer to a picture ``(c, h, w)`` of several channels is gray, because the picture is."""
         return not self.colours and len(picture) > 1 and all(bool((channel == picture[0]).all()) for channel in picture)
 
-    def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Posterior:
+    def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
         """``p(x | y)`` under these priors."""
         from ..posterior import Guided
 
@@ -215,7 +215,7 @@ def answer(
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
     if model is not None:
-        by: Any = direct(task, model, weights, compute)
+        by: Any = direct(task, model, weights, compute, sampling)
         shape, larger = by.shape, False
     else:
         priors = loaded(task, prior, weights, compute)
@@ -285,11 +285,11 @@ def loaded(
     return priors * task.k if len(priors) == 1 else priors
 
 
-def direct(task: Task, model: str | DirectModel, weights: Path | None, compute: Compute) -> Posterior:
+def direct(task: Task, model: str | DirectModel, weights: Path | None, compute: Compute, sampling: Sampling) -> Direct:
     """The posterior of a direct model.
 
     Raises:
-        UsageError: it answers another task.
+        UsageError: it answers another task, or ``sampling`` has more than it takes.
         UnknownPriorError, WeightsError.
     """
     from ..posterior import Direct
@@ -298,7 +298,7 @@ def direct(task: Task, model: str | DirectModel, weights: Path | None, compute: 
     if task.k != 1:
         raise UsageError(f"a direct model answers with one picture, not with {task.k}", "leave out --model")
     found = load_model(model, task.name, weights, compute.place) if isinstance(model, str) else model
-    return Direct(found, task.operator(found.shape), model if isinstance(model, str) else "")
+    return Direct(found, task.operator(found.shape), model if isinstance(model, str) else "", sampling)
 
 
 def as_batch(

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..api import Labelled
 from ..errors import UsageError
-from .base import Shape, Task, loaded
+from .base import Shape, Task, direct, loaded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..api import Prior
+    from ..api import DirectModel, Prior
     from ..compute import Compute
     from ..operators import Operator
-    from ..posterior import Sampling
+    from ..posterior import Direct, Guided, Sampling
     from ..samplers import Watch
 
 
@@ -32,30 +33,65 @@ class Sample(Task):
 
 
 def sample(
-    prior: str | Prior,
+    prior: str | Prior | None = None,
     count: int = 16,
     *,
+    model: str | DirectModel | None = None,
+    label: int | None = None,
     weights: Path | None = None,
     sampling: Sampling | None = None,
     compute: Compute | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
-    """``count`` samples of the prior itself, ``(count, c, h, w)`` in [0, 1].
+    """``count`` samples of the prior itself, ``(count, c, h, w)`` in [0, 1]; by default of ``ncsn-mnist``.
+
+    Args:
+        model: a direct model to sample instead; a name or a :class:`basis_cli.api.DirectModel`.
+        label: which class of a :class:`basis_cli.api.Labelled` model; by default each in turn.
 
     Raises:
         UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    import torch
-
     from ..compute import Compute
-    from ..posterior import Sampling, drawn
+    from ..posterior import Sampling
     from ..samplers import unwatched
-    from ..samplers.noise import image_seed
 
     sampling, compute = sampling or Sampling(), compute or Compute()
+    posterior: Guided | Direct
+    if model is None:
+        posterior = Sample().posterior(loaded(Sample(), prior, weights, compute), sampling)
+    else:
+        posterior = direct(Sample(), model, weights, compute, sampling)
+    return samples(posterior, count, label, compute, watch or unwatched)
+
+
+def samples(posterior: Guided | Direct, count: int, label: int | None, compute: Compute, watch: Watch) -> Tensor:
+    """What :func:`sample` returns, of a posterior given nothing or classes."""
+    import torch
+
+    from ..posterior import drawn
+    from ..samplers.noise import image_seed
+
     if count < 1:
         raise UsageError(f"the number of samples must be at least 1, not {count}")
-    posterior = Sample().posterior(loaded(Sample(), prior, weights, compute), sampling)
-    seeds = [[image_seed(sampling.seed, index)] for index in range(count)]
-    result = drawn(posterior, torch.zeros(count, 0), seeds, compute=compute, watch=watch or unwatched)
+    y = _labels(getattr(posterior, "model", None), count, label)
+    seeds = [[image_seed(posterior.sampling.seed, index)] for index in range(count)]
+    result = drawn(posterior, y, seeds, compute=compute, watch=watch)
     return torch.stack([one.x[0, 0] for one in result.ranked]).clamp(0, 1)
+
+
+def _labels(model: object, count: int, label: int | None) -> Tensor:
+    """What is given to ``model``: classes ``(count,)``, or nothing.
+
+    Raises:
+        UsageError: it has no class ``label``, or none at all.
+    """
+    import torch
+
+    if not isinstance(model, Labelled):
+        if label is not None:
+            raise UsageError("only a model of classes takes a label", "--model cinn-mnist")
+        return torch.zeros(count, 0)
+    if label is not None and not 0 <= label < model.classes:
+        raise UsageError(f"there is no class {label}", f"0 to {model.classes - 1}")
+    return torch.arange(count) % model.classes if label is None else torch.full((count,), label)

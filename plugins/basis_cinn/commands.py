@@ -1,0 +1,59 @@
+"""``basis train cinn``. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from basis_cli.api import commands
+
+
+@dataclass(frozen=True)
+class FlowTraining(commands.TrainingOptions):
+    """With the defaults of a conditional flow."""
+
+    steps: commands.Steps = 10_000
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 256
+    optimizer: Annotated[
+        commands.Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")
+    ] = commands.Optimizer.adam
+
+
+@commands.with_options
+def train_cinn(
+    training: FlowTraining,
+    data: commands.Data = "mnist",
+    data_dir: commands.DataDir = None,
+    out: commands.Out = Path("runs/cinn"),
+    blocks: Annotated[int, typer.Option(min=1, help="Couplings (24 as published).")] = 10,
+    width: Annotated[int, typer.Option(min=1, help="Units of the couplings' hidden layers (512 as published).")] = 256,
+    hidden: Annotated[int, typer.Option(min=1, help="How many hidden layers (3 as published).")] = 2,
+    directions: Annotated[
+        int, typer.Option(min=0, help="Principal directions that go through couplings; 0: pixels, as published.")
+    ] = 256,
+    clamp: Annotated[float, typer.Option(help="Bound of the logarithm of a coupling's scale.")] = 1.5,
+    noise: Annotated[float, typer.Option(help="Standard deviation of the noise in what is modelled.")] = 0.1,
+    start_from: commands.StartFrom = None,
+) -> None:
+    """Train a conditional invertible network by maximum likelihood: digits given their class."""
+    from .training import train_classes
+
+    config = {"blocks": blocks, "width": width, "hidden": hidden, "directions": directions}
+    train_set, test_set, notes = commands.splits(data, data_dir)
+    with commands.training_progress() as callback:
+        path = train_classes(
+            train_set,
+            test_set,
+            out,
+            training.settings(False),
+            config=config | {"clamp": clamp, "noise": noise},
+            device=training.device,
+            resume=training.resume,
+            start_from=start_from,
+            notes=notes,
+            callback=callback,
+        )
+    print(path)

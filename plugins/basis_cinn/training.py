@@ -1,0 +1,131 @@
+"""``basis train cinn``: maximum likelihood of pictures given their class, or of colours given the gray picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from basis_cli.api import Dataset, UsageError, bits_per_dim, training, write_sheet
+
+from .files import read, save
+from .network import ClassFlow, ConditionalFlow
+
+FITTED = 20_000  # pictures that principal directions are taken from
+
+Callback = Callable[[int, dict[str, float]], None]
+
+
+def no_callback(step: int, metrics: dict[str, float]) -> None:
+    """Does nothing; called as that of :func:`basis_cli.training.fit`."""
+
+
+def noisy(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """``x`` with white noise of standard deviation ``noise``."""
+    return x + noise * torch.randn(x.shape, generator=generator, device=x.device)
+
+
+def class_bits(network: nn.Module, x: Tensor, generator: torch.Generator, labels: Tensor, noise: float) -> Tensor:
+    """Mean bits/dim of pictures ``x`` with noise, given their ``labels`` ``(n,)``."""
+    return bits_per_dim(network(noisy(x, noise, generator), labels), x[0].numel()).mean()
+
+
+@torch.no_grad()
+def measured(network: ClassFlow, pictures: Tensor, labels: Tensor) -> dict[str, float]:
+    """Mean bits/dim of noisy ``pictures`` given their ``labels``, and the share of labels that Bayes' rule finds."""
+    generator = torch.Generator(pictures.device).manual_seed(0)
+    x = noisy(pictures, network.noise, generator)
+    each = torch.cat([network.log_probs(part) for part in x.split(500)])
+    own = each.gather(1, labels[:, None])[:, 0]
+    return {
+        "bits_per_dim": float(bits_per_dim(own, network.size).mean()),
+        "bayes_accuracy": float((each.argmax(1) == labels).float().mean()),
+    }
+
+
+def _begin_with(network: ConditionalFlow, path: Path) -> None:
+    """Load the weights in ``path``.
+
+    Raises:
+        UsageError: they are another network's.
+        WeightsError: the file cannot be read.
+    """
+    start = read(path)
+    if (type(start), start.config) != (type(network), network.config):
+        hint = "it has " + ", ".join(f"{name} {value}" for name, value in start.config.items())
+        raise UsageError(f"{path} holds another network", hint)
+    network.load_state_dict(start.state_dict())
+
+
+def train_classes(
+    data: Dataset,
+    held_out: Dataset,
+    out: Path,
+    settings: training.Settings,
+    *,
+    config: dict[str, Any] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    start_from: Path | None = None,
+    notes: dict[str, str] | None = None,
+    callback: Callback = no_callback,
+) -> Path:
+    """Train a :class:`ClassFlow` on ``data`` and its labels, and return the file of its weights.
+
+    ``config`` are the network's own arguments; ``start_from`` is a file of such a network's weights.
+
+    Raises:
+        UsageError: the pictures have no classes, or ``config`` does not make a network for them, or not the one in
+            ``start_from``.
+        WeightsError: ``start_from`` cannot be read.
+        and what :func:`basis_cli.training.fit` raises.
+    """
+    classes = int(data.labels.max()) + 1
+    if classes < 2:
+        raise UsageError(f"{data.name} says nothing of classes", "--data mnist")
+    torch.manual_seed(settings.seed)
+    try:
+        network = ClassFlow(data.shape, classes=classes, **config or {})
+    except ValueError as error:
+        raise UsageError(str(error), "see basis train cinn --help") from error
+    if start_from:
+        _begin_with(network, start_from)
+    elif network.principal is not None:
+        chosen = torch.linspace(0, len(data.images) - 1, min(FITTED, len(data.images))).long()
+        network.principal.fit(data[chosen.numpy()].flatten(1))
+
+    def loss(model: nn.Module, x: Tensor, generator: torch.Generator, labels: Tensor) -> Tensor:
+        return class_bits(model, x, generator, labels, network.noise)
+
+    def evaluate(average: Any) -> dict[str, float]:
+        place = next(average.parameters()).device
+        found = measured(average, held_out[:1000].to(place), torch.as_tensor(held_out.labels[:1000]).long().to(place))
+        return found | {"held_out_loss": found["bits_per_dim"]}
+
+    @torch.no_grad()
+    def sheet(average: Any, path: Path) -> None:
+        place = next(average.parameters()).device
+        y = torch.arange(classes, device=place).repeat_interleave(8)
+        z = torch.randn(len(y), average.size, generator=torch.Generator(place).manual_seed(0), device=place)
+        x = average.decode(0.88 * z, y).nan_to_num(0).clamp(0, 1).cpu()
+        write_sheet(path, x.numpy(), columns=8)
+
+    training.fit(
+        network,
+        loss,
+        data.images,
+        settings,
+        out,
+        labels=data.labels,
+        device=device,
+        resume=resume,
+        architecture=network.config | {"shape": list(network.shape)},
+        export=lambda average, path: save(path, average, notes or {}),  # type: ignore[arg-type]
+        sheet=sheet,
+        evaluate=evaluate,
+        callback=callback,
+    )
+    return out / "weights.safetensors"
