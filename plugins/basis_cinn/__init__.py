@@ -25,13 +25,33 @@ def basis_posteriors() -> list[PosteriorSpec]:
             weights=WeightFile("cinn-mnist.safetensors"),
             licence="MIT",
         ),
+        PosteriorSpec(
+            name="cinn-colour",
+            summary="Colours of gray photographs of any size, drawn at 64 x 64 (train it: basis train cinn-colour)",
+            task="colorize",
+            shape=(3, 64, 64),
+            load="basis_cinn.model:load",
+        ),
+        PosteriorSpec(
+            name="cinn-color-mnist",
+            summary="Colours of color-MNIST, 28 x 28 (train it: basis train cinn-colour --data color-mnist)",
+            task="colorize",
+            shape=(3, 28, 28),
+            load="basis_cinn.model:load",
+        ),
     ]
+
+
+@hookimpl
+def basis_datasets() -> dict[str, str]:
+    return {"color-mnist": "basis_cinn.data:load"}
 
 
 @hookimpl
 def basis_commands(app: typer.Typer) -> None:
     from basis_cli.api import commands
 
-    from .commands import train_cinn
+    from .commands import train_cinn, train_cinn_colour
 
     commands.group(app, "train").command("cinn")(train_cinn)
+    commands.group(app, "train").command("cinn-colour")(train_cinn_colour)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +51,68 @@ def train_cinn(
             out,
             training.settings(False),
             config=config | {"clamp": clamp, "noise": noise},
+            device=training.device,
+            resume=training.resume,
+            start_from=start_from,
+            notes=notes,
+            callback=callback,
+        )
+    print(path)
+
+
+class Conditioning(str, Enum):
+    joint = "joint"
+    fixed = "fixed"
+    none = "none"
+
+
+@dataclass(frozen=True)
+class ColourTraining(FlowTraining):
+    """With the defaults of one of colours."""
+
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 32
+    optimizer: Annotated[
+        commands.Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")
+    ] = commands.Optimizer.muon
+
+
+@commands.with_options
+def train_cinn_colour(
+    training: ColourTraining,
+    squares: commands.SquareOptions,
+    data: commands.Data = "color-mnist",
+    data_dir: commands.DataDir = None,
+    out: commands.Out = Path("runs/cinn-colour"),
+    blocks: Annotated[
+        str | None, typer.Option(help="Couplings at each resolution, the last fully connected. (default: by the size)")
+    ] = None,
+    widths: Annotated[str | None, typer.Option(help="Channels inside them. (default: by the size)")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Channels of the conditioning network. (default: by the size)")
+    ] = None,
+    conditioning: Annotated[
+        Conditioning, typer.Option(help="Train the conditioning network with the flow, before it, or have none.")
+    ] = Conditioning.joint,
+    clamp: Annotated[float, typer.Option(help="Bound of the logarithm of a coupling's scale.")] = 1.5,
+    noise: Annotated[float, typer.Option(help="Standard deviation of the noise on standardised colours.")] = 0.05,
+    flip: commands.Flip = False,
+    start_from: commands.StartFrom = None,
+) -> None:
+    """Train a conditional invertible network by maximum likelihood: colours given the gray picture."""
+    from .training import train_colours
+
+    config: dict[str, Any] = {"clamp": clamp, "noise": noise, "conditioning": conditioning.value}
+    numbers = {"blocks": blocks, "widths": widths, "features": features}
+    config |= {name: commands.whole_numbers(text, f"--{name}") for name, text in numbers.items() if text}
+    settings = training.settings(flip, **squares.cropped())
+    train_set, test_set, notes = commands.splits(data, data_dir, squares)
+    with commands.training_progress() as callback:
+        path = train_colours(
+            train_set,
+            test_set,
+            out,
+            settings,
+            config=config,
             device=training.device,
             resume=training.resume,
             start_from=start_from,

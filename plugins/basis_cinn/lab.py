@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from basis_glow.gaussians import full_precision
 from torch import Tensor
 
 OFFSETS, SCALES = (47.5, 2.4, 7.4), (25.6, 11.2, 16.8)  # of L, a and b: mean and standard deviation, as published
@@ -29,7 +30,8 @@ def _standardised(lab: Tensor, channels: slice) -> Tensor:
 def to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
     """``L`` ``(n, 1, h, w)`` and colours ``(n, 2, h, w)``, standardised, of pictures ``(n, 3, h, w)`` in [0, 1]."""
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).clamp_min(0) ** 2.4, rgb / 12.92)
-    xyz = torch.einsum("kc,nchw->nkhw", rgb.new_tensor(TO_XYZ), linear) / rgb.new_tensor(WHITE).view(3, 1, 1)
+    with full_precision(rgb):
+        xyz = torch.einsum("kc,nchw->nkhw", rgb.new_tensor(TO_XYZ), linear) / rgb.new_tensor(WHITE).view(3, 1, 1)
     x, y, z = torch.where(xyz > DARK**3, xyz.clamp_min(DARK**3) ** (1 / 3), xyz / (3 * DARK**2) + 4 / 29).unbind(1)
     lab = torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
     return _standardised(lab[:, :1], slice(1)), _standardised(lab[:, 1:], slice(1, 3))
@@ -42,8 +44,15 @@ def to_rgb(lightness: Tensor, colours: Tensor) -> Tensor:
     y = (lightness + 16) / 116
     root = torch.stack([y + a / 500, y, y - b / 200], dim=1)
     xyz = torch.where(root > DARK, root**3, 3 * DARK**2 * (root - 4 / 29)) * root.new_tensor(WHITE).view(3, 1, 1)
-    linear = torch.einsum("kc,nchw->nkhw", torch.linalg.inv(root.new_tensor(TO_XYZ)), xyz).clamp(0, 1)
+    with full_precision(root):
+        linear = torch.einsum("kc,nchw->nkhw", torch.linalg.inv(root.new_tensor(TO_XYZ)), xyz).clamp(0, 1)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055, 12.92 * linear)
+
+
+def neutral(lightness: Tensor) -> Tensor:
+    """The colours ``(n, 2, h, w)`` of gray."""
+    shift, scale = (lightness.new_tensor(values[1:]).view(-1, 1, 1) for values in (OFFSETS, SCALES))
+    return (-shift / scale).expand(len(lightness), 2, *lightness.shape[2:])
 
 
 def lightness_of(gray: Tensor) -> Tensor:

@@ -151,11 +151,13 @@ class Haar(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         pixels = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4))
-        return torch.einsum("kp,ncphw->nkchw", self.matrix, pixels).flatten(1, 2), x.new_zeros(len(x))
+        with full_precision(x):
+            return torch.einsum("kp,ncphw->nkchw", self.matrix, pixels).flatten(1, 2), x.new_zeros(len(x))
 
     def inverse(self, y: Tensor, condition: Tensor | None = None) -> Tensor:
         wavelets = y.unflatten(1, (4, -1))
-        return F.pixel_shuffle(torch.einsum("kp,nkchw->ncphw", self.matrix, wavelets).flatten(1, 2), 2)
+        with full_precision(y):
+            return F.pixel_shuffle(torch.einsum("kp,nkchw->ncphw", self.matrix, wavelets).flatten(1, 2), 2)
 
 
 class Principal(nn.Module):

@@ -130,10 +130,15 @@ CONDITIONING = ("joint", "fixed", "none")
 """How the conditioning network is trained: with the flow, before it and then no more, or there is none."""
 
 
+BLOCKS, WIDTHS, FEATURES = (2, 4, 4, 4, 4), (16, 32, 64, 80, 192), (16, 32, 64, 80, 128)
+"""Of 64 x 64 colours; smaller ones, which can be halved less often, have the first and, of the flow, the last."""
+
+
 class ColourFlow(ConditionalFlow):
     """The colours ``(n, 2, s, s)`` of pictures ``y`` ``(n, 1, s, s)``, both standardised (:mod:`.lab`).
 
     ``blocks`` conditional couplings at each resolution, the last number fully connected; ``widths`` of their networks.
+    By default pictures are halved down to 4 to 7 pixels.
     A resolution ends with a downsampling, a Haar transform behind the last one and else 2 x 2 pixels to channels, and
     two unconditional 1 x 1 couplings; from the second on half of the channels leave, of the Haar transform's those that
     are no averages. The conditions are features of ``y``, those of a :class:`~.condition.ConditionNetwork` with
@@ -146,15 +151,20 @@ class ColourFlow(ConditionalFlow):
     def __init__(
         self,
         side: int = 64,
-        blocks: Sequence[int] = (2, 4, 4, 4, 6),
-        widths: Sequence[int] = (16, 32, 64, 96, 256),
-        features: Sequence[int] = (16, 32, 64, 96, 128),
+        blocks: Sequence[int] = (),
+        widths: Sequence[int] = (),
+        features: Sequence[int] = (),
         clamp: float = 1.5,
         noise: float = 0.05,
         conditioning: str = "joint",
     ):
         super().__init__((2, side, side))
-        levels = len(blocks) - 1
+        levels = len(blocks or widths or features) - 1
+        if levels < 0:
+            levels = next(n for n in range(5) if n == 4 or side >> n < 8 or (side >> n) % 2)
+        blocks = blocks or (*BLOCKS[:levels], BLOCKS[-1])
+        widths = widths or (*WIDTHS[:levels], WIDTHS[-1])
+        features = features or FEATURES[: levels + 1]
         if not levels == len(widths) - 1 == len(features) - 1 >= 1 or min(*blocks, *widths, *features) < 1:
             raise ValueError("blocks, widths and features need a number above zero for each resolution, at least two")
         if side % 2**levels:

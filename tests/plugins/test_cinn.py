@@ -15,8 +15,8 @@ from basis_cinn.layers import Coupling, Haar, Permutation, Principal, Rotation, 
 from basis_cinn.model import Colours, Digits, load
 from basis_cinn.network import ClassFlow, ColourFlow
 
-from basis_cli.api import PosteriorSpec, UsageError, WeightsError
-from basis_cli.data.datasets import Dataset
+from basis_cli.api import InputError, PosteriorSpec, UsageError, WeightsError
+from basis_cli.data.datasets import Dataset, load_dataset
 from basis_cli.training import Settings
 
 DIGITS = {"shape": (1, 4, 4), "blocks": 3, "width": 16, "directions": 6, "classes": 3}
@@ -272,6 +272,75 @@ def test_what_cannot_be_trained(tmp_path):
     assert torch.equal(again.principal.mean, read(path).principal.mean)
     with pytest.raises(UsageError, match="another network"):
         train(tmp_path / "three", start_from=path, width=8)
+
+
+def photographs(split: str, gray: int = 10) -> Dataset:
+    """Half of them are red on the left and blue on the right, half the other way round; and gray ones."""
+    rng = np.random.default_rng(len(split))
+    images = np.full((60 + gray, 3, 8, 8), 90.0) + rng.integers(0, 20, (60 + gray, 1, 8, 8))
+    sign = rng.choice([-1, 1], (60, 1, 1))
+    side = np.where(np.arange(8) < 4, 60, -60) * sign
+    images[:60, 0] += side
+    images[:60, 2] -= side
+    return Dataset("two ways", split, images.astype(np.uint8), np.zeros(60 + gray, int))
+
+
+def train_colours(out: Path, steps: int = 2, data=photographs, **config) -> Path:
+    settings = Settings(**QUICK | {"steps": steps, "sheet_every": steps, "save_every": steps})
+    small = {"blocks": (1, 2), "widths": (8, 16), "features": (4, 8)}
+    return training.train_colours(data("train"), data("test"), out, settings, config=small | config)
+
+
+def test_colours_are_learned_with_what_gray_says_of_them(tmp_path):
+    network = read(train_colours(tmp_path / "run", 150))
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["held_out_loss"] < metrics[0]["loss"] - 0.5
+    x = Colours(network).sample(torch.full((16, 1, 8, 8), 0.4), list(range(16)))
+    redder = (x[:, 0] - x[:, 2])[..., :4].mean(dim=(1, 2)) > 0
+    assert 3 <= int(redder.sum()) <= 13  # both ways
+    assert (tmp_path / "run/samples-0000150.png").exists()
+
+
+def test_gray_pictures_are_left_out():
+    assert len(training.in_colour(photographs("train").images)) == 60
+
+
+@pytest.mark.parametrize("conditioning", ["fixed", "none"])
+def test_the_conditioning_network_may_be_trained_before_or_be_none(conditioning, tmp_path):
+    network = read(train_colours(tmp_path / "run", conditioning=conditioning))
+    if conditioning == "none":
+        assert network.condition is None
+    else:
+        alone = torch.load(tmp_path / "run/condition/state.pt")["average"]["condition.begin.weight"]
+        torch.testing.assert_close(network.condition.begin.weight, alone, atol=0.01, rtol=0.01)
+    assert all(p.requires_grad for name, p in network.named_parameters() if ".net" in name)
+
+
+def test_what_colours_cannot_be_learned_from(tmp_path):
+    for data, says in (
+        (two_classes, "square pictures in colour"),
+        (lambda s: photographs(s).__class__("gray", s, photographs(s).images[60:], np.zeros(10, int)), "are gray"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            train_colours(tmp_path, data=data)
+    with pytest.raises(UsageError, match="cannot be halved"):
+        train_colours(tmp_path, blocks=(1,) * 5, widths=(8,) * 5, features=(8,) * 5)
+
+
+def test_color_mnist_is_made_of_mnist(tmp_path):
+    labels, ink = np.arange(10), np.zeros((10, 28, 28))
+    ink[:, 8:20, 8:20] = 255
+    for kind, array in (("images-idx3", ink), ("labels-idx1", labels)):
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+        (tmp_path / f"t10k-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    found = load_dataset("color-mnist", "test", tmp_path)
+    assert found.images.shape == (10, 3, 28, 28)
+    assert found.labels.tolist() == labels.tolist()
+    assert np.array_equal(found.images, load_dataset("color-mnist", "test", tmp_path).images)
+    inside, outside = found.images[:, :, 10:18, 10:18], found.images[:, :, :6]
+    assert [each.mean(axis=(1, 2)).argmax() for each in (inside[0], outside[0])] == [0, 1]  # red on green
+    with pytest.raises(InputError, match="color-mnist"):
+        load_dataset("color-mnist", "train", tmp_path)
 
 
 @pytest.mark.parametrize(
