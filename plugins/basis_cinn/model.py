@@ -100,7 +100,9 @@ def load(spec: PosteriorSpec, weights: Path | None, device: torch.device) -> Dig
         WeightsError: no weights, unreadable, or made for another task or shape.
     """
     if weights is None:
-        raise WeightsError(f"{spec.name} has no weights of its own", "give them with --weights; basis train cinn")
+        command = "cinn" if spec.task == "sample" else "cinn-colour"
+        hint = f"give them with --weights; basis train {command} makes them"
+        raise WeightsError(f"{spec.name} has no weights of its own", hint)
     network = read(weights).to(device)
     model = Digits(network) if isinstance(network, ClassFlow) else Colours(network)  # type: ignore[arg-type]
     made_for = "sample" if isinstance(model, Digits) else "colorize"
