@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .data.files import atomically
-from .errors import NotFiniteError, WeightsError
+from .errors import BasisError, NotFiniteError, WeightsError
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
@@ -45,11 +47,40 @@ def opened(path: Path, format: str, what: str, hint: str) -> Iterator[tuple[dict
         tensors, notes = read(path)
         if notes.get("format") != format:
             raise WeightsError(f"{path} does not hold {what}", hint)
-        yield tensors, notes
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = textwrap.shorten(str(error), 160)  # torch lists every key
-        hint = "`basis weights verify` checks them"
+        with _no_larger_than(sum(tensor.numel() for tensor in tensors.values())):
+            yield tensors, notes
+    except BasisError:
+        raise
+    except Exception as error:  # notes may say anything
+        reason = textwrap.shorten(f"{error}" or type(error).__name__, 160)  # torch lists every key
+        hint = hint if _is_pickle(path) else "`basis weights verify` checks them"
         raise WeightsError(f"cannot read weights from {path}: {reason}", hint) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether ``torch.save`` may have written it: somebody's ``checkpoint.pth``."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
+    return False
+
+
+@contextmanager
+def _no_larger_than(numbers: int) -> Iterator[None]:
+    """Networks that are built in this block may not have more parameters than that: the notes may ask for any."""
+    built, thread = 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal built
+        if parameter is not None and threading.get_ident() == thread:
+            built += parameter.numel()
+            if built > 2 * numbers:  # twice: a parameter may be replaced by another while a network is built
+                raise ValueError("its notes are of a larger network")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:

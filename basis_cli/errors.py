@@ -49,3 +49,10 @@ class WeightsError(BasisError):
     """Weights missing, corrupted, or made for another network."""
 
     exit_code = 4
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch has an exception for it on CUDA, and words on CPUs and in libraries."""
+    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "failed to map segment", "Cannot allocate")
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(word in str(error) for word in words)

@@ -192,13 +192,21 @@ def _by_name(offered: Callable[[Plugin], dict[str, Any]]) -> dict[str, Any]:
     return table
 
 
+def left_out() -> str:
+    """A sentence on ``BASIS_PLUGINS`` if, because of it, a plugin is not loaded; else nothing."""
+    wanted, loaded = os.environ.get("BASIS_PLUGINS"), {plugin.name for plugin in plugins()}
+    names = sorted({entry.name for entry in entry_points(group=GROUP)} - loaded)
+    return f"BASIS_PLUGINS={wanted} leaves out {', '.join(names)}." if wanted is not None and names else ""
+
+
 def _look_up(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name in table:
         return table[name]
     close = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
     known = ", ".join(sorted(key for key in table if "/" not in key))
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UnknownPriorError(f"no {kind} is called {name!r}", f"{hint}known: {known}")
+    known = f"known: {known}" if known else "none is known"
+    raise UnknownPriorError(f"no {kind} is called {name!r}", f"{hint}{known}. {left_out()}".rstrip(". "))
 
 
 def prior_spec(name: str) -> PriorSpec:

@@ -8,12 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__, plugins
-from ..errors import BasisError
+from ..errors import BasisError, out_of_memory
 from ..tasks import Task, built_in
-from . import bench, evaluate, info, run, train, weights
-from .output import fail
-
-INTERRUPTED = 130
+from . import INTERRUPTED, bench, evaluate, info, run, train, weights
+from .output import fail, warnings_as_lines
 
 
 class Basis(TyperGroup):
@@ -21,13 +19,21 @@ class Basis(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings_as_lines():
+                return super().invoke(ctx)
         except BasisError as error:
             fail(error)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             fail(BasisError("interrupted", "what was finished is kept"))
             raise typer.Exit(INTERRUPTED) from interrupt
+        except Exception as error:
+            if out_of_memory(error):
+                fail(BasisError("out of memory", "fewer or smaller pictures, a smaller --batch, or --dtype bfloat16"))
+                raise typer.Exit(BasisError.exit_code) from error
+            if "No such command" in getattr(error, "message", "") and (left_out := plugins.left_out()):
+                error.message += f" {left_out}"  # type: ignore[attr-defined]
+            raise
 
 
 app = typer.Typer(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import UsageError
 from .evaluate import Protocol, ProtocolOption
@@ -23,7 +24,7 @@ from .options import (
     Weights,
     with_options,
 )
-from .output import check_plot, figure, show, stderr, warnings_as_lines
+from .output import check_plot, figure, show, stderr
 
 app = typer.Typer(no_args_is_help=True, help="Measure what the algorithms cost on this machine.")
 
@@ -64,7 +65,7 @@ def speed(
     ours = load_prior(prior, weights_path=weights, device=where.place)
     paper = load_prior(baseline, device=where.place)
     sampling.options([ours])
-    with warnings_as_lines(), stderr.status("timing") as status:
+    with stderr.status("timing") as status:
         if quiet:
             status.stop()
         result = measure(
@@ -75,7 +76,7 @@ def speed(
             k=k,
             count=count,
             full=full,
-            callback=lambda doing: status.update(f"timing {doing}"),
+            callback=lambda doing: status.update(Text(f"timing {doing}")),
         )
     result = {"prior": prior, "baseline": baseline} | result
     show(result, as_json, _speed_table(result), _scaling_table(result))
@@ -96,7 +97,7 @@ def _speed_table(result: dict[str, Any]) -> Table:
         ("outside_network", "time outside the network", lambda value: f"{value:.1%}"),
     ):
         ratio = result["ratios"].get(key)
-        table.add_row(label, f"[bold]{ratio:,.1f} x[/bold]" if ratio else "", shown(ours[key]), shown(paper[key]))
+        table.add_row(label, Text(f"{ratio:,.1f} x", "bold") if ratio else "", shown(ours[key]), shown(paper[key]))
     if paper["timed_steps"] < paper["steps"]:
         table.caption = (
             f"Algorithm 1: timed over {paper['timed_steps']:,} of {paper['steps']:,} steps, which all do the same work "
@@ -160,7 +161,7 @@ def samplers(
     if not chosen:
         known = "; ".join(contender.name for contender in CONTENDERS)
         raise UsageError(f"no sampler of the benchmark is called {', '.join(only or [])!r}", known)
-    with warnings_as_lines(), stderr.status("") as status:
+    with stderr.status("") as status:
         if quiet:
             status.stop()
         rows = frontier(

@@ -26,7 +26,6 @@ from .options import with_options as with_options
 from .output import stderr as stderr
 from .output import stdout as stdout
 from .output import training_progress as training_progress
-from .output import warnings_as_lines as warnings_as_lines
 
 if TYPE_CHECKING:
     from ..data.datasets import Dataset, Squares
@@ -150,7 +149,7 @@ class Conversion:
     def show(self, about: Mapping[str, Any]) -> None:
         """Say what was found in the checkpoint, and print where the weights are."""
         for key, value in about.items():
-            stderr.print(f"{key}: {value}", markup=False, highlight=False)
+            stderr.print(f"{key}: {value}", soft_wrap=True)
         typer.echo(self.out)
 
 
@@ -200,10 +199,9 @@ def splits(
     from ..training import check_accelerate
 
     check_accelerate()  # before pictures are read, which may take long
-    with warnings_as_lines():
-        train_set, test_set = (
-            load_dataset(name, split, folder, squares.of(split) if squares else None) for split in ("train", "test")
-        )
+    train_set, test_set = (
+        load_dataset(name, split, folder, squares.of(split) if squares else None) for split in ("train", "test")
+    )
     if squares and squares.random_crop not in (None, train_set.shape[1]):
         raise UsageError(f"--random-crop is for folders and LSUN, not for {name}")
     source = f"{train_set.name}, train split, {len(train_set.images)} pictures"

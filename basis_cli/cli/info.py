@@ -161,7 +161,7 @@ def doctor(as_json: AsJson = False) -> None:
             table.add_row(key, value)
         stdout.print(table)
         for problem in problems:
-            stdout.print(f"problem: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+            stdout.print(f"problem: {problem}", style="red", soft_wrap=True)
         if not problems:
             stdout.print("everything is in order", style="green")
     if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
 from .inputs import named, placed
 from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions
-from .output import fail, sampling_progress, stderr, warnings_as_lines
+from .output import fail, sampling_progress, stderr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,12 +99,9 @@ class Job:
         self.failures = 0
         self.records: list[dict[str, Any]] = []
         self.place = placed(output)
-        self.inputs, stems = named(inputs, output.recursive, self.place)
-        self.begun = self._begun_by_killed_runs(stems)
-        files = [self._files(self.place.folder / stem) for stem in stems]
-        again = set(to_do(files, output.overwrite, output.skip_existing, output.resume))
-        again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
-        self.to_do = [(self.inputs[i], stems[i]) for i in sorted(again)]
+        self.inputs, self.stems = named(inputs, output.recursive, self.place)
+        self.begun: list[list[str]] = []
+        self.to_do: list[tuple[str, str]] = []
         self._check()
         if not model.model:
             self.sampling = sampling.over(task.defaults)
@@ -126,13 +124,40 @@ class Job:
         files += [Path(f"{base}.frames.png"), Path(f"{base}.frames.webp")] if self.output.frames else []
         return [*files, Path(f"{base}.json")]
 
+    def _all_files(self, stem: str) -> list[Path]:
+        """Of an input, its saved state included."""
+        return [*self._files(self.place.folder / stem), self._state(stem)]
+
+    def _plan(self) -> None:
+        """Which inputs to work on: neither those that are done, nor those whose results have too long names."""
+        from ..data.files import remove_partial
+
+        pairs = [(name, stem) for name, stem in zip(self.inputs, self.stems, strict=True) if self._nameable(name, stem)]
+        stems = [stem for _, stem in pairs]
+        self.begun = self._begun_by_killed_runs(stems)
+        files = [self._files(self.place.folder / stem) for stem in stems]
+        again = set(to_do(files, self.output.overwrite, self.output.skip_existing, self.output.resume))
+        again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
+        self.to_do = [pairs[i] for i in sorted(again)]
+        if not self.output.dry_run:
+            remove_partial(file for _, stem in self.to_do for file in self._all_files(stem))
+
+    def _nameable(self, name: str, stem: str) -> bool:
+        """Whether the results' names are short enough for a file system; reported if not."""
+        from ..data.files import LONGEST_NAME, partial_name
+
+        files = self._all_files(stem)
+        if all(len(os.fsencode(partial_name(file.name))) <= LONGEST_NAME for file in files):
+            return True
+        self._failed(InputError(f"the name of {name} is too long for those of its results", "rename it"))
+        return False
+
     def _begun_by_killed_runs(self, stems: list[str]) -> list[list[str]]:
         """The inputs that killed runs had at work, each run's together, as their saved states say."""
-        from ..posterior.resume import identity
+        from ..posterior.resume import begun
 
-        paths = [path for path in map(self._state, stems) if self.output.resume and path.exists()]
-        begun = [identity(path)["inputs"] for path in paths]
-        return [[stem for stem in chunk if stem in stems] for chunk in begun]
+        paths = [path for path in map(self._state, stems) if self.output.resume and os.path.lexists(path)]
+        return [[stem for stem in begun(path) if stem in stems] for path in paths]
 
     def _state(self, stem: str) -> Path:
         return self.place.folder / f"{stem}.state.safetensors"
@@ -162,12 +187,21 @@ class Job:
         cold = self.sampling.temperature is not None and self.sampling.temperature < 1
         if cold or (spec.guided and not spec.calibrated):
             which = f"{self.sampling.sampler}'s samples{' below temperature 1' if cold else ''}"
-            with warnings_as_lines():
-                message = f"{which} are too sure of themselves; mmps' and langevin's at temperature 1 are not"
-                warnings.warn(message, InputWarning, stacklevel=2)
+            message = f"{which} are too sure of themselves; mmps' and langevin's at temperature 1 are not"
+            warnings.warn(message, InputWarning, stacklevel=2)
 
     def do(self) -> None:
         """Read, compute, write and print everything, and raise the exit code."""
+        from ..data.files import claimed
+
+        def waiting(stem: str) -> None:
+            stderr.print(f"another run is at work on {stem} in {self.place.folder}: waiting for it", soft_wrap=True)
+
+        with claimed(self.place.folder, self.stems, waiting):
+            self._plan()
+            self._do()
+
+    def _do(self) -> None:
         if self.model.model:
             self.direct, self.hashes = load_model(self.task, self.model.model, self.model.weights, self.compute)
         else:
@@ -185,12 +219,12 @@ class Job:
             h, w = pixels.shape[1:]
             groups.setdefault((picture.task, (h, w), picture.task.gray(pixels)), []).append(picture)
         work, refused = [], []
-        with warnings_as_lines():  # all that can be refused is refused before anything is computed
-            for (task, seen, gray), pictures in groups.items():
-                try:
-                    work.append((self._posterior(task, seen, gray), task, pictures))
-                except InputError as error:  # a mask of another size than these pictures
-                    refused += [(error, picture) for picture in pictures]
+        # all that can be refused is refused before anything is computed
+        for (task, seen, gray), pictures in groups.items():
+            try:
+                work.append((self._posterior(task, seen, gray), task, pictures))
+            except InputError as error:  # a mask of another size than these pictures
+                refused += [(error, picture) for picture in pictures]
         if refused and not work:
             raise refused[0][0]
         for reason, picture in refused:
@@ -226,16 +260,15 @@ class Job:
         from ..data import images
 
         pictures = []
-        with warnings_as_lines():
-            for name, stem in self.to_do:
-                try:
-                    picture = Picture(name, stem, *self.task.read(name, shape, self.larger))
-                    h, w = picture.stored.pixels.shape[1:]
-                    size, opaque = picture.task.size((h, w)), picture.stored.opacity is None
-                    images.check_storable(name, self.place.ending, size, opaque)
-                    pictures.append(picture)
-                except InputError as error:
-                    self._failed(error)
+        for name, stem in self.to_do:
+            try:
+                picture = Picture(name, stem, *self.task.read(name, shape, self.larger))
+                h, w = picture.stored.pixels.shape[1:]
+                size, opaque = picture.task.size((h, w)), picture.stored.opacity is None
+                images.check_storable(name, self.place.ending, size, opaque)
+                pictures.append(picture)
+            except InputError as error:
+                self._failed(error)
         return pictures
 
     def _failed(self, error: InputError | NotFiniteError) -> None:
@@ -255,7 +288,7 @@ class Job:
         if self.output.dry_run:
             for picture in pictures:
                 where = self._files(self.place.folder / picture.stem)[0]
-                stderr.print(f"would {task.name} {picture.name} into {where} ...", highlight=False)
+                stderr.print(f"would {task.name} {picture.name} into {where} ...")
             return
         if any(reference.shape != tuple(posterior.shape) for reference in self.references):
             raise InputError(f"a reference has another shape than the answer's {tuple(posterior.shape)}")
@@ -288,7 +321,7 @@ class Job:
                     frames.forget(i)
         if not self.output.quiet:
             done = len(self.records) - before
-            stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s", highlight=False)
+            stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s")
 
     def _saved(self, posterior: Posterior, stems: list[str]) -> SavedState | None:
         """Where the state of a run on these inputs is kept, with what tells it from other runs."""
@@ -369,9 +402,9 @@ def to_do(files: Sequence[Sequence[Path]], overwrite: bool, skip_existing: bool,
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"two inputs would write {twice}", "rename one")
-    done = {i for i, own in enumerate(files) if own[-1].exists() and (skip_existing or resume)}
+    done = {i for i, own in enumerate(files) if os.path.lexists(own[-1]) and (skip_existing or resume)}
     for i, own in enumerate(files):
-        there = [file for file in own if file.exists()]
+        there = [file for file in own if os.path.lexists(file)]  # a link into nothing is somebody's as well
         if there and i not in done and not (overwrite or resume):  # a killed run leaves pictures without a record
             raise UsageError(f"{there[0]} exists", "--overwrite, --skip-existing, or another --out")
     return [i for i in range(len(files)) if i not in done]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ..errors import BasisError, InputWarning, RunWarning, UsageError
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ..samplers import Progress as Step
     from ..samplers import Watch
 
-stderr = Console(stderr=True)
-stdout = Console()
+_AS_IT_IS = {"markup": False, "emoji": False, "highlight": False}  # names of files may look like rich's markup
+stderr = Console(stderr=True, **_AS_IT_IS)  # type: ignore[arg-type]
+stdout = Console(**_AS_IT_IS)  # type: ignore[arg-type]
 
 
 def show(record: Any, as_json: bool, *tables: Table | str) -> None:
@@ -36,8 +37,8 @@ def show(record: Any, as_json: bool, *tables: Table | str) -> None:
 
 def fail(error: BasisError) -> None:
     """One line for an error, with its hint."""
-    hint = f" [dim]({escape(error.hint)})[/dim]" if error.hint else ""
-    stderr.print(f"[bold red]error:[/bold red] {escape(error.message)}{hint}", soft_wrap=True, highlight=False)
+    hint = (f" ({error.hint})", "dim") if error.hint else ""
+    stderr.print(Text.assemble(("error:", "bold red"), f" {error.message}", hint), soft_wrap=True)
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def warnings_as_lines() -> Iterator[None]:
     """Show this project's warnings as one line each instead of Python's two with a source line."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        stderr.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True, highlight=False)
+        stderr.print(Text.assemble(("warning:", "yellow"), f" {message}"), soft_wrap=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -59,7 +60,7 @@ def _bar(quiet: bool) -> Progress:
     return Progress(
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=stderr,
@@ -72,7 +73,7 @@ def _bar(quiet: bool) -> Progress:
 @contextmanager
 def sampling_progress(quiet: bool = False) -> Iterator[Watch]:
     """A bar over all steps of all batches, with noise level and residual; yields what a runner's ``watch`` takes."""
-    with warnings_as_lines(), _bar(quiet) as bar:
+    with _bar(quiet) as bar:
         task = bar.add_task("starting")
         last_look = 0.0
 
@@ -94,7 +95,7 @@ def sampling_progress(quiet: bool = False) -> Iterator[Watch]:
 @contextmanager
 def training_progress() -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A bar over training steps with the current loss; yields the callback of :func:`basis_cli.training.fit`."""
-    with warnings_as_lines(), _bar(False) as progress:
+    with _bar(False) as progress:
         task = progress.add_task("loss -", total=None)
 
         def callback(step: int, metrics: dict[str, float]) -> None:
@@ -130,10 +131,12 @@ def figure(path: Path) -> Iterator[Any]:
     """Axes to draw on; written to ``path`` as PNG at the end. :func:`check_plot` said that it can be."""
     from matplotlib.figure import Figure
 
+    from ..data.files import unwritable
+
     drawn = Figure(figsize=(6, 3.5), layout="constrained")
     yield drawn.subplots()
     try:
         drawn.savefig(path, dpi=120)
     except OSError as error:
-        raise BasisError(f"cannot write {path}: {error.strerror or error}", "is the disk full?") from error
-    stderr.print(f"plot: {path}", highlight=False, soft_wrap=True)
+        raise unwritable(path, error) from error
+    stderr.print(f"plot: {path}", soft_wrap=True)

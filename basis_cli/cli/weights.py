@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from .. import weights
 from ..api import WeightFile
@@ -72,7 +73,7 @@ def path(name: Name) -> None:
 def pull(name: Name) -> None:
     """Download weights into your cache folder and print where they are."""
     file = _file(name)
-    with stderr.status(f"downloading {file.file}"):
+    with stderr.status(Text(f"downloading {file.file}")):
         downloaded = weights.pull(file)
     typer.echo(downloaded)
 

@@ -18,6 +18,7 @@ from .tags import Profile, Tags, describing_exif, srgb
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif")
 MAX_MEGAPIXELS = 64
+MAX_BYTES = 2**29  # that many pixels in four channels of 16 bits
 
 
 def files_in(folder: Path, recursive: bool) -> list[Path]:
@@ -44,9 +45,18 @@ def contents(source: Path | str) -> bytes:
     Raises:
         InputError: missing, unreadable or empty.
     """
-    with opened(source, named(source)) as file:
+    name = named(source)
+    with opened(source, name) as file:
         file.seek(0)
-        return file.read()
+        return _all(file, name)
+
+
+def _all(file: BinaryIO, name: str) -> bytes:
+    """What is left in a file, which may have no end."""
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{name} has more than {MAX_BYTES >> 20} MB", "is it a picture?")
+    return content
 
 
 def named(source: Path | str | bytes) -> str:
@@ -55,30 +65,45 @@ def named(source: Path | str | bytes) -> str:
 
 def opened(source: Path | str | bytes, name: str) -> BinaryIO:
     """A seekable file with something in it."""
-    if isinstance(source, bytes):
-        file: BinaryIO = io.BytesIO(source)
-    elif str(source) == "-":
-        file = io.BytesIO(sys.stdin.buffer.read())
-    else:
-        if os.path.isdir(source):  # unlike Path.is_dir it never raises
-            raise InputError(f"{name} is a folder, not a picture", "name the pictures in it")
-        try:
-            file = open(source, "rb")  # noqa: SIM115 - the caller closes it
-        except FileNotFoundError as error:
-            raise InputError(f"{name} does not exist", "check the name, and the folder you are in") from error
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror}", "check the path and its permissions") from error
-        if not file.seekable():  # a pipe
-            with file:
-                file = io.BytesIO(file.read())
+    try:
+        file = _opened(source, name)
+    except FileNotFoundError as error:
+        raise InputError(f"{name} does not exist", "check the name, and the folder you are in") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise _unreadable(name, error) from error
     try:
         if not file.read(1):
             raise InputError(f"{name} is empty", "did the program that should write it fail?")
         _check_reader(_container(file), name)
+    except OSError as error:
+        file.close()
+        raise _unreadable(name, error) from error
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _opened(source: Path | str | bytes, name: str) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if str(source) == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed", "name a file, or send a picture through a pipe")
+        return io.BytesIO(_all(sys.stdin.buffer, name))
+    if os.path.isdir(source):  # unlike Path.is_dir it never raises
+        raise InputError(f"{name} is a folder, not a picture", "name the pictures in it")
+    file = open(source, "rb")  # noqa: SIM115 - the caller closes it
+    if file.seekable():
+        return file
+    with file:  # a pipe
+        return io.BytesIO(_all(file, name))
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"cannot read {name}: {getattr(error, 'strerror', None) or error}", "check the path and its permissions"
+    )
 
 
 def _container(file: BinaryIO) -> str:

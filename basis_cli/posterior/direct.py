@@ -13,6 +13,7 @@ from ..api import DirectModel, Tractable
 from ..compute import compile_networks
 from ..errors import UsageError
 from ..operators import Operator
+from ..priors import contract
 from ..samplers import Progress, Watch, check_finite, unwatched
 from .memory import CPU_PIXELS, CUDA_PICTURES
 from .resume import SavedState
@@ -54,7 +55,10 @@ class Direct:
         """As :meth:`basis_cli.posterior.guided.Guided.sample`."""
         if saved:
             raise UsageError("a direct model answers in one pass, which cannot be resumed", "leave out --resume")
-        x = self.model.sample(y, seeds, **self.options)[None]
+        what = f"the model {self.name or contract.called(self.model)}"
+        with contract.blamed(what):
+            x = self.model.sample(y, seeds, **self.options)
+        x = contract.checked(x, (len(y), *self.shape), y.device, f"the answer of {what}")[None]
         watch(Progress(0, 1, 0, 1, 0.0, x))
         check_finite(x, 0.0)
         return x
@@ -65,7 +69,12 @@ class Direct:
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """``log p(x | y)`` in nats, ``(n,)``, where the model knows it, else 0: samples stay in the order drawn."""
-        return self.model.log_prob(x[0], y) if isinstance(self.model, Tractable) else x.new_zeros(x.shape[1])
+        if not isinstance(self.model, Tractable):
+            return x.new_zeros(x.shape[1])
+        what = f"the log-likelihood of the model {self.name or contract.called(self.model)}"
+        with contract.blamed(what):
+            found = self.model.log_prob(x[0], y)
+        return contract.checked(found, (len(y),), y.device, what)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """A direct model has no prior."""

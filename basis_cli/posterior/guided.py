@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,9 @@ from ..api import Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
 from ..operators import Mixture, Operator
+from ..priors import contract
 from ..priors.wrapper import Wrapper
-from ..samplers import Watch, check_finite, unwatched
+from ..samplers import Watch, built_in, check_finite, unwatched
 from . import memory, ranking
 from .resume import SavedState
 from .settings import Sampling
@@ -68,7 +70,10 @@ class Guided:
             raise UsageError(f"the sampler {self.sampling.sampler!r} cannot be resumed", "leave out --resume")
         evaluated = self._counter = torch.zeros((), dtype=torch.int64, device=y.device)
         resumable = {"descent": partial(saved.descent, evaluated)} if saved else {}
-        x = self._draw(self._counted(), self.operator, y, seeds=seeds, watch=watch, **resumable, **self.options)
+        what = f"the sampler {self.sampling.sampler!r}"
+        with contract.blamed(what) if self.sampling.sampler not in built_in() else nullcontext():
+            x = self._draw(self._counted(), self.operator, y, seeds=seeds, watch=watch, **resumable, **self.options)
+        x = contract.checked(x, (self.operator.k, len(y), *self.shape), y.device, f"the answer of {what}")
         check_finite(x, 0.0)
         return x
 
@@ -86,7 +91,7 @@ class Guided:
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """Each component's own, ``(k, n)``, see :func:`basis_cli.posterior.ranking.component_log_prob`."""
-        return ranking.component_log_prob(self.priors, x) if self.guided else None
+        return ranking.component_log_prob(self._counted(), x) if self.guided else None
 
     def batch_size(self, count: int, device: torch.device) -> int:
         """How many of ``count`` pictures to work on at once."""
@@ -114,7 +119,7 @@ class _Counted(Wrapper):
 
     def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
         self._add(len(x))
-        score = level.score(x)
+        score = contract.score(level, x)
         if score.requires_grad:
             score.register_hook(lambda _: self._add(2 * len(x)))
         return score

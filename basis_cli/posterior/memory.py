@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from ..api import Prior
-from ..errors import BasisError, RunWarning
+from ..errors import BasisError, RunWarning, out_of_memory
 from ..samplers import joint_score
 
 CPU_PIXELS = 2**17
@@ -62,7 +62,7 @@ def halved(size: int, error: BaseException) -> int:
         BasisError: there was only one picture.
         BaseException: ``error`` itself, if it is not about memory.
     """
-    if not _exhausted(error):
+    if not out_of_memory(error):
         raise error
     if size == 1:
         raise BasisError(
@@ -70,9 +70,3 @@ def halved(size: int, error: BaseException) -> int:
         ) from error
     warnings.warn(f"out of memory with {size} pictures at once: going on with {size // 2}", RunWarning, stacklevel=3)
     return size // 2
-
-
-def _exhausted(error: BaseException) -> bool:
-    """Whether memory ran out; torch has an exception for it on CUDA, and words on CPUs and in CUDA's libraries."""
-    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import checkpoint
-from ..errors import InputError, UsageError
+from ..errors import BasisError, InputError, UsageError
 from ..operators import Operator
 from ..samplers.noise import PerImageNoise
 
@@ -46,20 +48,25 @@ class SavedState:
         self.identity = json.loads(json.dumps(self.identity | settings))
         probe = PerImageNoise([0]).uniform((operator.k, 1, *shape))
         self._observed = {"picture": y, "operator": operator(probe)}
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return None
-        tensors, about = _read(self.path)
-        before = identity(self.path)
-        changed = [name for name in sorted(before | self.identity) if before.get(name) != self.identity.get(name)]
-        changed += [name for name, value in self._observed.items() if not _equal(tensors[name], value)]
-        if changed:
-            hint = "resume with the command that began it, or remove the file"
-            raise UsageError(f"{self.path} is from another run: it differs in {', '.join(changed)}", hint)
-        done = range(int(about["batches"]))
-        self.parts = [tensors[f"part.{i}"] for i in done]
-        self.likelihoods = [tensors[f"likelihood.{i}"] for i in done if f"likelihood.{i}" in tensors]
-        self._chain = tensors["x"], int(about["level"]), int(about["words"]), int(about["pictures"])
-        return tensors["x"].shape[1]
+        with _damage(self.path):
+            tensors, about = _read(self.path)
+            before = json.loads(about["identity"])
+            changed = [name for name in sorted(before | self.identity) if before.get(name) != self.identity.get(name)]
+            changed += [name for name, value in self._observed.items() if not _equal(tensors[name], value)]
+            if changed:
+                hint = "resume with the command that began it, or remove the file"
+                raise UsageError(f"{self.path} is from another run: it differs in {', '.join(changed)}", hint)
+            done = range(int(about["batches"]))
+            self.parts = [tensors[f"part.{i}"] for i in done]
+            self.likelihoods = [tensors[f"likelihood.{i}"] for i in done if f"likelihood.{i}" in tensors]
+            x, level, words, pictures = tensors["x"], *(int(about[name]) for name in ("level", "words", "pictures"))
+            shapes = {(operator.k, part.shape[1], *shape) for part in (*self.parts, x)}
+            if shapes != {tuple(part.shape) for part in (*self.parts, x)} or min(level, words, pictures) < 0:
+                raise ValueError("it does not fit together")
+        self._chain = x, level, words, pictures
+        return x.shape[1]
 
     def descent(
         self, pictures: Tensor, sigmas: Sequence[float], x: Tensor, noise: PerImageNoise
@@ -92,20 +99,32 @@ class SavedState:
         self.path.unlink(missing_ok=True)
 
 
-def identity(path: Path) -> dict[str, Any]:
-    """What tells the run whose state is in ``path`` from others.
+def begun(path: Path) -> list[str]:
+    """The inputs that the run whose state is in ``path`` had at work.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return json.loads(_read(path)[1]["identity"])
+    with _damage(path):
+        inputs = json.loads(_read(path)[1]["identity"])["inputs"]
+        if not isinstance(inputs, list):
+            raise TypeError("it names no inputs")
+        return inputs
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Whatever a file may hold that is no state."""
+    try:
+        yield
+    except BasisError:
+        raise
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"cannot resume from {path}: {error}", "remove it to begin anew") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        tensors, about = checkpoint.read(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot resume from {path}: {error}", "remove it to begin anew") from error
+    tensors, about = checkpoint.read(path)
     if about.get("format") != "basis-state":
         raise InputError(f"{path} is not the state of a run", "remove it, or choose another --out")
     # clones: Windows cannot replace a file that tensors are still mapped to

@@ -9,7 +9,8 @@ from typing import Any
 
 from .. import plugins, samplers
 from ..api import Prior
-from ..errors import UsageError
+from ..errors import BasisError, UsageError
+from ..priors import contract
 from ..priors.wrapper import halvings
 
 
@@ -78,6 +79,8 @@ class Sampling:
         ladder, draw = plugins.resolve(spec.ladder), plugins.resolve(spec.draw)
         fixed = getattr(draw, "keywords", {})  # of a partial application
         takes = {name: p for name, p in inspect.signature(draw).parameters.items() if name not in fixed}
+        if "sigmas" in takes and not isinstance(takes["sigmas"].default, (tuple, list)):
+            raise BasisError(f"the sampler {self.sampler!r} has no noise levels by default", contract.REPORT)
         given: dict[str, Any] = {}
         own = next((p.sigmas for p in priors if p.sigmas is not None), None) if ladder is samplers.geometric else None
         given_ends = {"high": self.sigma_max, "low": self.sigma_min}
@@ -85,7 +88,8 @@ class Sampling:
         if self.levels is not None or ends:
             if "sigmas" not in takes:
                 raise UsageError(f"the sampler {self.sampler!r} has no noise levels")
-            given["sigmas"] = ladder(self.levels or len(own or takes["sigmas"].default), **ends)
+            with contract.blamed(f"the noise levels of the sampler {self.sampler!r}"):
+                given["sigmas"] = tuple(ladder(self.levels or len(own or takes["sigmas"].default), **ends))
             if given["sigmas"][0] < given["sigmas"][-1]:
                 raise UsageError("the highest noise level is below the lowest", "--sigma-max, --sigma-min")
         elif own and "sigmas" in takes:
@@ -98,6 +102,8 @@ class Sampling:
                 given[name] = getattr(self, name)
         for name in sorted(set(given) - set(takes)):
             raise UsageError(f"the sampler {self.sampler!r} has no option {name!r}")
+        with contract.blamed(f"the sampler {self.sampler!r}"):
+            inspect.signature(draw).bind(priors, None, None, seeds=(), watch=None, **given)
         return given
 
     def sigmas(self, priors: Sequence[Prior]) -> tuple[float, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,23 @@ def _loaded(
     except Exception as error:
         reason = f"{kind} {spec.name!r} failed to load: {type(error).__name__}: {error}"
         raise BasisError(reason, "report it to its plugin's author") from error
-    shape = tuple(getattr(loaded, "shape", ()))
-    if not callable(getattr(loaded, method, None)) or len(shape) != 3 or shape != tuple(spec.shape or shape):
-        raise BasisError(
-            f"{kind} {spec.name!r} is not usable: its plugin returned {type(loaded).__name__}",
-            f"it must have .{method}() and .shape == {tuple(spec.shape or ('channels', 'height', 'width'))}",
-        )
+    shape, of_spec = getattr(loaded, "shape", None), tuple(spec.shape or ("channels", "height", "width"))
+    wrong = [] if callable(getattr(loaded, method, None)) else [f".{method}()"]
+    if not _is_shape(shape) or (spec.shape and tuple(shape) != of_spec):  # type: ignore[arg-type]
+        wrong.append(f".shape == {of_spec}")
+    if kind == "prior" and not _are_sigmas(getattr(loaded, "sigmas", ())):
+        wrong.append(".sigmas, noise levels from high to low, or None for any")
+    if wrong:
+        reason = f"{kind} {spec.name!r} is not usable: its plugin returned {type(loaded).__name__}"
+        raise BasisError(reason, f"it must have {' and '.join(wrong)}")
     return loaded
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, (tuple, list)) and len(shape) == 3 and all(isinstance(s, int) and s > 0 for s in shape)
+
+
+def _are_sigmas(sigmas: Any) -> bool:
+    if not isinstance(sigmas, (tuple, list)) or not all(isinstance(s, (int, float)) for s in sigmas):
+        return sigmas is None
+    return bool(sigmas) and all(0 < low < high for high, low in pairwise((math.inf, *sigmas)))

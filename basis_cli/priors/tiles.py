@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..api import AnySize, Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
+from . import contract
 from .wrapper import GrayPrior
 
 PIXELS = 2**17
@@ -55,7 +56,7 @@ class TiledPrior:
         compile_networks([self.prior])
 
     def at(self, sigma: float) -> TiledLevel:
-        return TiledLevel(self, self.prior.at(sigma))
+        return TiledLevel(self, contract.level(self.prior, sigma))
 
 
 class TiledLevel:
@@ -80,8 +81,8 @@ class TiledLevel:
     def _together(self, tiles: Tensor) -> Tensor:
         """Their scores. When they are to be differentiated they are computed again, instead of kept for all tiles."""
         if not torch.is_grad_enabled():
-            return self.level.score(tiles)
-        return checkpoint(self.level.score, tiles, use_reentrant=False)  # type: ignore[no-any-return]
+            return contract.score(self.level, tiles)
+        return checkpoint(contract.score, self.level, tiles, use_reentrant=False)  # type: ignore[no-any-return]
 
 
 class PyramidPrior:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..api import Level, Likelihood, Multiscale, Prior
 from ..compute import compile_networks
+from . import contract
 
 
 def halvings(priors: Sequence[Prior]) -> int:
@@ -26,13 +27,13 @@ class Wrapper:
         compile_networks([self.prior])
 
     def at(self, sigma: float) -> Level:
-        level = self.prior.at(sigma)
+        level = contract.level(self.prior, sigma)
         kind = _WrappedLikelihood if isinstance(level, Likelihood) else WrappedLevel
         return kind(self, level, sigma)
 
     def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
         """The score of ``x`` ``(n, c, h, w)`` at ``level``, which is that of ``sigma``."""
-        return level.score(x)
+        return contract.score(level, x)
 
 
 class WrappedLevel:
@@ -49,7 +50,7 @@ class _WrappedLikelihood(WrappedLevel):
     level: Likelihood  # type: ignore[assignment]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return self.level.log_prob(x)
+        return contract.log_prob(self.level, x)
 
 
 class GrayPrior(Wrapper):
@@ -59,7 +60,7 @@ class GrayPrior(Wrapper):
     """
 
     def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
-        gray = (x + sigma**2 * level.score(x)).mean(1, keepdim=True)
+        gray = (x + sigma**2 * contract.score(level, x)).mean(1, keepdim=True)
         return (gray - x) / sigma**2
 
 

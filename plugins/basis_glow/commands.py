@@ -129,7 +129,7 @@ def finetune_glow(
     train_set, test_set, notes = commands.splits(data, data_dir, squares)
 
     def report(text: str) -> None:
-        commands.stderr.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        commands.stderr.print(text, style="yellow", soft_wrap=True)
 
     with commands.training_progress() as callback:
         path = finetune(

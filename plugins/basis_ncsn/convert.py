@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,15 @@ from basis_cli.api import WeightsError
 from .prior import save
 from .refinenet import RefineNet
 
+WRAPPED = ("state_dict", "model_state_dict", "model")
+"""Under which names a training script may keep the state dict, beside its epoch and its optimizer."""
+PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
+"""What ``DataParallel`` and ``torch.compile`` put before each name."""
+
 
 def _state_dict(checkpoint: Path) -> dict[str, Tensor]:
-    """The network's tensors in ``checkpoint``: ``[state dict, optimizer state]`` as published, or the first alone."""
+    """The network's tensors in ``checkpoint``: ``[state dict, optimizer state]`` as published, the first alone, or as
+    others wrap it (:data:`WRAPPED`, :data:`PREFIXES`)."""
     if not checkpoint.is_file():
         raise WeightsError(f"no file {checkpoint}", "give the checkpoint.pth that the authors' code saved")
     try:
@@ -31,9 +38,14 @@ def _state_dict(checkpoint: Path) -> dict[str, Tensor]:
         raise WeightsError(f"cannot read {checkpoint}: {reason}", "is the download complete?") from error
     if isinstance(loaded, list | tuple) and loaded:
         loaded = loaded[0]
+    while isinstance(loaded, Mapping) and (inside := next((loaded[key] for key in WRAPPED if key in loaded), None)):
+        loaded = inside
     if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
         raise WeightsError(f"{checkpoint} holds no state dict", "give the checkpoint.pth that the authors' code saved")
-    return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+    state = {PREFIXES.sub("", str(name), count=1): tensor for name, tensor in loaded.items()}
+    if len(state) < len(loaded):
+        raise WeightsError(f"{checkpoint} holds several networks", "save the state dict of one of them")
+    return state
 
 
 def _network(state: dict[str, Tensor]) -> tuple[RefineNet, dict[str, int]]:

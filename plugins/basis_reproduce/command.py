@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from basis_cli.api import UsageError
 from basis_cli.cli.commands import (
@@ -22,7 +22,6 @@ from basis_cli.cli.commands import (
     Seed,
     stderr,
     stdout,
-    warnings_as_lines,
 )
 
 from . import EXPERIMENTS, Setup
@@ -60,7 +59,7 @@ def reproduce(
     pairs = [given.partition("=") for given in weights or []]
     if not all(prior and file for prior, _, file in pairs):
         raise UsageError("--weights takes PRIOR=FILE", "for example --weights glow-mnist=ladder.json")
-    with warnings_as_lines(), stderr.status(name) as status:
+    with stderr.status(Text(name)) as status:
         if quiet:
             status.stop()
         setup = Setup(
@@ -68,7 +67,7 @@ def reproduce(
             dtype.value,
             seed,
             {prior: Path(file) for prior, _, file in pairs},
-            say=lambda doing: status.update(escape(f"{name}: {doing}")),
+            say=lambda doing: status.update(Text(f"{name}: {doing}")),
         )
         record = run(name, out, full=full, setup=setup)
     if as_json:
@@ -76,7 +75,7 @@ def reproduce(
         return
     stdout.print(_table(record))
     for suffix in ("json", "png"):
-        stderr.print(f"written: {out / name}.{suffix}", highlight=False, soft_wrap=True)
+        stderr.print(f"written: {out / name}.{suffix}", soft_wrap=True)
 
 
 def _list(as_json: bool) -> None:
@@ -93,14 +92,9 @@ def _table(record: dict[str, Any]) -> Table:
     table = Table("", "published", "ours", "settings", title=f"{record['source']}: {record['summary']}")
     for row in record["rows"]:
         table.add_row(
-            *map(
-                escape,
-                (
-                    row["what"],
-                    str(shown(row["published"]) if row["published"] is None else row["published"]),
-                    shown(row["ours"], row["error"]),
-                ),
-            ),
+            row["what"],
+            str(shown(row["published"]) if row["published"] is None else row["published"]),
+            shown(row["ours"], row["error"]),
             row["settings"],
         )
     notes = [
@@ -108,6 +102,6 @@ def _table(record: dict[str, Any]) -> Table:
         *(f"left out: {line}" for line in record["left_out"]),
         record["why"],
     ]
-    table.caption = escape("\n".join(filter(None, notes)))
+    table.caption = "\n".join(filter(None, notes))
     table.caption_justify = "left"
     return table
