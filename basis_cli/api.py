@@ -160,6 +160,14 @@ class DirectModel(Protocol):
 
 
 @runtime_checkable
+class AnySizeModel(DirectModel, Protocol):
+    """A direct model of pictures of any size. Its ``shape`` is one that it learned from."""
+
+    def sized(self, size: tuple[int, int]) -> DirectModel:
+        """The model of pictures of ``(h, w)``, by the same network."""
+
+
+@runtime_checkable
 class Labelled(Protocol):
     """A direct model of ``basis sample``: what is given are classes ``y`` ``(n,)``, int64 below ``classes``."""
 

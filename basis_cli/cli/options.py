@@ -153,6 +153,15 @@ class ComputeOptions:
         return Compute(self.device, self.dtype.value, self.batch, self.compile)
 
 
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", help="A network trained for this very task answers, instead of prior and sampler."),
+]
+Refine = Annotated[
+    bool, typer.Option("--refine", help="--model's answers begin the sampler, at --sigma-max (.4), --levels (20).")
+]
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """What knows the pictures, and what the answer is compared with."""
@@ -165,9 +174,8 @@ class ModelOptions:
             "(default: separate ncsn-mnist, others ncsn-photo)",
         ),
     ] = None
-    model: Annotated[
-        str | None, typer.Option(help="A network trained for this very task answers, instead of prior and sampler.")
-    ] = None
+    model: ModelName = None
+    refine: Refine = False
     weights: Weights = None
     reference: Annotated[
         list[Path] | None,
