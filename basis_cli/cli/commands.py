@@ -124,7 +124,7 @@ class TrainingOptions:
         typer.Option(min=1, help="Stop after so many measurements without a better one, and keep the best weights."),
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same run.")] = 0
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False
 
     def settings(self, flip: bool, **more: Any) -> "Settings":

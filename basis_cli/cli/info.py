@@ -170,6 +170,7 @@ def doctor(as_json: AsJson = False) -> None:
         "python": f"{platform.python_version()} ({sys.executable})",
         "torch": torch.__version__,
         "cuda devices": ", ".join(cuda) or "none",
+        "apple gpu": "yes" if torch.backends.mps.is_available() else "none",
         "cpu": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
     for package in ("numpy", "pillow", "pluggy", "safetensors", "typer", "accelerate", "matplotlib", "torchmetrics"):

@@ -85,7 +85,7 @@ DataNames = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda, cuda:N, or mps (an Apple GPU).")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
 Batch = Annotated[
     int | None, typer.Option(help="Pictures worked on at once. (default: what is fast and fits into memory)")

@@ -62,7 +62,7 @@ class Statistics:
     @classmethod
     def of(cls, features: Tensor) -> Statistics:
         """Those of ``features`` ``(n, d)``, n at least 2."""
-        features = features.double().cpu()
+        features = features.cpu().double()
         return cls(features.mean(0), features.T.cov(), len(features))
 
 
@@ -77,7 +77,7 @@ def features_of(network: nn.Module, pictures: Tensor, batch: int = 250) -> tuple
     found = []
     for part in pictures.split(batch):
         levels = part if part.dtype == torch.uint8 else part.clamp(0, 1).mul(255).round()
-        found.append([each.double().cpu() for each in network(levels.to(device).float() / 255)])
+        found.append([each.cpu().double() for each in network(levels.to(device).float() / 255)])
     logits, features = map(torch.cat, zip(*found, strict=True))
     return logits, features
 
@@ -92,7 +92,7 @@ def frechet_distance(features: Tensor, reference: Statistics) -> float:
     fid.real_features_num_samples += n
     fid.real_features_sum += n * mean
     fid.real_features_cov_sum += (n - 1) * reference.covariance + n * mean.outer(mean)
-    fid.update(features.double().cpu(), real=False)
+    fid.update(features.cpu().double(), real=False)
     return float(fid.compute())
 
 
@@ -103,7 +103,7 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
         warnings.simplefilter("ignore", UserWarning)  # that it keeps the logits of all pictures
         torch.manual_seed(0)  # it shuffles them
         score = module.InceptionScore(nn.Identity(), splits=min(splits, len(logits)))
-        score.update(logits.double().cpu())
+        score.update(logits.cpu().double())
         mean, deviation = score.compute()
     return float(mean), float(deviation)
 
