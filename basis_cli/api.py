@@ -9,9 +9,11 @@ first asked for, so ask at the head of a module that itself imports torch, and i
   (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
 * ``weights``, ``prior_spec``, ``load_prior``: verified files of weights, and the priors of all plugins, by name;
   ``resolve``: what a spec's ``"module:function"`` names.
+* ``DenoiserPrior``: a prior from a denoiser of another library.
 * ``samplers``, ``operators``, ``write_sheet``: to draw samples of a prior while it learns, to write a sampler.
 * ``Task``, ``Damage``, ``FitOption``: a verb of one's own and its evaluation. Light.
 * ``Compute``, ``tasks``, ``posterior``, ``datasets``, ``protocols``, ``likelihood``, ``features``: to run, to measure.
+* ``soundness``: whether a prior is sound, for its tests (:mod:`basis_cli.evaluation.soundness`).
 * ``bits_per_dim``: likelihoods in the field's unit. ``atomically``: files written whole or not at all.
 """
 
@@ -50,9 +52,11 @@ if TYPE_CHECKING:
     from .evaluation import features as features
     from .evaluation import likelihood as likelihood
     from .evaluation import protocols as protocols
+    from .evaluation import soundness as soundness
     from .plugins import prior_spec as prior_spec
     from .plugins import resolve as resolve
     from .posterior.ranking import bits_per_dim as bits_per_dim
+    from .priors import DenoiserPrior as DenoiserPrior
     from .priors import load_prior as load_prior
     from .tasks.base import Damage as Damage
     from .tasks.base import FitOption as FitOption
@@ -60,11 +64,12 @@ if TYPE_CHECKING:
 
 _MODULES = {name: name for name in ("checkpoint", "operators", "posterior", "samplers", "tasks", "training", "weights")}
 _MODULES |= {"commands": "cli.commands", "datasets": "data.datasets"}
-_MODULES |= {name: f"evaluation.{name}" for name in ("features", "likelihood", "protocols")}
+_MODULES |= {name: f"evaluation.{name}" for name in ("features", "likelihood", "protocols", "soundness")}
 _HOMES = {
     "Compute": "compute",
     "Damage": "tasks.base",
     "Dataset": "data.datasets",
+    "DenoiserPrior": "priors",
     "FitOption": "tasks.base",
     "Task": "tasks.base",
     "atomically": "data.files",
@@ -152,6 +157,14 @@ class DirectModel(Protocol):
 
         With an argument ``temperature`` it takes that of the command, 1 being what it has learned.
         """
+
+
+@runtime_checkable
+class AnySizeModel(DirectModel, Protocol):
+    """A direct model of pictures of any size. Its ``shape`` is one that it learned from."""
+
+    def sized(self, size: tuple[int, int]) -> DirectModel:
+        """The model of pictures of ``(h, w)``, by the same network."""
 
 
 @runtime_checkable

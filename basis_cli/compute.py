@@ -18,9 +18,9 @@ class Compute:
     """Where a run computes and how, apart from what it computes."""
 
     device: str = "auto"
-    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    """``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N``, or ``mps``, an Apple GPU."""
     dtype: str = "auto"
-    """``float32``, ``bfloat16`` (networks only; samples stay float32) or ``auto``: bfloat16 on CUDA."""
+    """``float32``, ``bfloat16`` (networks only; samples stay float32; not on ``mps``) or ``auto``: bfloat16 on CUDA."""
     batch: int | None = None
     """Pictures (inputs times samples) worked on at once; ``None``: as many as are fast and fit into memory. A picture
     does not depend on it."""
@@ -30,6 +30,8 @@ class Compute:
     def __post_init__(self) -> None:
         if self.batch is not None and not self.batch > 0:
             raise UsageError(f"batch must be greater than 0, not {self.batch}")
+        if self.device.startswith("mps") and self.dtype == "bfloat16":
+            raise UsageError("Apple GPUs compute in float32 here", "leave out --dtype")
 
     @property
     def place(self) -> torch.device:
@@ -52,16 +54,18 @@ def choose_device(name: str = "auto") -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU; anything else is taken at its word.
 
     Raises:
-        UsageError: not a device, or CUDA asked for and not there (never silently the CPU).
+        UsageError: not a device, or one that was asked for and is not there (never silently the CPU).
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"no device is called {name!r}", "use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not supported", "use auto, cpu, cuda or cuda:N")
+        raise UsageError(f"no device is called {name!r}", "use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {name!r} is not supported", "use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"{name} was asked for, but torch sees no Apple GPU", "--device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"{name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices", "--device cpu"
@@ -70,10 +74,13 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for it: CPUs without them take fifty times as long as in float32."""
+    """Whether ``device`` has instructions for it: CPUs without them take fifty times as long as in float32.
+
+    Apple GPUs do or do not, by their age and their system's: taken for no.
+    """
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     names = ("amx_bf16", "avx512_bf16", "arm_bf16", "bf16")
-    return device.type != "cpu" or any(capabilities.get(name) for name in names)
+    return device.type == "cuda" or (device.type == "cpu" and any(capabilities.get(name) for name in names))
 
 
 def precision(device: torch.device, dtype: str) -> torch.autocast:

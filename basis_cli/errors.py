@@ -52,7 +52,8 @@ class WeightsError(BasisError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch has an exception for it on CUDA, and words on CPUs and in libraries."""
-    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "failed to map segment", "Cannot allocate")
+    """Whether memory ran out; torch has an exception for it on CUDA, and words elsewhere."""
+    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "MPS backend out of memory")
+    words += ("failed to map segment", "Cannot allocate memory")
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(word in str(error) for word in words)

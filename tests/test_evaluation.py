@@ -284,3 +284,13 @@ def test_data_sets_that_do_not_fit_the_components():
     for data in ([gray, colour], [gray] * 3):
         with pytest.raises(UsageError, match="data sets for 2 components"):
             protocols.evaluate_separation(data, [prior, prior], pairs=2)
+
+
+def test_best_of_several_samples_per_value_and_per_picture():
+    truth = torch.zeros(2, 1, 1, 2)
+    samples = torch.tensor([[0.3, 0.1], [0.0, 0.4]]).view(1, 2, 1, 1, 2).expand(2, -1, -1, -1, -1)
+    found = metrics.best_of(samples, truth)
+    assert found["one"]["mse"] == pytest.approx((0.09 + 0.01) / 2)
+    assert found["best picture"]["rms"] == pytest.approx((0.1 / 2) ** 0.5)
+    assert found["best value"]["rms"] == pytest.approx((0.01 / 2) ** 0.5)
+    assert found["variance"]["mean"] == pytest.approx((0.15**2 + 0.15**2) / 2)

@@ -6,7 +6,7 @@ does not know their names.
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -44,6 +44,10 @@ class Optimizer(str, Enum):
 
 
 Data = Annotated[str, typer.Option(help="mnist, cifar10, lsun:CATEGORY, or a folder of pictures.")]
+DataSets = Annotated[
+    list[str],
+    typer.Option("--data", help="mnist, cifar10, lsun:CATEGORY, or a folder of pictures; several are one data set."),
+]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for weights, state, metrics, samples.")]
 Steps = Annotated[int, typer.Option(min=1, help="Batches to train on.")]
@@ -119,7 +123,7 @@ class TrainingOptions:
         typer.Option(min=1, help="Stop after so many measurements without a better one, and keep the best weights."),
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same run.")] = 0
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False
 
     def settings(self, flip: bool, **more: Any) -> "Settings":
@@ -187,22 +191,25 @@ def whole_numbers(text: str, option: str = "--widths") -> tuple[int, ...]:
 
 
 def splits(
-    name: str, folder: Path | None, squares: SquareOptions | None = None
+    names: str | Sequence[str], folder: Path | None, squares: SquareOptions | None = None
 ) -> "tuple[Dataset, Dataset, dict[str, str]]":
-    """Train and test split of the data set called ``name``, and notes on its making for a file of weights.
+    """Train and test split of the data sets called ``names``, as one, and notes on its making for a file of weights.
 
     Raises:
         UsageError: accelerate, which training needs, is missing; or there is no such data set.
         InputError: its files are missing or damaged.
     """
-    from ..data.datasets import load_dataset
+    from ..data.datasets import joined, load_dataset
     from ..training import check_accelerate
+
+    names = [names] if isinstance(names, str) else names
 
     check_accelerate()  # before pictures are read, which may take long
     train_set, test_set = (
-        load_dataset(name, split, folder, squares.of(split) if squares else None) for split in ("train", "test")
+        joined([load_dataset(name, split, folder, squares.of(split) if squares else None) for name in names])
+        for split in ("train", "test")
     )
     if squares and squares.random_crop not in (None, train_set.shape[1]):
-        raise UsageError(f"--random-crop is for folders and LSUN, not for {name}")
+        raise UsageError(f"--random-crop is for folders and LSUN, not for {train_set.name}")
     source = f"{train_set.name}, train split, {len(train_set.images)} pictures"
     return train_set, test_set, {"data": source, "command": command_line(sys.argv[1:])}

@@ -19,9 +19,11 @@ from .options import (
     DataDir,
     DataNames,
     Device,
+    ModelName,
     PriorName,
     PriorNames,
     Quiet,
+    Refine,
     SampleOptions,
     SamplerOptions,
     Seed,
@@ -140,7 +142,11 @@ class RestorationOptions:
     data: Data = "cifar10"
     data_dir: DataDir = None
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000
-    samples: Annotated[int, typer.Option(min=1, help="Samples of each; their mean is measured too.")] = 1
+    samples: Annotated[
+        int, typer.Option(min=1, help="Samples of each; their mean and the best of them are measured too.")
+    ] = 1
+    model: ModelName = None
+    refine: Refine = False
     weights: Weights = None
     inception: InceptionOption = None
     sheet: SheetOption = None
@@ -154,17 +160,30 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
 
     def run(options: RestorationOptions, damage: Damage, sampler: SamplerOptions, compute: ComputeOptions) -> None:
         from ..evaluation.protocols import evaluate_restoration
-        from .job import load_pictures, load_priors
+        from .job import load_model, load_pictures, load_priors
 
         where, task = compute.compute(), damage.task()
-        (prior,), hashes = load_priors(task, [options.prior], options.weights, where)
-        test = load_pictures(options.data, "test", options.data_dir, prior.shape)
+        prior, model, by = None, None, {}
+        hashes: dict[str, str] = {}
+        if options.model:
+            model, hashes = load_model(task, options.model, options.weights, where)
+            by["model"] = options.model
+        elif options.refine:
+            raise UsageError("--refine begins with the answers of a model", "--model NAME")
+        if not model or options.refine:
+            given = None if model else options.weights
+            (prior,), more = load_priors(task, [options.prior], given, where)
+            by["prior"], hashes = options.prior, hashes | more
+        shape: Any = getattr(model or prior, "shape", None)
+        test = load_pictures(options.data, "test", options.data_dir, shape)
         realism = _realism(test, options.data, options.inception, options.data_dir, where)
         with sampling_progress(options.quiet) as watch:
             result = evaluate_restoration(
                 test,
                 prior,
                 task,
+                model=model,
+                name=options.model or "",
                 pictures=options.pictures,
                 samples=options.samples,
                 sampling=sampler.sampling(),
@@ -173,9 +192,11 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
                 sheet=options.sheet,
                 watch=watch,
             )
-        result = {"prior": options.prior, "weights_sha256": hashes} | result
+        result = by | {"weights_sha256": hashes} | result
         title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
-        show(result, options.as_json, _quality_table(result, title))
+        tables = [_quality_table(result, title)]
+        tables += [_best_table(result["best_of"], options.samples)] if "best_of" in result else []
+        show(result, options.as_json, *tables)
 
     run.__annotations__["damage"] = kind.damage
     run.__doc__ = kind.damage.__doc__
@@ -241,7 +262,17 @@ def _quality_table(result: dict[str, Any], title: str) -> Table:
             cells[names.index("psnr")] += f" ± {found['psnr_standard_error']:.2f}"
         table.add_row(row, *cells)
     off = f"; residual {result['residual_8bit_rms']:.2f} of 255 levels" if "residual_8bit_rms" in result else ""
-    table.caption = f"{result['settings']['sampler']}, {result['seconds']:.0f} s{off}"
+    by = result["settings"].get("sampler") or result["settings"].get("model")
+    table.caption = f"{by}, {result['seconds']:.0f} s{off}"
+    return table
+
+
+def _best_table(found: dict[str, dict[str, float]], samples: int) -> Table:
+    table = Table("", "RMS x 100", "MSE x 1000", title=f"error of {samples} samples", title_justify="left")
+    for row in ("baseline", "one", "best value", "best picture"):
+        rms, error, mse = (found[row][name] for name in ("rms", "standard_error", "mse"))
+        table.add_row(row, f"{100 * rms:.2f} ± {100 * error:.2f}", f"{1000 * mse:.2f}")
+    table.caption = f"variance over the samples: {10_000 * found['variance']['mean']:.1f} / 10,000"
     return table
 
 

@@ -7,14 +7,17 @@ import platform
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from .. import __version__, plugins, weights
 from ..errors import BasisError
-from .output import show, stdout
+from .options import DataDir, Device
+from .output import show, stderr, stdout
 
 priors_app = typer.Typer(no_args_is_help=True, help="The priors that can be used.")
 plugins_app = typer.Typer(no_args_is_help=True, help="The plugins that were found.")
@@ -62,6 +65,49 @@ def priors_info(name: str, as_json: AsJson = False) -> None:
     for key, value in about.items():
         table.add_row(key, "any, or those of its weights" if key == "sigmas" and value is None else str(value))
     show(about, as_json, table)
+
+
+@priors_app.command("check")
+def priors_check(
+    name: str,
+    weights_path: Annotated[Path | None, typer.Option("--weights", help="A weights file of your own.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures that it models: mnist, cifar10, lsun:CATEGORY, or a folder. (default: it draws some)"
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many pictures.")] = 8,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a prior is sound, and if not, which mistake it is. Exit 1 if it is not.
+
+    With pictures that it models (--data) range and noise scale are checked as well.
+    """
+    from ..compute import choose_device
+    from ..evaluation.soundness import check, separation_seconds
+    from ..priors import load_prior
+    from .job import load_pictures
+
+    where = choose_device(device)
+    prior = load_prior(name, weights_path=weights_path, device=where)
+    pictures = load_pictures(data, "test", data_dir, prior.shape)[:count] if data else None
+    found = check(prior, pictures, count=count, device=where)
+    seconds = separation_seconds(prior, found)
+    table = Table("check", "measured", "expected", "", box=None, pad_edge=False)
+    for finding in found.findings:
+        table.add_row(finding.what, finding.measured, finding.expected, "" if finding.sound else Text("unsound", "red"))
+    cost = (
+        "" if seconds is None else f"{found.milliseconds:.3g} ms and {found.bytes:,} bytes a picture and evaluation; "
+    )
+    cost += "" if seconds is None else f"a separation into two takes about {seconds:.3g} s"
+    show({"prior": name} | found.as_record() | {"separation_seconds": seconds}, as_json, table, cost, found.verdict)
+    if not found.sound:
+        if not data:
+            stderr.print("--data with pictures that it models says more", style="dim")
+        raise typer.Exit(1)
 
 
 def samplers(as_json: AsJson = False) -> None:
@@ -124,6 +170,7 @@ def doctor(as_json: AsJson = False) -> None:
         "python": f"{platform.python_version()} ({sys.executable})",
         "torch": torch.__version__,
         "cuda devices": ", ".join(cuda) or "none",
+        "apple gpu": "yes" if torch.backends.mps.is_available() else "none",
         "cpu": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
     for package in ("numpy", "pillow", "pluggy", "safetensors", "typer", "accelerate", "matplotlib", "torchmetrics"):

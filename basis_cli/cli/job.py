@@ -103,14 +103,15 @@ class Job:
         self.begun: list[list[str]] = []
         self.to_do: list[tuple[str, str]] = []
         self._check()
-        if not model.model:
-            self.sampling = sampling.over(task.defaults)
+        self._settle()
         self._warn()
 
     @property
     def about(self) -> dict[str, Any]:
         """What every record says."""
-        by = {"model": self.model.model} if self.model.model else {"prior": self.model.prior or [self.task.prior]}
+        by: dict[str, Any] = {"model": self.model.model} if self.model.model else {}
+        if self.model.refine or not by:
+            by["prior"] = self.model.prior or [self.task.prior]
         return {"basis": __version__, "task": self.task.name} | by | {"weights_sha256": self.hashes}
 
     def _files(self, base: Path) -> list[Path]:
@@ -168,20 +169,31 @@ class Job:
         self.tiles.check()
         if self.model.model and self.tiles.tile:
             raise UsageError("a direct model answers pictures of its own size only", "leave out --tile")
-        if self.model.model and self.model.prior:
-            raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --model")
-        if self.model.model:
+        if self.model.refine and not self.model.model:
+            raise UsageError("--refine begins with the answers of a model", "--model NAME")
+        if self.model.model and not self.model.refine:
+            if self.model.prior:
+                raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --refine")
             self.sampling.of_model()
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.several.samples < 2:
             raise UsageError("--uncertainty compares samples", "--samples 10")
 
+    def _settle(self) -> None:
+        """Set what was left to the task; a direct model alone has no sampler."""
+        from ..posterior import refining
+
+        if self.model.refine:
+            self.sampling = refining(self.sampling, self.task.defaults)
+        elif not self.model.model:
+            self.sampling = self.sampling.over(self.task.defaults)
+
     def _warn(self) -> None:
         """Say so if the spread of the samples is not the posterior's."""
         from ..plugins import sampler_spec
 
-        if not self.output.uncertainty or self.model.model:
+        if not self.output.uncertainty or self.sampling.sampler is None:
             return
         spec = sampler_spec(str(self.sampling.sampler))
         cold = self.sampling.temperature is not None and self.sampling.temperature < 1
@@ -204,9 +216,11 @@ class Job:
     def _do(self) -> None:
         if self.model.model:
             self.direct, self.hashes = load_model(self.task, self.model.model, self.model.weights, self.compute)
-        else:
-            self.priors, self.hashes = load_priors(self.task, self.model.prior, self.model.weights, self.compute)
-        shape, self.larger = (self.direct.shape, False) if self.direct else self.task.least(self.priors)
+        if self.model.refine or not self.direct:
+            given = None if self.direct else self.model.weights
+            self.priors, hashes = load_priors(self.task, self.model.prior, given, self.compute)
+            self.hashes |= hashes
+        shape, self.larger = self.task.least([self.direct, *self.priors] if self.direct else self.priors)
         if self.tiles.tile:
             shape, self.larger = self.priors[0].shape, True
         self.task.check(shape, self.larger)
@@ -234,11 +248,10 @@ class Job:
         self._finish()
 
     def _posterior(self, task: Task, seen: tuple[int, int], gray: bool) -> Posterior:
-        from ..posterior import Direct
         from ..priors.tiles import tiled
 
         if self.direct:
-            return Direct(self.direct, task.operator(self.direct.shape), str(self.model.model), self.sampling)
+            return task.directed(self.direct, seen, self.sampling, str(self.model.model), self.priors)
         priors = self.priors
         if self.tiles.tile:
             priors = tiled(priors, task.size(seen), self.tiles.overlap, self.tiles.pyramid)

@@ -85,7 +85,7 @@ DataNames = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda, cuda:N, or mps (an Apple GPU).")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
 Batch = Annotated[
     int | None, typer.Option(help="Pictures worked on at once. (default: what is fast and fits into memory)")
@@ -153,6 +153,15 @@ class ComputeOptions:
         return Compute(self.device, self.dtype.value, self.batch, self.compile)
 
 
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", help="A network trained for this very task answers, instead of prior and sampler."),
+]
+Refine = Annotated[
+    bool, typer.Option("--refine", help="--model's answers begin the sampler, at --sigma-max (.4), --levels (20).")
+]
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """What knows the pictures, and what the answer is compared with."""
@@ -165,9 +174,8 @@ class ModelOptions:
             "(default: separate ncsn-mnist, others ncsn-photo)",
         ),
     ] = None
-    model: Annotated[
-        str | None, typer.Option(help="A network trained for this very task answers, instead of prior and sampler.")
-    ] = None
+    model: ModelName = None
+    refine: Refine = False
     weights: Weights = None
     reference: Annotated[
         list[Path] | None,

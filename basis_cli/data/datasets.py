@@ -232,6 +232,23 @@ def load_dataset(name: str, split: str, data_dir: Path | None = None, squares: S
     raise InputError(f"{name}'s files are not in {root}", f"put there {files}")
 
 
+def joined(data: Sequence[Dataset]) -> Dataset:
+    """Several data sets as one, of one class, shuffled so that its first pictures are of all.
+
+    Raises:
+        UsageError: pictures of different shapes.
+    """
+    if len(data) == 1:
+        return data[0]
+    if len({each.shape for each in data}) > 1:
+        shapes = ", ".join(f"{each.name} {each.shape}" for each in data)
+        raise UsageError(f"pictures of different shapes: {shapes}", "--size makes those of folders alike")
+    pictures = np.concatenate([each.images for each in data])
+    order = np.random.default_rng(0).permutation(len(pictures))
+    name = " + ".join(each.name for each in data)
+    return Dataset(name, data[0].split, pictures[order], np.zeros(len(pictures), np.uint8))
+
+
 PROTOCOLS = ("class-agnostic", "class-split")
 
 

@@ -73,7 +73,7 @@ def speed(
     return {
         "basis": __version__,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "k": k,
         "count": count,
@@ -171,7 +171,7 @@ class _Run:
 
 
 class _Clock(Wrapper):
-    """A prior that adds up the seconds in its scores. On CUDA it waits for the device around each, which costs time."""
+    """A prior that adds up the seconds in its scores. On a GPU it waits for the device around each: that costs time."""
 
     def __init__(self, prior: Prior, device: torch.device):
         super().__init__(prior)
@@ -184,6 +184,8 @@ class _Clock(Wrapper):
     def now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
     def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
@@ -206,7 +208,7 @@ def _forget_peak(device: torch.device) -> bool:
 
 
 def _peak(device: torch.device) -> int:
-    """Most bytes in use since :func:`_forget_peak`: by torch on CUDA, by the whole process on a CPU."""
+    """Most bytes in use since :func:`_forget_peak`: by torch on CUDA, else by the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -116,7 +116,7 @@ def _bits_per_dim(level: Level, x: Tensor) -> dict[str, float]:
     """Mean and standard error over pictures ``x`` ``(n, c, h, w)``."""
     if not isinstance(level, Likelihood):
         raise UsageError("this prior gives scores but no likelihood", "choose a Glow or a toy prior")
-    parts = [bits_per_dim(level.log_prob(part), x[0].numel()).double() for part in x.split(100)]
+    parts = [bits_per_dim(level.log_prob(part), x[0].numel()).cpu().double() for part in x.split(100)]
     bits = torch.cat(parts)
     return {"mean": float(bits.mean()), "standard_error": float(bits.std() / len(bits) ** 0.5)}
 
@@ -143,7 +143,7 @@ def evaluate_gradients(
     for sigma in sigmas:
         level = prior.at(sigma)
         scores = torch.cat([level.score(part) for part in (x + sigma * noise).split(100)])
-        norms = sigma * scores.double().flatten(1).norm(dim=1)
+        norms = sigma * scores.cpu().double().flatten(1).norm(dim=1)
         rows.append(
             {
                 "sigma": sigma,

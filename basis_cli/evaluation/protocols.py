@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import AnySize, Prior
+from ..api import AnySize, DirectModel, Prior
 from ..compute import Compute
 from ..data import images
 from ..data.datasets import Dataset, mixture_indices, one_of_each
 from ..errors import UsageError
-from ..posterior import Sampling, drawn, ordering, ranking
+from ..posterior import Posterior, Sampling, drawn, ordering, ranking
 from ..posterior.runner import corrected
 from ..samplers import Watch, unwatched
 from ..samplers.noise import image_seed
@@ -175,12 +175,17 @@ def of_shape(prior: Prior, name: str, pictures: Tensor) -> Prior:
     Raises:
         UsageError: it models pictures of another shape.
     """
-    c, h, w = shape = tuple(pictures.shape[-3:])
+    c, h, w = pictures.shape[-3:]
     if isinstance(prior, AnySize) and c == prior.shape[0]:
         return prior.sized((h, w))
-    if shape != tuple(prior.shape):
-        raise UsageError(f"the prior models pictures of shape {tuple(prior.shape)}, but {name}'s have {shape}")
+    _same_shape(prior.shape, name, pictures)
     return prior
+
+
+def _same_shape(modelled: tuple[int, ...], name: str, pictures: Tensor) -> None:
+    shape = tuple(pictures.shape[-3:])
+    if shape != tuple(modelled):
+        raise UsageError(f"the prior models pictures of shape {tuple(modelled)}, but {name}'s have {shape}")
 
 
 def _ready(sheet: Path | None, judged: bool) -> None:
@@ -219,9 +224,11 @@ def _compared(truth: Tensor, realism: metrics.Realism | None, **answers: Tensor)
 
 def evaluate_restoration(
     data: Dataset,
-    prior: Prior,
+    prior: Prior | None,
     task: Task,
     *,
+    model: DirectModel | None = None,
+    name: str = "",
     pictures: int = 1000,
     samples: int = 1,
     sampling: Sampling | None = None,
@@ -233,29 +240,38 @@ def evaluate_restoration(
     """Damage the first ``pictures`` of ``data``, undo it by ``task`` with ``prior``, and compare with doing it without.
 
     What is observed is rounded to 8 bits, as a file would be. ``sheet`` is a PNG file to write the first pictures to:
-    each a column of what was observed, the baseline, up to three samples, truth.
+    each a column of what was observed, the baseline, up to three samples, truth. A direct ``model`` called ``name``
+    answers in place of a prior, or with one is refined by it.
 
     Returns:
         ``quality``: :func:`quality` of the ``baseline``, of ``one sample``, of the mean of all samples if there are
-        several, and of the truth itself; ``residual_8bit_rms``; then how it was done.
+        several, and of the truth itself; with several ``best_of``: :func:`~.metrics.best_of`, and of the baseline;
+        ``residual_8bit_rms``; then how it was done.
 
     Raises:
-        UsageError: the prior models pictures of another shape.
+        UsageError: the prior or the model is of pictures of another shape.
     """
-    truth = data[:pictures]
-    prior = of_shape(prior, data.name, truth)
+    truth, sampling = data[:pictures], sampling or Sampling()
+    priors = [] if prior is None else [of_shape(prior, data.name, truth)]
     _ready(sheet, judged=True)
-    posterior, seed = task.posterior([prior], sampling or Sampling()), (sampling or Sampling()).seed
+    posterior: Posterior
+    if model is None:
+        posterior = task.posterior(priors, sampling)
+    else:
+        posterior = task.directed(model, (truth.shape[-2], truth.shape[-1]), sampling, name, priors)
+        _same_shape(posterior.shape, data.name, truth)
     y = (posterior.operator(truth[None]) * 255).round() / 255
     compute = compute or Compute()
-    result = drawn(posterior, y, _seeds(seed, len(y), samples), compute=compute, rank=False, watch=watch)
+    result = drawn(posterior, y, _seeds(sampling.seed, len(y), samples), compute=compute, rank=False, watch=watch)
     repeated = y.repeat_interleave(samples, dim=0)
     x = corrected(posterior, torch.stack([one.x for one in result.ranked], dim=1).flatten(1, 2), repeated)
     off = ordering.residual(posterior.operator(x), repeated)
     several = x[0].unflatten(0, (len(y), samples))
-    found = {"baseline": task.baseline(y, prior.shape), "one sample": several[:, 0]}
+    found, best = {"baseline": task.baseline(y, posterior.shape), "one sample": several[:, 0]}, {}
     if samples > 1:
         found[f"mean of {samples}"] = several.mean(1)
+        best = {"best_of": metrics.best_of(several, truth)}
+        best["best_of"]["baseline"] = metrics.best_of(found["baseline"][:, None], truth)["one"]
     if sheet:
         _write_sheet(sheet, y, found["baseline"], *several[:, :3].unbind(1), truth)
     return {
@@ -265,6 +281,7 @@ def evaluate_restoration(
         "split": data.split,
         "pictures": len(y),
         "quality": _compared(truth, realism, **found),
+        **best,
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
         "seconds": result.seconds,

@@ -87,7 +87,7 @@ class Constant:
         """With the type of ``x``, on its device."""
         key = x.dtype, x.device
         if key not in self._copies:
-            self._copies[key] = self.values.to(x.device, x.dtype)
+            self._copies[key] = self.values.to(x.dtype).to(x.device)  # Apple GPUs have no float64
         return self._copies[key]
 
 

@@ -5,6 +5,7 @@ from .base import Result as Result
 from .direct import Direct as Direct
 from .frames import Frames as Frames
 from .guided import Guided as Guided
+from .guided import refining as refining
 from .resume import SavedState as SavedState
 from .runner import answers as answers
 from .runner import drawn as drawn

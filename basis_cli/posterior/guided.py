@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,9 @@ from ..errors import UsageError
 from ..operators import Mixture, Operator
 from ..priors import contract
 from ..priors.wrapper import Wrapper
-from ..samplers import Watch, built_in, check_finite, unwatched
+from ..samplers import Descent, PerImageNoise, Watch, built_in, check_finite, descend, unwatched
 from . import memory, ranking
+from .direct import Direct
 from .resume import SavedState
 from .settings import Sampling
 
@@ -27,16 +29,21 @@ from .settings import Sampling
 class Guided:
     """The posterior of ``operator``'s pictures under ``priors``, one for each, drawn as ``sampling`` says.
 
+    With ``start`` the sampler begins at what that draws, with noise of the first level, by :func:`refining` a middle
+    one: amortized answers, then a few steps of the posterior.
+
     Raises:
         UsageError: not a prior for each picture; a setting that the sampler does not have.
         UnknownPriorError: no such sampler.
     """
 
-    def __init__(self, priors: Sequence[Prior], operator: Operator, sampling: Sampling):
+    def __init__(self, priors: Sequence[Prior], operator: Operator, sampling: Sampling, start: Direct | None = None):
         if len(priors) != operator.k:
             raise UsageError(f"{len(priors)} priors for {operator.k} pictures", "one for each")
         self.priors, self.operator, self.sampling = list(priors), operator, sampling
-        self.shape = priors[0].shape
+        self.shape, self.start = priors[0].shape, start
+        if start and tuple(start.shape) != tuple(self.shape):
+            raise UsageError(f"the model answers pictures of {start.shape}, the prior models {self.shape}", "--prior")
         self.options = sampling.options(priors)
         self._draw = plugins.sampler(str(sampling.sampler))
         self._counter = torch.zeros((), dtype=torch.int64)
@@ -66,13 +73,16 @@ class Guided:
             UsageError: the sampler cannot go on from ``saved``, or does not know the operator.
             NotFiniteError: a sample is NaN or infinite.
         """
-        if saved and "descent" not in inspect.signature(self._draw).parameters:
-            raise UsageError(f"the sampler {self.sampling.sampler!r} cannot be resumed", "leave out --resume")
+        if (saved or self.start) and "descent" not in inspect.signature(self._draw).parameters:
+            what, hint = ("resumed", "leave out --resume") if saved else ("begun elsewhere", "leave out --refine")
+            raise UsageError(f"the sampler {self.sampling.sampler!r} cannot be {what}", hint)
         evaluated = self._counter = torch.zeros((), dtype=torch.int64, device=y.device)
-        resumable = {"descent": partial(saved.descent, evaluated)} if saved else {}
+        descent: dict[str, Descent] = {"descent": partial(saved.descent, evaluated)} if saved else {}
+        if self.start:
+            descent["descent"] = partial(_from, self.start.sample(y, seeds), descent.get("descent", descend))
         what = f"the sampler {self.sampling.sampler!r}"
         with contract.blamed(what) if self.sampling.sampler not in built_in() else nullcontext():
-            x = self._draw(self._counted(), self.operator, y, seeds=seeds, watch=watch, **resumable, **self.options)
+            x = self._draw(self._counted(), self.operator, y, seeds=seeds, watch=watch, **descent, **self.options)
         x = contract.checked(x, (self.operator.k, len(y), *self.shape), y.device, f"the answer of {what}")
         check_finite(x, 0.0)
         return x
@@ -104,7 +114,26 @@ class Guided:
     def described(self) -> dict[str, Any]:
         """Every setting, for a record."""
         alpha = {"alpha": self.operator.alpha} if isinstance(self.operator, Mixture) else {}
-        return self.sampling.described(self.priors) | alpha
+        start = {"start": self.start.described()} if self.start else {}
+        return self.sampling.described(self.priors) | alpha | start
+
+
+MIDDLE, FEW = 0.4, 20
+"""Noise level at which :func:`refining` begins, which leaves the colours of large things, and how many there are."""
+
+
+def refining(sampling: Sampling, defaults: Mapping[str, Any]) -> Sampling:
+    """``sampling`` over a task's ``defaults``, but from a middle noise level on."""
+    middle = replace(sampling, sigma_max=sampling.sigma_max or MIDDLE, levels=sampling.levels or FEW)
+    return middle.over(defaults)
+
+
+def _from(
+    start: Tensor, descent: Descent, sigmas: Sequence[float], x: Tensor, noise: PerImageNoise
+) -> Iterable[tuple[int, float]]:
+    """As ``descent``, from ``start`` with noise of the first level."""
+    x.copy_(start + sigmas[0] * noise.normal(tuple(x.shape)))
+    return descent(sigmas, x, noise)
 
 
 class _Counted(Wrapper):

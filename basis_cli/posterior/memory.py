@@ -26,9 +26,10 @@ def batch_size(priors: Sequence[Prior], count: int, device: torch.device) -> int
     """How many of ``count`` pictures to work on at once, each with one component for every prior.
 
     On CUDA as many as take half of the free memory, by a measured evaluation: samplers keep some tensors of their own,
-    and differentiating a network takes more. The batches are made about equal.
+    and differentiating a network takes more. Apple GPUs, whose memory tells less about itself, are taken for CPUs.
+    The batches are made about equal.
     """
-    if device.type == "cpu":
+    if device.type != "cuda":
         most = CPU_PIXELS // (len(priors) * math.prod(priors[0].shape[1:]))
     else:
         try:

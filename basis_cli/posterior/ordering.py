@@ -28,7 +28,7 @@ def assignment(scores: Tensor, kinds: Sequence[Hashable]) -> list[int]:
     order = list(range(len(kinds)))
     for kind in set(kinds):
         members = [i for i, other in enumerate(kinds) if other == kind]
-        _, columns = linear_sum_assignment(scores[members][:, members].double().cpu().numpy(), maximize=True)
+        _, columns = linear_sum_assignment(scores[members][:, members].cpu().double().numpy(), maximize=True)
         for target, column in zip(members, columns, strict=True):
             order[target] = members[column]
     return order

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..api import AnySize, Level, Prior
+from ..api import AnySize, AnySizeModel, DirectModel, Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
 from . import contract
@@ -186,9 +186,9 @@ def tiled(priors: Sequence[Prior], size: tuple[int, int], overlap: int | None, p
     return [made[id(prior)] for prior in priors]
 
 
-def any_size(priors: Sequence[Prior]) -> bool:
+def any_size(by: Sequence[Prior | DirectModel]) -> bool:
     """Whether they take pictures of any size."""
-    return all(isinstance(prior, AnySize) for prior in priors)
+    return all(isinstance(one, (AnySize, AnySizeModel)) for one in by)
 
 
 def sized(prior: AnySize, size: tuple[int, int]) -> Prior:

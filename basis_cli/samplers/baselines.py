@@ -94,7 +94,7 @@ def _dealt(operator: Operator, y: Tensor, atoms: np.ndarray, owner: np.ndarray, 
     if not isinstance(operator, Mixture) or min(operator.alpha) <= 0:
         raise UsageError("nmf takes apart mixtures with positive coefficients only")
     _, factorize = _sklearn()
-    mixtures = y.flatten(1).double().cpu().numpy().clip(0)
+    mixtures = y.flatten(1).cpu().double().numpy().clip(0)
     h, _, _ = factorize(mixtures, H=atoms, update_H=False, n_components=len(atoms), max_iter=500)
     parts = np.stack([(h * (owner == i)) @ atoms for i in range(operator.k)]) + 1e-9
     alpha = np.array(operator.alpha)[:, None, None]

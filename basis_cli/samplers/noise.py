@@ -2,6 +2,7 @@
 
 A counter-based generator (SplitMix64, Steele et al. 2014): number ``i`` of a stream is a hash of (seed, i), computed
 with the same integer arithmetic on every device. So a picture is the same alone or in a batch, on the CPU or on CUDA.
+For other devices, whose 64-bit integers are not to be relied on, numbers are made on the CPU.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class PerImageNoise:
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        self._used_on = torch.device(device)
+        device = self._used_on if self._used_on.type == "cuda" else "cpu"
         state = torch.tensor([int(seed) for seed in seeds], dtype=torch.int64, device=device)
         self.streams = _mix(_mix(state + _GOLDEN))
         self._offset = torch.zeros((), dtype=torch.int64, device=device)
@@ -70,7 +73,7 @@ class PerImageNoise:
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Float32 numbers in (0, 1), ``shape = (k, n, ...)``."""
         bits = self._bits(shape, shape[0] * math.prod(shape[2:]))
-        return _unit(bits).view(shape)
+        return _unit(bits).view(shape).to(self._used_on)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal float32 numbers, ``shape = (k, n, ...)``, by Box and Muller."""
@@ -80,7 +83,7 @@ class PerImageNoise:
         radius = _unit(bits).log_().mul_(-2).sqrt_()
         angle = bits.bitwise_and_(0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
         pair = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=-1)
-        return pair[..., :each].reshape(shape)
+        return pair[..., :each].reshape(shape).to(self._used_on)
 
 
 def image_seed(seed: int, *index: int) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..compute import Compute
     from ..data.images import Stored
     from ..operators import Operator
-    from ..posterior import Direct, Guided, Result, Sampling, SavedState
+    from ..posterior import Guided, Posterior, Result, Sampling, SavedState
     from ..samplers import Watch
 
     Picture = str | Path | np.ndarray | Tensor
@@ -136,12 +136,12 @@ class Task:
         """Raise a :class:`UsageError` for what a prior of this ``shape`` cannot do, before any file is read; if
         ``larger``, the pictures may be larger than its own."""
 
-    def least(self, priors: Sequence[Prior]) -> tuple[Shape, bool]:
+    def least(self, by: Sequence[Prior | DirectModel]) -> tuple[Shape, bool]:
         """The shape of answers, and whether they may be larger than that."""
         from ..priors import tiles
 
-        shape: Shape = tuple(priors[0].shape)  # type: ignore[assignment]
-        if self.fit is None and tiles.any_size(priors):
+        shape: Shape = tuple(by[0].shape)  # type: ignore[assignment]
+        if self.fit is None and tiles.any_size(by):
             return (shape[0], 1, 1), True
         return shape, False
 
@@ -152,6 +152,21 @@ class Task:
         if self.fit is None and tiles.any_size(priors):
             priors = tiles.suited(priors, self.size(seen), self.pyramid)
         return wrapper.gray(priors) if gray else list(priors)
+
+    def directed(
+        self, model: DirectModel, seen: tuple[int, int], sampling: Sampling, name: str, priors: Sequence[Prior]
+    ) -> Posterior:
+        """The answers of a ``model`` to pictures of ``(h, w)``; with ``priors``, refined by those."""
+        from ..api import AnySizeModel
+        from ..posterior import Direct, Guided, Sampling, refining
+
+        if self.fit is None and isinstance(model, AnySizeModel):
+            model = model.sized(self.size(seen))
+        operator = self.operator(model.shape)
+        if not priors:
+            return Direct(model, operator, name, sampling)
+        start = Direct(model, operator, name, Sampling(seed=sampling.seed))
+        return Guided(self.suited(priors, seen), operator, refining(sampling, self.defaults), start)
 
     def gray(self, picture: np.ndarray | Tensor) -> bool:
         """Whether the answer to a picture ``(c, h, w)`` of several channels is gray, because the picture is."""
@@ -185,6 +200,7 @@ def answer(
     sampling: Sampling | None = None,
     compute: Compute | None = None,
     model: str | DirectModel | None = None,
+    refine: bool = False,
     watch: Watch | None = None,
     saved: SavedState | None = None,
 ) -> Result:
@@ -200,7 +216,8 @@ def answer(
         sampling: sampler, noise levels, seed. A picture depends on its seed, not on what runs beside it.
         compute: device, precision, batch.
         model: a direct model to answer instead of a prior and a sampler; a name or a
-            :class:`basis_cli.api.DirectModel`.
+            :class:`basis_cli.api.DirectModel`. ``weights`` are its own.
+        refine: begin the sampler, at a middle noise level, with the model's answers.
         watch: called after each step of the sampler.
         saved: where to keep the state of a long run; given again, a killed run goes on.
 
@@ -215,8 +232,9 @@ def answer(
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
     if model is not None:
-        by: Any = direct(task, model, weights, compute, sampling)
-        shape, larger = by.shape, False
+        network, name = loaded_model(task, model, weights, compute), model if isinstance(model, str) else ""
+        priors = loaded(task, prior, None, compute) if refine else []
+        shape, larger = task.least([network, *priors])
     else:
         priors = loaded(task, prior, weights, compute)
         shape, larger = task.least(priors)
@@ -229,7 +247,11 @@ def answer(
         raise UsageError("gray pictures and coloured ones cannot be resumed together", "one call for each kind")
     found = []
     for gray, chosen in groups.items():
-        posterior = by if model is not None else task.posterior(task.suited(priors, (h, w), gray), sampling)
+        posterior: Any
+        if model is not None:
+            posterior = task.directed(network, (h, w), sampling, name, priors)
+        else:
+            posterior = task.posterior(task.suited(priors, (h, w), gray), sampling)
         y = task.observed(given[chosen], posterior.operator)
         truth = None if references is None else _truth(task, references, posterior.shape, len(given))[:, chosen]
         seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
@@ -285,20 +307,18 @@ def loaded(
     return priors * task.k if len(priors) == 1 else priors
 
 
-def direct(task: Task, model: str | DirectModel, weights: Path | None, compute: Compute, sampling: Sampling) -> Direct:
-    """The posterior of a direct model.
+def loaded_model(task: Task, model: str | DirectModel, weights: Path | None, compute: Compute) -> DirectModel:
+    """A direct model, by its name or itself.
 
     Raises:
-        UsageError: it answers another task, or ``sampling`` has more than it takes.
+        UsageError: it answers another task.
         UnknownPriorError, WeightsError.
     """
-    from ..posterior import Direct
     from ..priors.loading import load_model
 
     if task.k != 1:
         raise UsageError(f"a direct model answers with one picture, not with {task.k}", "leave out --model")
-    found = load_model(model, task.name, weights, compute.place) if isinstance(model, str) else model
-    return Direct(found, task.operator(found.shape), model if isinstance(model, str) else "", sampling)
+    return load_model(model, task.name, weights, compute.place) if isinstance(model, str) else model
 
 
 def as_batch(

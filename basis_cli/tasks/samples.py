@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..api import Labelled
 from ..errors import UsageError
-from .base import Shape, Task, direct, loaded
+from .base import Shape, Task, loaded, loaded_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ def sample(
         UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
     from ..compute import Compute
-    from ..posterior import Sampling
+    from ..posterior import Direct, Sampling
     from ..samplers import unwatched
 
     sampling, compute = sampling or Sampling(), compute or Compute()
@@ -61,7 +61,9 @@ def sample(
     if model is None:
         posterior = Sample().posterior(loaded(Sample(), prior, weights, compute), sampling)
     else:
-        posterior = direct(Sample(), model, weights, compute, sampling)
+        network = loaded_model(Sample(), model, weights, compute)
+        name = model if isinstance(model, str) else ""
+        posterior = Direct(network, Sample().operator(network.shape), name, sampling)
     return samples(posterior, count, label, compute, watch or unwatched)
 
 

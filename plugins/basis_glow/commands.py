@@ -40,7 +40,7 @@ def _sigmas(text: str) -> tuple[float, ...]:
 def train_glow(
     training: commands.TrainingOptions,
     squares: commands.SquareOptions,
-    data: commands.Data = "mnist",
+    data: commands.DataSets = ["mnist"],  # noqa: B006
     data_dir: commands.DataDir = None,
     out: commands.Out = Path("runs/glow"),
     levels: Annotated[int, typer.Option(min=1, help="Resolutions; each halves the picture.")] = 2,
@@ -107,7 +107,7 @@ def finetune_glow(
     ] = "glow-mnist",
     start_from: Annotated[Path | None, typer.Option(help="Its weights, if they are a file of your own.")] = None,
     sigmas: Annotated[str, typer.Option(help="How many noise levels from 0.01 to 1, or a list a,b,...")] = "10",
-    data: commands.Data = "mnist",
+    data: commands.DataSets = ["mnist"],  # noqa: B006
     data_dir: commands.DataDir = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the ladder, one file a level.")] = Path(
         "runs/glow-ladder"

@@ -17,6 +17,12 @@ from .gaussians import full_precision
 UNCHANGED = math.log1p(math.exp(-2))  # makes the scale of a coupling one before it has learned anything
 
 
+def inverse(matrix: Tensor) -> Tensor:
+    """Computed in float64, which Apple GPUs do not have."""
+    wide = (matrix.cpu() if matrix.device.type == "mps" else matrix).double()
+    return torch.linalg.inv(wide).to(matrix.dtype).to(matrix.device)
+
+
 class Noise(NamedTuple):
     """What the flow knows of the noise level, in one row for all pictures or one for each."""
 
@@ -201,5 +207,5 @@ class Step(nn.Module):
         z = self.coupling.inverse(z, noise)
         log_scale, bias = softened(noise, *self.actnorm.at(noise))
         with full_precision(z):
-            z = self.mix(z, torch.linalg.inv(self.mix.matrix().double()).float())
+            z = self.mix(z, inverse(self.mix.matrix()))
         return z * (-log_scale).exp() - bias

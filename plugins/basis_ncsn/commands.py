@@ -31,7 +31,7 @@ class Schedule(str, Enum):
 def train_ncsn(
     training: commands.TrainingOptions,
     squares: commands.SquareOptions,
-    data: commands.Data = "mnist",
+    data: commands.DataSets = ["mnist"],  # noqa: B006
     data_dir: commands.DataDir = None,
     out: commands.Out = Path("runs/ncsn"),
     loss: Annotated[

@@ -60,18 +60,18 @@ class GaussianMixture:
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of ``x`` ``(n, *shape)``: every component's log joint density ``(n, m)`` and gradient ``(n, m, d)``."""
-        difference = self.means - x.double().flatten(1)[:, None]
+        difference = self.means - x.to(self.means.device).double().flatten(1)[:, None]
         gradients = torch.einsum("nmd,mde->nme", difference, self.precisions)
         return self._log_norms - 0.5 * (difference * gradients).sum(2), gradients
 
     def score(self, x: Tensor) -> Tensor:
         """``grad log p(x)``: ``(n, *shape)`` of any float type to the same."""
         log_joint, gradients = self._terms(x)
-        return (log_joint.softmax(1)[..., None] * gradients).sum(1).view_as(x).to(x.dtype)
+        return (log_joint.softmax(1)[..., None] * gradients).sum(1).view_as(x).to(x.dtype).to(x.device)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``log p(x)`` in nats, ``(n,)``, of the type of ``x`` ``(n, *shape)``."""
-        return self._terms(x)[0].logsumexp(1).to(x.dtype)
+        return self._terms(x)[0].logsumexp(1).to(x.dtype).to(x.device)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Probability ``(n, m)`` of each component given ``x`` ``(n, *shape)``; its expectation is ``weights``."""
@@ -176,4 +176,4 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> Gaussia
     if weights is not None:
         raise WeightsError(f"{spec.name} takes no weights: it is a formula", "leave out --weights")
     assert spec.shape, "a toy is made for its shape"
-    return PRIORS[spec.name](spec.shape).to(device)
+    return PRIORS[spec.name](spec.shape).to("cpu" if device.type == "mps" else device)  # which has no float64

@@ -119,3 +119,124 @@ def test_files_that_were_compressed_differently_each_have_their_operator(basis, 
     result = basis("decompress", "30.jpg", "80.jpg", "--model", "tint", "-q", "--json")
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["results"]) == 2
+
+
+ANY_SIZE = SOURCE.replace(
+    "    shape = (3, 8, 8)\n",
+    """    shape = (3, 8, 8)
+
+        def sized(self, size):
+            found = Tint()
+            found.shape = (3, *size)
+            return found
+""",
+)
+
+
+def test_a_model_of_any_size_takes_pictures_as_they_are(basis, plugin, picture):
+    plugin("tinting", ANY_SIZE)
+    result = basis("colorize", picture("a.png", size=(5, 11)), picture("b.png"), "--model", "tint", "-q")
+    assert result.exit_code == 0, result.output
+    assert [Image.open(f"out/{stem}.x1.png").size for stem in "ab"] == [(11, 5), (8, 8)]
+    result = basis("colorize", "a.png", "--model", "tint", "-q", "--fit", "resize", "-o", "fitted")
+    assert result.exit_code == 0, result.output
+    assert Image.open("fitted/a.x1.png").size == (8, 8)
+    gray = torch.full((2, 1, 5, 7), 0.5)
+    assert basis_cli.colorize(gray, model="tint").components.shape == (1, 2, 1, 3, 5, 7)
+
+
+def test_temperature_is_for_models_that_have_one(basis, picture, tint, plugin):
+    result = basis("colorize", picture(), "--model", "tint", "--temperature", 0.5, "-q")
+    assert result.exit_code == 2
+    assert "tint has no temperature" in result.stderr
+
+
+def test_a_temperature_reaches_the_model(basis, picture, plugin):
+    plugin("tinting", SOURCE.replace("seeds):", "seeds, temperature=1.0):").replace("y * ", "temperature * y * "))
+    for temperature in (0.5, 0.25):
+        out = ("-q", "--json", "-o", f"t{temperature}", "--overwrite")
+        result = basis("colorize", picture(), "--model", "tint", "--temperature", temperature, *out)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["results"][0]["settings"]["temperature"] == temperature
+    high, low = (Image.open(f"t{t}/mix.x1.png").getpixel((3, 3))[0] for t in (0.5, 0.25))
+    assert high == pytest.approx(2 * low, abs=2)
+
+
+WITH_PRIOR = (
+    SOURCE.replace("import PosteriorSpec,", "import PosteriorSpec, PriorSpec,")
+    + """
+
+    @hookimpl
+    def basis_priors():
+        return [PriorSpec("toy-colour", "soft blobs", (3, 8, 8), "tinting:prior")]
+
+
+    def prior(spec, weights, device):
+        from basis_toy.prior import soft_blobs
+
+        return soft_blobs((3, 8, 8))
+    """
+)
+
+
+@pytest.fixture
+def with_prior(plugin):
+    plugin("tinting", WITH_PRIOR)
+
+
+def test_refining_begins_the_sampler_with_the_answers(basis, picture, with_prior):
+    """At hardly any noise the prior leaves the tints; from pure noise nothing is left of them."""
+    gray = torch.full((4, 1, 8, 8), 0.5)
+    options = {"prior": "toy-colour", "samples": 2}
+    tints = basis_cli.colorize(gray, model="tint", samples=2).components
+    near = basis_cli.colorize(
+        gray,
+        model="tint",
+        refine=True,
+        sampling=basis_cli.Sampling(sigma_max=0.011, sigma_min=0.01, levels=2),
+        **options,
+    )
+    kept = (near.components - near.components.mean(3, keepdim=True)) - (tints - tints.mean(3, keepdim=True))
+    assert float(kept.abs().max()) < 0.06
+    assert float(near.residual.max()) < 0.6
+    assert near.settings["start"]["model"] == "tint"
+    result = basis("colorize", picture(), "--model", "tint", "--refine", "--prior", "toy-colour", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    (record,) = json.loads(result.stdout)["results"]
+    assert (record["model"], record["prior"]) == ("tint", ["toy-colour"])
+    assert (record["settings"]["sigma_max"], record["settings"]["levels"]) == (0.4, 20)
+
+
+def test_what_cannot_be_refined(basis, picture, with_prior):
+    picture()
+    for arguments, says in (
+        (("--refine",), "begins with the answers of a model"),
+        (("--model", "tint", "--refine", "--prior", "ncsn-cifar"), "pictures of"),
+        (("--model", "tint", "--refine", "--prior", "toy-colour", "--sampler", "average"), "no noise levels"),
+    ):
+        result = basis("colorize", "mix.png", *arguments, "-q")
+        assert result.exit_code == 2, result.output
+        assert says in result.stderr
+
+
+def test_models_are_evaluated_too(basis, with_prior, tmp_path):
+    folder = tmp_path / "data" / "test"
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), (60 + 40 * i, 90, 120)).save(folder / f"{i}.png")
+    arguments = ("evaluate", "colorization", "--data", "data", "--model", "tint", "--samples", 4, "--json", "-q")
+    result = basis(*arguments)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["model"], record["settings"]["model"]) == ("tint", "tint")
+    best = record["best_of"]
+    assert best["best value"]["rms"] <= best["best picture"]["rms"] <= best["one"]["rms"]
+    assert best["variance"]["mean"] > 0
+    assert best["baseline"]["rms"] == pytest.approx(10 ** (-record["quality"]["baseline"]["psnr"] / 20), rel=0.2)
+    result = basis(*arguments, "--refine", "--prior", "toy-colour", "--levels", 2)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["residual_8bit_rms"] < 0.5
+    result = basis("evaluate", "colorization", "--data", "data", "--refine")
+    assert result.exit_code == 2
+    assert "begins with the answers of a model" in result.stderr

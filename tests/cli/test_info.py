@@ -85,3 +85,36 @@ def test_samplers_say_what_they_are_for_and_clashes_are_listed(basis, plugin):
     assert rows["mine/ep"]["summary"] == "mine"
     assert "separates best" in basis("samplers").stdout
     assert "'ep' is taken" in basis("doctor").stdout
+
+
+def test_priors_check_says_what_is_wrong(basis, plugin):
+    result = basis("priors", "check", "toy-gaussian", "--json", "-n", 4)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["prior"], record["sound"], record["verdict"]) == ("toy-gaussian", True, "sound")
+    assert record["separation_seconds"] > 0
+    source = """
+        from basis_cli.api import PriorSpec, hookimpl
+
+        @hookimpl
+        def basis_priors():
+            return [PriorSpec("wrong", "a test", (1, 8, 8), load="wrong:Wrong")]
+
+        class Wrong:
+            shape, sigmas = (1, 8, 8), None
+
+            def __init__(self, spec, weights, device):
+                pass
+
+            def at(self, sigma):
+                return self
+
+            def score(self, x):
+                return x
+    """
+    plugin("wrong", source)
+    result = basis("priors", "check", "wrong")
+    assert result.exit_code == 1
+    assert "knows the noise level" in result.stdout
+    assert "--data" in result.stderr
+    assert basis("priors", "check", "nobody").exit_code == 3

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from basis_cli.cli.commands import command_line
+from basis_cli.data.datasets import Dataset, joined
 
 TINY = ["--widths", "32", "--blocks", 1, "--batch", 4, "--steps", 3, "--sheet-every", 100, "--device", "cpu"]
 
@@ -126,6 +127,34 @@ def test_trains_on_crops_of_several_sizes_and_scales(basis, photos, batches):
     assert again.exit_code == 0, again.output
     assert batches[3:] == [(1, 1, 16, 16)]
     assert basis(*run, "--crops", "8", "-o", "run", "--steps", 5, "--resume").exit_code == 2
+
+
+@pytest.mark.usefixtures("no_sheet")
+def test_several_folders_are_one_data_set(basis, picture, digits, tmp_path):
+    for folder, count in (("towns", 4), ("woods", 7)):
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            picture(f"{folder}/{i}.png", i, size=(20, 20))
+    both = ["--data", tmp_path / "towns", "--data", "woods", "--size", 16]
+    result = basis("train", "ncsn", *both, *TINY, "-o", "run")
+    assert result.exit_code == 0, result.output
+    with safe_open("run/weights.safetensors", "pt") as file:
+        about = file.metadata()
+    assert about["data"] == "towns + woods, train split, 9 pictures"  # the first of each is for testing
+    result = basis("train", "ncsn", *both, "--data", "mnist", "--data-dir", digits(), *TINY, "-o", "other")
+    assert result.exit_code == 2
+    assert "pictures of different shapes: towns (3, 16, 16), woods (3, 16, 16), mnist (1, 8, 8)" in result.stderr
+
+
+def test_pictures_of_joined_data_sets_come_in_turn():
+    first, second = (
+        Dataset(name, "test", np.full((50, 1, 2, 2), value, np.uint8), np.arange(50))
+        for name, value in (("a", 1), ("b", 2))
+    )
+    both = joined([first, second])
+    assert (both.name, both.images.shape, int(both.images[:, 0, 0, 0].sum())) == ("a + b", (100, 1, 2, 2), 150)
+    assert 5 < (both.images[:20] == 1).all((1, 2, 3)).sum() < 15
+    assert joined([first]) is first
 
 
 @pytest.mark.parametrize(

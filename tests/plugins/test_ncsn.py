@@ -435,12 +435,15 @@ def published(channels: int = 1) -> tuple[RefineNet, dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("channels", "size", "shape"), [(1, None, (1, 28, 28)), (3, None, (3, 32, 32)), (1, 64, (1, 64, 64))]
 )
-@pytest.mark.parametrize("form", ["published", "legacy", "state dict", "bare"])
+@pytest.mark.parametrize("form", ["published", "legacy", "state dict", "bare", "wrapped", "compiled"])
 def test_convert(tmp_path, channels, size, shape, form):
     checkpoint, out = tmp_path / "checkpoint.pth", tmp_path / "out.safetensors"
     net, state = published(channels)
     adam = torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.9, 0.999), amsgrad=False).state_dict()
-    content = {"state dict": state, "bare": net.state_dict()}.get(form, [state, adam])
+    bare = net.state_dict()
+    compiled = {"model": {f"module.module._orig_mod.{name}": tensor for name, tensor in bare.items()}}
+    others = {"state dict": state, "bare": bare, "wrapped": {"epoch": 3, "state_dict": state}, "compiled": compiled}
+    content = others.get(form, [state, adam])
     torch.save(content, checkpoint, _use_new_zipfile_serialization=form != "legacy")
     about = convert.convert(checkpoint, out, *([size] if size else []))
     parameters = sum(p.numel() for p in net.parameters())
@@ -495,6 +498,8 @@ def changed(**tensors: Tensor):
         (lambda: UNet(widths=(16, 32)).state_dict(), "another network: attention.norm.bias is unexpected"),
         (lambda: [], "holds no state dict"),
         (lambda: {"state": [1, 2]}, "holds no state dict"),
+        (lambda: {"state_dict": {"epoch": 3}}, "holds no state dict"),
+        (lambda: without("") | {"module.begin_conv.bias": torch.zeros(8)}, "holds several networks"),
         (lambda: torch.zeros(3), "holds no state dict"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from basis_cli import plugins, samplers
+from basis_cli.evaluation.soundness import check
 from basis_cli.operators import Mixture, Unobserved
 from basis_cli.priors import load_prior
 
@@ -44,6 +45,12 @@ def test_its_prior_is_sampled():
     distances, which = nearest(prior, x)
     assert distances.max() < 0.1
     assert len(which.unique()) > 2
+
+
+def test_its_prior_is_sound():
+    prior = load_prior("stripes", device="cpu")
+    noise = torch.randn(prior.pictures.shape, generator=torch.Generator().manual_seed(0))
+    assert check(prior, prior.pictures + 0.05 * noise).verdict == "sound"
 
 
 def test_a_mixture_of_two_of_its_pictures_is_separated():

@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 from basis_prior_stripes import basis_priors
-from basis_prior_stripes.prior import load, stripe_pictures
+from basis_prior_stripes.prior import NOISE, load, stripe_pictures
+
+from basis_cli.api import soundness
 
 CPU = torch.device("cpu")
 
@@ -28,6 +30,12 @@ def test_score_is_the_slope_of_log_prob(prior, sigma):
     level, h = prior.at(sigma), 1e-5
     slope = (level.log_prob(x + h * direction) - level.log_prob(x - h * direction)) / (2 * h)
     torch.testing.assert_close((level.score(x) * direction).flatten(1).sum(1), slope, rtol=1e-5, atol=1e-5)
+
+
+def test_it_is_sound(prior):
+    # What `basis priors check stripes` says: wrong ranges, noise scales, batch statistics and more have names there.
+    noise = torch.randn(prior.pictures.shape, generator=torch.Generator().manual_seed(0))
+    assert soundness.check(prior, prior.pictures + NOISE * noise).verdict == "sound"
 
 
 def test_a_picture_does_not_depend_on_its_batch(prior):
