@@ -53,7 +53,7 @@ class WeightsError(BasisError):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; torch has an exception for it on CUDA, and words elsewhere."""
-    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "MPS backend out of memory")
-    words += ("failed to map segment", "Cannot allocate memory")
+    words = ["can't allocate memory", "not enough memory", "ALLOC_FAILED", "MPS backend out of memory"]
+    words += ["failed to map segment", "Cannot allocate memory"]
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(word in str(error) for word in words)
