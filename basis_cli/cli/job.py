@@ -53,7 +53,7 @@ def _hashes(specs: Mapping[str, PriorSpec | PosteriorSpec], weights: Path | None
     """The SHA-256 of each name's weights, where it has any."""
     from .. import weights as store
 
-    paths = {name: store.find(spec.weights, weights) if spec.weights else weights for name, spec in specs.items()}
+    paths = {name: store.of(spec, weights) for name, spec in specs.items()}
     return {name: store.sha256(path) for name, path in paths.items() if path}
 
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from basis_cli.cli.app import app
 result = CliRunner().invoke(app, {arguments!r})
 assert result.exit_code == 0, result.output
-assert "torch" not in sys.modules, "torch was imported"
+for heavy in ("torch", "diffusers", "huggingface_hub"):
+    assert heavy not in sys.modules, f"{heavy} was imported"
 print(result.stdout)
 """
 
