@@ -342,6 +342,7 @@ class Job:
         if opacity is not None:
             c, h, w = result.components.shape[-3:]
             opacity = picture.task.opacity(opacity, (c, h, w))
+            record["read"] = record["read"] | {"opacity": "kept" if images.has_opacity(self.place.ending) else "lost"}
         record["answers"] = write_answers(base, result, self.place, opacity, picture.stored.tags)
         if result.log_likelihood is not None:
             record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)
