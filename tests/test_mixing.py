@@ -1,4 +1,4 @@
-"""Ways of laying pictures over each other and of storing that: beliefs updated, against quadrature; commands."""
+"""Ways of laying pictures over each other and of storing that: beliefs updated, against quadrature."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from basis_toy.prior import soft_blobs
 
 from basis_cli import operators, samplers
 from basis_cli.operators import Composed, Maximum, Mixture, Mixtures, Quantized, Saturated, Screen
+from basis_cli.priors.wrapper import NegativePrior, wrapped
 
 MEAN, STD = torch.tensor([0.6, 0.3]), torch.tensor([0.3, 0.2])
 
@@ -169,3 +170,12 @@ def test_cut_sums_of_gaussians_against_rejection(name):
     assert float(drawn.mean()) == pytest.approx(float(exact), abs=0.04)
     equality = getattr(samplers, name)([prior, prior], operator.inner, y, seeds=range(500), sigmas=samplers.karras(30))
     assert abs(float(equality.mean()) - float(exact)) > abs(float(drawn.mean()) - float(exact))
+
+
+def test_a_prior_of_negatives_scores_them():
+    prior = soft_blobs((1, 2, 2), std=0.2)
+    (negative,) = wrapped([prior], NegativePrior)
+    level, x = negative.at(0.3), torch.rand(5, 1, 2, 2).requires_grad_()
+    (gradient,) = torch.autograd.grad(level.log_prob(x).sum(), x)
+    torch.testing.assert_close(level.score(x), gradient, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(level.log_prob(1 - x), prior.at(0.3).log_prob(x))

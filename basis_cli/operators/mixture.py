@@ -13,7 +13,14 @@ from ..errors import UsageError
 from .base import TINY, Constant, Linear, Noise, log_normal, truncated
 
 
-class Superposition:
+class Named:
+    """An operator that a record calls by its class."""
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+
+class Superposition(Named):
     """Pictures laid over each other pixel by pixel: near ``x``, a sum of them with :meth:`coefficients`."""
 
     def coefficients(self, x: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ class Screen(Superposition):
         return torch.stack([torch.cat([dark[:i], dark[i + 1 :]]).prod(0) for i in range(self.k)])
 
 
-class Maximum:
+class Maximum(Named):
     """``y = max_i x_i``, pixel by pixel: what image editors call lighten."""
 
     def __init__(self, k: int):
@@ -121,7 +128,7 @@ class Maximum:
         return torch.where(first, y.expand_as(x), x.minimum(y))
 
 
-class Mixtures(Linear):
+class Mixtures(Named, Linear):
     """Several observations of the same pictures: ``y_m = sum_i alpha_mi x_i``, ``(k, n, c, h, w) -> (n, m c, h, w)``.
 
     Args:

@@ -71,6 +71,9 @@ class Composed:
         self.outer, self.inner = outer, inner
         self.k, self.scale, self.nominal = inner.k, inner.scale, inner.nominal
 
+    def __str__(self) -> str:
+        return f"{type(self.outer).__name__} of {self.inner}"
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x)[None])
 

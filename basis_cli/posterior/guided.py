@@ -108,9 +108,10 @@ class Guided:
 
     def described(self) -> dict[str, Any]:
         """Every setting, for a record."""
-        alpha = {"alpha": self.operator.nominal.alpha} if isinstance(self.operator, Updating) else {}
+        operator = self.operator
+        made = {"alpha": operator.nominal.alpha, "operator": str(operator)} if isinstance(operator, Updating) else {}
         start = {"start": self.start.described()} if self.start else {}
-        return self.sampling.described(self.priors) | alpha | start
+        return self.sampling.described(self.priors) | made | start
 
 
 MIDDLE, FEW = 0.4, 20

@@ -115,7 +115,8 @@ def project(
     ``ladder`` 0 the strong component is settled, the weak one's ghost in it, long before that.
 
     With ``overrelaxation`` w, from -1 to 1, the old noise takes part: ``sqrt(1 - w^2) z - w (x - x0) /
-    sigma`` in place of ``z`` (Adler 1981); the larger, the likelier the answers and the smaller their spread. Other arguments, result and errors as :func:`langevin`.
+    sigma`` in place of ``z`` (Adler 1981); the larger, the likelier the answers and the smaller their spread. Other
+    arguments, result and errors as :func:`langevin`.
 
     Raises:
         UsageError: an operator that knows no nearest solution.

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError, InputWarning, UsageError
 from .base import FitOption, Shape, Task, answer, as_fit
-from .decompression import Coding, coded
+from .decompression import coded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..api import Prior
-    from ..data.images import Stored
+    from ..data.images import JpegCoding, Stored
     from ..operators import Updating
     from ..posterior import Result
     from .base import Picture
@@ -95,9 +95,10 @@ class Separate(Task):
     def operator(self, shape: Shape) -> Updating:
         from ..operators import Composed, Maximum, Mixture, Saturated, Screen
 
+        coefficients = self.coefficients
         if self.mixing in (Mixing.max, Mixing.screen):
             return (Maximum if self.mixing is Mixing.max else Screen)(self.k)
-        mixture = Mixture(self.coefficients)
+        mixture = Mixture(coefficients)
         return Composed(Saturated(), mixture) if self.cut else mixture
 
     def suited(self, priors: Sequence[Prior], seen: tuple[int, int], gray: bool = False) -> list[Prior]:
@@ -121,20 +122,20 @@ class Separate(Task):
             return self, stored
         return Recorded(**{field.name: getattr(self, field.name) for field in fields(self)}, coding=coding), stored
 
-    def _coding(self, file: Path | str | bytes, shape: Shape, larger: bool) -> Coding | None:
+    def _coding(self, file: Path | str | bytes, shape: Shape, larger: bool) -> JpegCoding | None:
         """How a file was compressed, if it is JPEG and was neither fitted nor turned."""
         from ..data import images
 
         try:
             coding = images.jpeg_coding(file)
             c, h, w = shape
-            height, width = coding[1]
+            height, width = coding.size
             coded(coding, (c, height, width) if larger and height >= h and width >= w else shape)
         except InputError:
             return None
         return coding
 
-    def _tell(self, name: str, pixels: np.ndarray, coding: Coding | None) -> None:
+    def _tell(self, name: str, pixels: np.ndarray, coding: JpegCoding | None) -> None:
         white = float((pixels >= 1).mean())
         if coding:
             warnings.warn(f"{name} is JPEG: what it lost is taken from its tables", InputWarning, stacklevel=2)
@@ -156,7 +157,7 @@ WHITE = 0.05
 class Recorded(Separate):
     """Mixtures that were stored as JPEG alike."""
 
-    coding: Coding | None = None
+    coding: JpegCoding | None = None
 
     def operator(self, shape: Shape) -> Updating:
         from ..operators import Composed
