@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from .errors import BasisError as BasisError
 from .errors import InputError as InputError
 from .errors import NotFiniteError as NotFiniteError
+from .errors import RunWarning as RunWarning
 from .errors import UnknownPriorError as UnknownPriorError
 from .errors import UsageError as UsageError
 from .errors import WeightsError as WeightsError
@@ -201,7 +202,7 @@ class PriorSpec:
     """What a plugin says of a prior before anything heavy is imported."""
 
     name: str
-    """As the user types it: ``ncsn-mnist``. ``plugin/name`` always works as well."""
+    """As the user types it: ``ncsn-mnist``. ``plugin/name`` always works as well, and ``name:own.safetensors``."""
     summary: str
     """One line for ``basis priors list``."""
     shape: tuple[int, int, int] | None
@@ -215,6 +216,11 @@ class PriorSpec:
     """``None`` for a prior without weights."""
     licence: str = ""
     """Of the weights, as an SPDX expression or in words."""
+    own: str = ""
+    """Set for a prior that is asked for with weights of the user's own, ``name:own``."""
+    find: str = ""
+    """``"module:function"`` that finds them, light; called as ``function(own, download)``, with ``download`` for
+    ``basis weights pull``, and returns their file. Left out, ``own`` is that file itself."""
     any_size: bool = False
     """Whether it takes pictures of any size: an :class:`AnySize`, whose ``shape`` is one that it learned from."""
 

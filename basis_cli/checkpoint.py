@@ -64,6 +64,10 @@ def _is_pickle(path: Path) -> bool:
     return False
 
 
+MARGIN = 4_000_000
+"""Parameters of a network that does not fit its file, but does no harm: what does not fit is then said in detail."""
+
+
 @contextmanager
 def _no_larger_than(numbers: int) -> Iterator[None]:
     """Networks that are built in this block may not have more parameters than that: the notes may ask for any."""
@@ -73,7 +77,7 @@ def _no_larger_than(numbers: int) -> Iterator[None]:
         nonlocal built
         if parameter is not None and threading.get_ident() == thread:
             built += parameter.numel()
-            if built > 2 * numbers:  # twice: a parameter may be replaced by another while a network is built
+            if built > 2 * numbers + MARGIN:  # twice: a parameter may be replaced by another while a network is built
                 raise ValueError("its notes are of a larger network")
 
     hook = register_module_parameter_registration_hook(count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .tasks.base import Task
 
 GROUP = "basis"
-BUILT_IN = ("toy", "ncsn", "glow", "cinn", "reproduce")
+BUILT_IN = ("toy", "ncsn", "glow", "cinn", "reproduce", "diffusers")
 """First, so that a clash never changes what a built-in name means."""
 
 
@@ -67,8 +67,8 @@ def _checked_priors(returned: object) -> dict[str, PriorSpec]:
     if not isinstance(returned, list) or not all(isinstance(spec, PriorSpec) for spec in returned):
         raise TypeError(f"basis_priors must return a list of PriorSpec, not {returned!r:.80}")
     for spec in returned:
-        if not (isinstance(spec.name, str) and spec.name and "/" not in spec.name and not set(spec.name) & set(" ,")):
-            raise ValueError(f"a prior's name must be a word without '/', ',' or spaces, not {spec.name!r}")
+        if not (isinstance(spec.name, str) and spec.name and not set(spec.name) & set("/:, ")):
+            raise ValueError(f"a prior's name must be a word without '/', ':', ',' or spaces, not {spec.name!r}")
         shape = (1, 1, 1) if spec.shape is None else spec.shape
         if not (len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape)):
             raise ValueError(f"{spec.name}: shape must be (channels, height, width), not {spec.shape!r}")
@@ -210,12 +210,14 @@ def _look_up(kind: str, name: str, table: dict[str, Any]) -> Any:
 
 
 def prior_spec(name: str) -> PriorSpec:
-    """The spec of ``name`` or ``plugin/name``.
+    """The spec of ``name`` or ``plugin/name``; of ``name:own`` with weights of the user's own.
 
     Raises:
         UnknownPriorError: no plugin offers it; the hint names the closest one.
     """
-    return _look_up("prior", name, _by_name(lambda plugin: plugin.priors))
+    kind, _, own = name.partition(":")
+    spec: PriorSpec = _look_up("prior", kind, _by_name(lambda plugin: plugin.priors))
+    return replace(spec, name=name, own=own) if own else spec
 
 
 def posterior_spec(name: str) -> PosteriorSpec:

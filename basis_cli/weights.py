@@ -12,8 +12,9 @@ from pathlib import Path
 
 import platformdirs
 
-from .api import WeightFile
-from .errors import WeightsError
+from .api import PosteriorSpec, PriorSpec, WeightFile
+from .errors import UsageError, WeightsError
+from .plugins import resolve
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,6 +57,36 @@ def find(weights: WeightFile, given: Path | None = None) -> Path:
         raise WeightsError(f"{weights.file} is missing", f"{fetch}, or put it in a folder named in BASIS_WEIGHTS")
     _verify(path, _stated_sha256(weights, path), weights)
     return path
+
+
+def of(spec: PriorSpec | PosteriorSpec, given: Path | None = None) -> Path | None:
+    """The verified weights of a prior or a direct model; or the user's own, ``given`` or named with the prior.
+
+    Raises:
+        UsageError: they are given twice.
+        WeightsError: as for :func:`find`.
+    """
+    if isinstance(spec, PriorSpec) and spec.own:
+        if given is not None:
+            raise UsageError(f"{spec.name} names its weights itself", "leave out --weights")
+        given = own(spec)
+    return find(spec.weights, given) if spec.weights else given
+
+
+def own(spec: PriorSpec, download: bool = False) -> Path:
+    """The file of weights that ``name:own`` names.
+
+    Raises:
+        UsageError: it can only be read, and it is to be downloaded.
+        WeightsError: it is not there, or cannot be downloaded.
+    """
+    if spec.find:
+        return resolve(spec.find)(spec.own, download)  # type: ignore[no-any-return]
+    if download:
+        raise UsageError(f"{spec.own} is a file of yours", "`basis weights pull` takes the name of a prior")
+    if not os.path.isfile(spec.own):
+        raise WeightsError(f"there is no file of weights at {spec.own}", "check the path")
+    return Path(spec.own)
 
 
 def locate(weights: WeightFile) -> Path | None:

@@ -337,7 +337,7 @@ def test_pull_without_address_or_hash():
 def test_shipped_folder_is_found_in_both_layouts(tmp_path):
     """A wheel has the folder ``basis_cli/weights`` beside the module ``basis_cli/weights.py``."""
     package = Path(weights.__file__).parent
-    for name in ("__init__.py", "api.py", "errors.py", "hookspecs.py", "weights.py"):
+    for name in ("__init__.py", "api.py", "errors.py", "hookspecs.py", "plugins.py", "weights.py"):
         write(tmp_path / "basis_cli", (package / name).read_bytes(), name)
     script = "from basis_cli import weights; print(weights.SHIPPED)"
 

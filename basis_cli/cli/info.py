@@ -51,12 +51,13 @@ def priors_info(name: str, as_json: AsJson = False) -> None:
     """Say all that is known of one prior."""
     spec = plugins.prior_spec(name)
     about = {key: value for key, value in asdict(spec).items() if key != "weights"}
-    if spec.weights:
-        about["weights"] = spec.weights.file
+    if spec.weights or spec.own:
+        about["weights"] = spec.own or (spec.weights.file if spec.weights else "")
         try:
-            about["weights_path"] = str(path := weights.find(spec.weights))
+            path = weights.of(spec) or Path(spec.own)
+            about["weights_path"] = str(path)
             about["weights_sha256"] = weights.sha256(path)
-            stated = weights.entry(spec.weights, path)
+            stated = weights.entry(spec.weights, path) if spec.weights else None
             card = path.with_name(stated.card) if stated else path.with_suffix(".md")
             about["card"] = str(card) if card.is_file() else ""
         except BasisError as error:

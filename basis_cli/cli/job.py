@@ -54,7 +54,7 @@ def _hashes(specs: Mapping[str, PriorSpec | PosteriorSpec], weights: Path | None
     """The SHA-256 of each name's weights, where it has any."""
     from .. import weights as store
 
-    paths = {name: store.find(spec.weights, weights) if spec.weights else weights for name, spec in specs.items()}
+    paths = {name: store.of(spec, weights) for name, spec in specs.items()}
     return {name: store.sha256(path) for name, path in paths.items() if path}
 
 
@@ -375,6 +375,7 @@ class Job:
         if opacity is not None:
             c, h, w = result.components.shape[-3:]
             opacity = picture.task.opacity(opacity, (c, h, w))
+            record["read"] = record["read"] | {"opacity": "kept" if images.has_opacity(self.place.ending) else "lost"}
         record["answers"] = write_answers(base, result, self.place, opacity, picture.stored.tags)
         if result.log_likelihood is not None:
             record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,7 +83,7 @@ def sample(
     if model and prior:
         raise UsageError("--prior or --model draws, not both", "leave out one of them")
     name = model or prior or Sample.prior
-    stem = name.replace("/", "-")
+    stem = re.sub(r"[^\w.-]+", "-", name)
     sheet, record_file = out / f"{stem}.png", out / f"{stem}.json"
     files = [out / f"{stem}-{i + 1:04d}.png" for i in range(count)]
     to_do([[sheet, *files, record_file]], overwrite, False)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import weights
-from ..api import WeightFile
+from ..api import PriorSpec, WeightFile
 from ..errors import UsageError, WeightsError
 from ..plugins import plugins, prior_spec
 from .output import fail, stderr, stdout
@@ -66,15 +66,16 @@ def verify(
 @app.command()
 def path(name: Name) -> None:
     """Print where weights are, after checking them."""
-    typer.echo(weights.find(_file(name)))
+    spec = _own(name)
+    typer.echo(weights.own(spec) if spec else weights.find(_file(name)))
 
 
 @app.command()
 def pull(name: Name) -> None:
     """Download weights into your cache folder and print where they are."""
-    file = _file(name)
-    with stderr.status(Text(f"downloading {file.file}")):
-        downloaded = weights.pull(file)
+    spec = _own(name)
+    with stderr.status(Text(f"downloading {name}")):
+        downloaded = weights.own(spec, download=True) if spec else weights.pull(_file(name))
     typer.echo(downloaded)
 
 
@@ -97,6 +98,11 @@ def _files() -> dict[str, tuple[WeightFile, str]]:
         if spec.weights
     }
     return files | {FEATURES: (weights.FEATURES, "")}
+
+
+def _own(name: str) -> PriorSpec | None:
+    """The spec of ``name:own``, ``None`` for any other name."""
+    return prior_spec(name) if ":" in name else None
 
 
 def _file(name: str) -> WeightFile:

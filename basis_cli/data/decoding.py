@@ -197,7 +197,7 @@ def _samples(file: BinaryIO, enough: int | None, as_coded: bool) -> Decoded:
     except Exception:  # Pillow reads it as it comes, and may trip over anything
         dropped.append("has damaged EXIF data, which are left out")
         exif = b""
-    return Decoded(samples, Tags(exif, kept, about), dropped)
+    return Decoded(samples, Tags(exif, kept, about | ({"exif": "kept"} if exif else {})), dropped)
 
 
 def _profile(image: Image.Image, dropped: list[str]) -> Profile | None:

@@ -20,6 +20,7 @@ from .writing import SAVED as SAVED
 from .writing import check_deep_png as check_deep_png
 from .writing import check_storable as check_storable
 from .writing import filled as filled
+from .writing import has_opacity as has_opacity
 from .writing import out_folder as out_folder
 from .writing import to_pillow as to_pillow
 from .writing import with_ending as with_ending

@@ -63,12 +63,17 @@ LARGEST = {"WEBP": 16383, "JPEG": 65535}
 """Pixels a side."""
 
 
+def has_opacity(ending: str) -> bool:
+    """Whether the format of files that end so has any."""
+    return SAVED[ending.lower()]["format"] != "JPEG"
+
+
 def check_storable(name: str, ending: str, size: tuple[int, int], opaque: bool) -> None:
     """Raise an ``InputError`` if the answer ``(h, w)`` to a file is too large for a format; warn of lost opacity."""
     form = SAVED[ending.lower()]["format"]
     if max(size) > LARGEST.get(form, max(size)):
         raise InputError(f"{name}: {form} holds at most {LARGEST[form]} pixels a side, not {max(size)}", "--format png")
-    if form == "JPEG" and not opaque:
+    if not (opaque or has_opacity(ending)):
         message = f"{name} is transparent in places, but JPEG has no opacity: the answer is opaque"
         warnings.warn(message, InputWarning, stacklevel=2)
 
@@ -82,7 +87,7 @@ def write_picture(
     """
     saved, tags = SAVED[path.suffix.lower()], tags or Tags()
     profile = tags.profile if tags.profile[16:20] == (b"GRAY" if len(picture) == 1 else b"RGB ") else b""
-    if opacity is not None and saved["format"] != "JPEG":
+    if opacity is not None and has_opacity(path.suffix):
         picture = np.concatenate([picture, opacity])
     with atomically(path) as partial:
         if bits == 16:

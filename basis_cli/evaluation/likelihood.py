@@ -15,6 +15,7 @@ from ..errors import InputError, UsageError
 from ..operators import Mixture
 from ..posterior import Guided, Sampling, drawn
 from ..posterior.ranking import bits_per_dim
+from ..priors import contract
 from ..samplers import Watch, unwatched
 from ..samplers.noise import image_seed
 from ..tasks.samples import Sample
@@ -116,7 +117,7 @@ def _bits_per_dim(level: Level, x: Tensor) -> dict[str, float]:
     """Mean and standard error over pictures ``x`` ``(n, c, h, w)``."""
     if not isinstance(level, Likelihood):
         raise UsageError("this prior gives scores but no likelihood", "choose a Glow or a toy prior")
-    parts = [bits_per_dim(level.log_prob(part), x[0].numel()).cpu().double() for part in x.split(100)]
+    parts = [bits_per_dim(contract.log_prob(level, part), x[0].numel()).cpu().double() for part in x.split(100)]
     bits = torch.cat(parts)
     return {"mean": float(bits.mean()), "standard_error": float(bits.std() / len(bits) ** 0.5)}
 
@@ -141,8 +142,8 @@ def evaluate_gradients(
     noise = _seeded(seed, x)
     rows = []
     for sigma in sigmas:
-        level = prior.at(sigma)
-        scores = torch.cat([level.score(part) for part in (x + sigma * noise).split(100)])
+        level = contract.level(prior, sigma)
+        scores = torch.cat([contract.score(level, part) for part in (x + sigma * noise).split(100)])
         norms = sigma * scores.cpu().double().flatten(1).norm(dim=1)
         rows.append(
             {

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.special import log_ndtr
+
+if TYPE_CHECKING:
+    from .mixture import Mixture, Mixtures
+
+Noise = float | Tensor
+"""A standard deviation of white noise: of all values, or of each."""
+TINY = 1e-6
+"""The share of a variance that an observation without noise is taken to leave: no division by zero."""
 
 
 class Operator(Protocol):
@@ -47,6 +57,28 @@ class Constraint(Operator, Protocol):
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """The ``x'`` nearest to ``x`` with ``A(x') = y``."""
+
+
+class Record(Constraint, Protocol):
+    """How values are kept: an operator that knows what an observation does to Gaussian beliefs."""
+
+    def update(self, mean: Tensor, variance: Tensor, y: Tensor, noise_std: Noise = 0.0) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each value of ``x`` given ``y``, when before it they were independent Gaussians.
+
+        ``mean`` is ``(k, n, c, h, w)``, and ``variance`` broadcastable to it.
+        """
+
+
+@runtime_checkable
+class Updating(Record, Protocol):
+    """Pictures laid over each other: all that :func:`basis_cli.samplers.ep` asks for."""
+
+    @property
+    def nominal(self) -> Mixture | Mixtures:
+        """The linear operator that it is, or is like, at pixels of which all is seen: what noise levels depend on."""
+
+    def forecast(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each value of ``A(x)``, ``x`` being independent Gaussians, approximately."""
 
 
 def consistent(x: Tensor, operator: Operator, y: Tensor, rounds: int = 8) -> Tensor:
@@ -149,6 +181,36 @@ class Derivative:
             return pullback(u)[0].detach()
 
 
+def misfit(operator: Operator, x: Tensor, y: Tensor) -> Tensor:
+    """``y - A x``; where only an interval of ``A x`` is known, how far outside it is."""
+    inside = getattr(operator, "inner", None)
+    return y - operator(x) if inside is None else operator.nearest(z := inside(x), y) - z  # type: ignore[attr-defined]
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """The logarithm of the standard normal density."""
+    return -0.5 * (z.square() + math.log(2 * math.pi))
+
+
+def truncated(mean: Tensor, variance: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of Gaussians given that they lie in the interval from ``low`` to ``high``."""
+    std = variance.sqrt()
+    near, far = (low - mean) / std, (high - mean) / std
+    flipped = near + far > 0  # to the left tail, where log_ndtr is exact
+    near, far = torch.where(flipped, -far, near), torch.where(flipped, -near, far)
+    log_share = log_ndtr(far) + torch.log1p(-(log_ndtr(near) - log_ndtr(far)).exp())
+    at_near, at_far = ((log_normal(z) - log_share).exp() for z in (near, far))
+    shift = at_near - at_far
+    second = torch.nan_to_num(near * at_near, 0, 0, 0) - torch.nan_to_num(far * at_far, 0, 0, 0)
+    width = high - low
+    narrow = far - near < 0.1
+    inside = torch.where(narrow, (low + high) / 2, mean + std * torch.where(flipped, -shift, shift))
+    left = torch.where(narrow, width.square() / 12, variance * (1 + second - shift.square()))
+    return inside.maximum(low).minimum(high), left.clamp_min(0).minimum(variance) + TINY * variance
+
+
 def linearized(operator: Operator, x: Tensor) -> LinearOperator | Derivative:
     """``operator`` itself if it is linear, else its derivative at ``x``."""
+    if isinstance(inside := getattr(operator, "inner", None), LinearOperator):
+        return inside
     return operator if isinstance(operator, LinearOperator) else Derivative(operator, x)

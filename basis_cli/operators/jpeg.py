@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UsageError
-from .base import Constant, resampled
+from .base import Constant, Noise, resampled, truncated
 from .image import shrinking
 
 
@@ -140,6 +140,24 @@ class Jpeg:
             rounded = [c.round() for c in self._coefficients(seen, self._unenlarge)]
             moved = [c.clamp(q - 0.49, q + 0.49) - c for c, q in zip(own, rounded, strict=True)]
             return self._upright(part + self._picture(moved, self._replicate)).expand_as(x[0])[None]
+
+    def update(self, mean: Tensor, variance: Tensor, y: Tensor, noise_std: Noise = 0.0) -> tuple[Tensor, Tensor]:
+        """See :class:`basis_cli.operators.base.Record`: in the coefficients, whose noise is white as well.
+
+        The variance is taken to be the same at all pixels, as it is left: of chroma, as if it were not shrunk.
+        """
+        with torch.autocast(mean.device.type, enabled=False):
+            own = self._coefficients(mean[0], self._shrink)
+            seen = [c.round() for c in self._coefficients(y, self._unenlarge)]
+            white = (variance + noise_std**2).expand_as(mean).mean((0, 2, 3, 4), keepdim=True)[0]
+            moved, left = [], []
+            for c, q, steps in zip(own, seen, self._steps, strict=True):
+                unit = (255 / steps.like(c)).square()
+                inside, rest = truncated(c, white * unit, q - 0.5, q + 0.5)
+                moved.append(inside - c)
+                left.append((rest / unit).mean((1, 2, 3), keepdim=True))
+            share = variance / (variance + noise_std**2)
+            return mean + share * self._picture(moved, self._replicate), variance * (1 - share) + share**2 * left[0]
 
 
 TURNED = {

@@ -7,12 +7,53 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.special import log_ndtr
 
 from ..errors import UsageError
-from .base import Constant, Linear
+from .base import TINY, Constant, Linear, Noise, log_normal, truncated
 
 
-class Mixture(Linear):
+class Named:
+    """An operator that a record calls by its class."""
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+
+class Superposition(Named):
+    """Pictures laid over each other pixel by pixel: near ``x``, a sum of them with :meth:`coefficients`."""
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """The derivative of the operator at ``x`` ``(k, n, c, h, w)``, broadcastable to it."""
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (self.coefficients(x) * x).sum(0)
+
+    def forecast(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of ``A x``, ``(n, c, h, w)``, of pictures with these."""
+        return self(mean), (self.coefficients(mean).square() * variance).sum(0)
+
+    def absorb(self, mean: Tensor, variance: Tensor, seen: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of ``x`` when those of ``A x`` turn out to be ``seen`` and ``left``."""
+        expected, spread = self.forecast(mean, variance)
+        gain = variance * self.coefficients(mean) / spread
+        return mean + gain * (seen - expected), variance + gain.square() * (left - spread)
+
+    def update(self, mean: Tensor, variance: Tensor, y: Tensor, noise_std: Noise = 0.0) -> tuple[Tensor, Tensor]:
+        """See :class:`basis_cli.operators.Updating`; a Gaussian belief stays one."""
+        expected, spread = self.forecast(mean, variance)
+        noise = noise_std**2 + TINY * spread
+        seen = expected + spread / (spread + noise) * (y - expected)
+        return self.absorb(mean, variance, seen, spread * noise / (spread + noise))
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """See :class:`basis_cli.operators.Constraint`; exact where the operator is linear, else a step of Newton's."""
+        coefficients = self.coefficients(x)
+        return x + coefficients * (y - self(x)) / coefficients.square().sum(0).clamp_min(TINY)
+
+
+class Mixture(Superposition, Linear):
     """``y = sum_i alpha_i x_i``, equation 1: ``(k, n, c, h, w) -> (n, c, h, w)``.
 
     Raises:
@@ -28,11 +69,121 @@ class Mixture(Linear):
         self.scale = math.sqrt(sum(self.gram) / self.k)
         self._coefficients = Constant(torch.tensor(self.alpha, dtype=torch.float64).view(-1, 1, 1, 1, 1))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return (self._coefficients.like(x) * x).sum(0)
+    @property
+    def nominal(self) -> Mixture:
+        return self
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        return self._coefficients.like(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self._coefficients.like(y) * y
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.adjoint(y) / sum(self.gram)
+
+
+class Screen(Superposition):
+    """``1 - y = (1 - x_1) ... (1 - x_k)``, as projectors and image editors lay light over light."""
+
+    def __init__(self, k: int):
+        self.k, self.scale, self.nominal = k, 1.0, Mixture([1 / k] * k)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return 1 - (1 - x).prod(0)
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        dark = (1 - x).clamp(0.01, 1)  # white over white: neither is known, but no division by zero
+        return torch.stack([torch.cat([dark[:i], dark[i + 1 :]]).prod(0) for i in range(self.k)])
+
+
+class Maximum(Named):
+    """``y = max_i x_i``, pixel by pixel: what image editors call lighten."""
+
+    def __init__(self, k: int):
+        self.k, self.scale, self.nominal = k, 1.0, Mixture([1 / k] * k)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.amax(0)
+
+    def forecast(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`basis_cli.operators.Updating`, of the picture that is brightest in the mean."""
+        first = mean.argmax(0, keepdim=True)
+        return self(mean), variance.expand_as(mean).gather(0, first)[0]
+
+    def update(self, mean: Tensor, variance: Tensor, y: Tensor, noise_std: Noise = 0.0) -> tuple[Tensor, Tensor]:
+        """Exact for Gaussian beliefs: one picture is ``y``, each with a probability, and the others lie below."""
+        variance = variance.expand_as(mean)
+        z = (y - mean) / (variance + noise_std**2).sqrt()
+        first = (log_normal(z) - variance.log() / 2 - log_ndtr(z)).softmax(0)  # p_i(y) / P_i(y), but for a factor
+        under, left = truncated(mean, variance, torch.zeros_like(y), y.clamp_min(0))
+        noise = noise_std**2 + TINY * variance
+        known = mean + variance / (variance + noise) * (y - mean)
+        spread = first * variance * noise / (variance + noise) + (1 - first) * left
+        return first * known + (1 - first) * under, spread + first * (1 - first) * (known - under).square()
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """See :class:`basis_cli.operators.Constraint`: all cut to ``y``, the one that is nearest to it raised."""
+        first = x == x.amax(0)
+        return torch.where(first, y.expand_as(x), x.minimum(y))
+
+
+class Mixtures(Named, Linear):
+    """Several observations of the same pictures: ``y_m = sum_i alpha_mi x_i``, ``(k, n, c, h, w) -> (n, m c, h, w)``.
+
+    Args:
+        alpha: a row of coefficients for each observation.
+
+    Raises:
+        UsageError: rows of different lengths, numbers that are not finite, or a picture that none observes.
+    """
+
+    gram = None
+
+    def __init__(self, alpha: Sequence[Sequence[float]]):
+        if (
+            not alpha
+            or len({len(row) for row in alpha}) != 1
+            or not all(math.isfinite(a) for row in alpha for a in row)
+        ):
+            raise UsageError(f"mixing coefficients must be finite, as many for each mixture, got {alpha}")
+        matrix = torch.tensor([list(row) for row in alpha], dtype=torch.float64)
+        if not (matrix != 0).any(0).all():
+            raise UsageError("a component has coefficient 0 in every mixture", "--alpha")
+        self.k = matrix.shape[1]
+        self.matrix = tuple(tuple(map(float, row)) for row in alpha)
+        self.alpha = tuple(float(a) for a in matrix.square().sum(0).sqrt())
+        self.scale = math.sqrt(sum(a * a for a in self.alpha) / matrix.numel())
+        self._matrix, self._pinv = Constant(matrix), Constant(torch.linalg.pinv(matrix))
+
+    @property
+    def nominal(self) -> Mixtures:
+        return self
+
+    def forecast(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`basis_cli.operators.Updating`."""
+        return self(mean), torch.einsum("mk,knchw->nmchw", self._matrix.like(mean).square(), variance).flatten(1, 2)
+
+    def _each(self, y: Tensor) -> Tensor:
+        """The observations ``(m, n, c, h, w)``."""
+        return y.unflatten(1, (len(self.matrix), -1)).transpose(0, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.einsum("mk,knchw->nmchw", self._matrix.like(x), x).flatten(1, 2)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return torch.einsum("mk,mnchw->knchw", self._matrix.like(y), self._each(y))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return torch.einsum("km,mnchw->knchw", self._pinv.like(y), self._each(y))
+
+    def update(self, mean: Tensor, variance: Tensor, y: Tensor, noise_std: float = 0.0) -> tuple[Tensor, Tensor]:
+        """See :class:`basis_cli.operators.Updating`; for one variance a picture, ``(k, 1, 1, 1, 1)``."""
+        prior = variance.flatten().double()
+        matrix = self._matrix.like(prior)
+        noise = noise_std**2 + TINY * (matrix.square() @ prior).max()
+        spread = matrix * prior @ matrix.T + noise * torch.eye(len(matrix), dtype=prior.dtype, device=prior.device)
+        gain = prior[:, None] * torch.linalg.solve(spread, matrix).T  # (k, m)
+        left = prior - (gain * matrix.T).sum(1) * prior
+        moved = torch.einsum("km,mnchw->knchw", gain.to(mean.dtype), self._each(y - self(mean)))
+        return mean + moved, left.to(mean.dtype).view_as(variance)

@@ -16,7 +16,7 @@ from .. import plugins
 from ..api import Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
-from ..operators import Mixture, Operator
+from ..operators import Operator, Updating
 from ..priors import contract
 from ..priors.wrapper import Wrapper
 from ..samplers import Descent, PerImageNoise, Watch, built_in, check_finite, descend, unwatched
@@ -61,7 +61,7 @@ class Guided:
     @property
     def kinds(self) -> list[Hashable]:
         """Components of equal kind may change places: the same prior and the same mixing coefficient."""
-        alpha = self.operator.alpha if isinstance(self.operator, Mixture) else range(self.operator.k)
+        alpha = self.operator.nominal.alpha if isinstance(self.operator, Updating) else range(self.operator.k)
         return [(id(prior), a) for prior, a in zip(self.priors, alpha, strict=True)]
 
     def sample(
@@ -113,9 +113,10 @@ class Guided:
 
     def described(self) -> dict[str, Any]:
         """Every setting, for a record."""
-        alpha = {"alpha": self.operator.alpha} if isinstance(self.operator, Mixture) else {}
+        operator = self.operator
+        made = {"alpha": operator.nominal.alpha, "operator": str(operator)} if isinstance(operator, Updating) else {}
         start = {"start": self.start.described()} if self.start else {}
-        return self.sampling.described(self.priors) | alpha | start
+        return self.sampling.described(self.priors) | made | start
 
 
 MIDDLE, FEW = 0.4, 20

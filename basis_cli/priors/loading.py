@@ -47,7 +47,7 @@ def _loaded(
 ) -> Any:
     """What the ``spec`` loads, once it is seen to have ``method`` and the shape that the spec states."""
     where = choose_device(device) if isinstance(device, str) else device
-    path = weights.find(spec.weights, weights_path) if spec.weights else weights_path
+    path = weights.of(spec, weights_path)
     try:
         loaded = resolve(spec.load)(spec, path, where)
     except BasisError:

@@ -15,7 +15,7 @@ from ..api import AnySize, AnySizeModel, DirectModel, Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
 from . import contract
-from .wrapper import GrayPrior
+from .wrapper import Wrapper
 
 PIXELS = 2**17
 """Pixels through the network at once, whatever the size of the picture."""
@@ -212,7 +212,8 @@ def suited(priors: Sequence[Prior], size: tuple[int, int], pyramid: bool) -> lis
 
 def about_tiles(prior: Prior) -> dict[str, Any] | None:
     """For a record: how many tiles, how large, or ``None`` for a prior of whole pictures."""
-    prior = prior.prior if isinstance(prior, GrayPrior) else prior
+    while isinstance(prior, Wrapper):
+        prior = prior.prior
     if not isinstance(prior, (TiledPrior, PyramidPrior)):
         return None
     scales = prior.scales if isinstance(prior, PyramidPrior) else [prior]

@@ -35,6 +35,10 @@ class Wrapper:
         """The score of ``x`` ``(n, c, h, w)`` at ``level``, which is that of ``sigma``."""
         return contract.score(level, x)
 
+    def seen(self, x: Tensor) -> Tensor:
+        """The pictures that ``prior`` knows the likelihood of ``x`` by."""
+        return x
+
 
 class WrappedLevel:
     """A level whose scores go through :meth:`Wrapper.scored`."""
@@ -50,7 +54,7 @@ class _WrappedLikelihood(WrappedLevel):
     level: Likelihood  # type: ignore[assignment]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return contract.log_prob(self.level, x)
+        return contract.log_prob(self.level, self.wrapper.seen(x))
 
 
 class GrayPrior(Wrapper):
@@ -64,7 +68,17 @@ class GrayPrior(Wrapper):
         return (gray - x) / sigma**2
 
 
-def gray(priors: Sequence[Prior]) -> list[Prior]:
-    """:class:`GrayPrior` of each of the ``priors``, each once."""
-    made = {id(prior): GrayPrior(prior) for prior in priors}
+class NegativePrior(Wrapper):
+    """``p(1 - x)``: pictures whose negatives ``prior`` knows, as dark ink on white paper."""
+
+    def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
+        return -contract.score(level, 1 - x)
+
+    def seen(self, x: Tensor) -> Tensor:
+        return 1 - x
+
+
+def wrapped(priors: Sequence[Prior], kind: type[Wrapper]) -> list[Prior]:
+    """Each of the ``priors`` in a wrapper of this ``kind``, each once."""
+    made = {id(prior): kind(prior) for prior in priors}
     return [made[id(prior)] for prior in priors]

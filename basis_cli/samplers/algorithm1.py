@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from ..api import Prior, SamplerSpec
-from ..operators import Operator, linearized
+from ..operators import Operator, linearized, misfit
 from .base import Descent, Progress, Watch, check_finite, descend, joint_score, unwatched
 from .graphs import repeated
 from .noise import PerImageNoise
@@ -62,7 +62,7 @@ def langevin(
     x = noise.uniform((operator.k, len(y), *priors[0].shape))
 
     def update(score: Callable[[Tensor], Tensor], eta: float, variance: float) -> None:
-        drift = score(x) + linearized(operator, x).adjoint(y - operator(x)) / variance
+        drift = score(x) + linearized(operator, x).adjoint(misfit(operator, x, y)) / variance
         x.add_(drift.mul_(eta)).add_(noise.normal(x.shape).mul_((2 * eta * temperature) ** 0.5))
 
     for level, sigma in descent(sigmas, x, noise):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..api import Prior, SamplerSpec
 from ..errors import UsageError
-from ..operators import Constraint, LinearOperator, Mixture, Operator, consistent, linearized
+from ..operators import Constraint, LinearOperator, Operator, Updating, consistent, linearized, misfit
 from .base import (
     Descent,
     Progress,
@@ -25,18 +25,20 @@ from .base import (
 from .noise import PerImageNoise
 from .schedules import karras, linear
 
-Estimate = Callable[[Tensor, float], Tensor]
-"""``E[x0 | x, y]``, approximately, from noisy components ``x`` ``(k, n, c, h, w)`` and their noise level."""
+Estimate = Callable[[Tensor, list[float]], Tensor]
+"""``E[x0 | x, y]``, approximately, from noisy components ``x`` ``(k, n, c, h, w)`` and the noise level of each."""
 
 
 def _renoised(
     estimate: Estimate,
+    operator: Operator,
     start: Tensor,
     seeds: Sequence[int],
     sigmas: Sequence[float],
     watch: Watch,
     descent: Descent,
     overrelaxation: float = 0.0,
+    ladder: float = 0.0,
     ancestral: bool = False,
 ) -> Tensor:
     """``x0 <- estimate(x, s); x <- x0 + t e`` from each level s to the next, t: the frame of every sampler below.
@@ -53,13 +55,15 @@ def _renoised(
     al. 2020), which keeps that spread, at more levels for the same quality::
 
         x <- x0 + (t / s)^2 (x - x0) + t sqrt(1 - (t / s)^2) z
+
+    Components of a mixture have levels of their own, ``s_i = s (mean(alpha) / alpha_i)^ladder``: see :func:`project`.
     """
     if not -1 <= overrelaxation <= 1:
         raise UsageError(f"overrelaxation is from -1 to 1, not {overrelaxation:g}")
-    noise = PerImageNoise(seeds, start.device)
-    x = start + sigmas[0] * noise.normal(start.shape)
+    noise, own = PerImageNoise(seeds, start.device), _relative_levels(operator, ladder)
+    x = start + weighted([sigmas[0] * each for each in own], noise.normal(start.shape))
     for level, sigma in descent(sigmas, x, noise):
-        x0 = estimate(x, sigma)
+        x0 = estimate(x, [sigma * each for each in own])
         watch(Progress(level, len(sigmas), level, len(sigmas), sigma, x0))
         if level + 1 < len(sigmas):
             after = sigmas[level + 1]
@@ -69,9 +73,16 @@ def _renoised(
             else:
                 keep = -overrelaxation * after / sigma
                 fresh = after * (1 - overrelaxation**2) ** 0.5
-            x.copy_(x0 + fresh * noise.normal(x0.shape) + keep * (x - x0))
+            x.copy_(x0 + weighted([fresh * each for each in own], noise.normal(x0.shape)) + keep * (x - x0))
     check_finite(x0, sigmas[-1])
     return x0
+
+
+def _relative_levels(operator: Operator, ladder: float) -> list[float]:
+    """``(mean(alpha) / alpha_i)^ladder`` of each component of a mixture, else 1."""
+    nominal = getattr(operator, "nominal", None)
+    alpha = [abs(a) for a in nominal.alpha] if nominal else [1.0] * operator.k
+    return [(sum(alpha) / len(alpha) / a) ** ladder for a in alpha]
 
 
 def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
@@ -88,6 +99,7 @@ def project(
     seeds: Sequence[int],
     sigmas: Sequence[float] = karras(50),
     overrelaxation: float = 0.0,
+    ladder: float = 1.6,
     watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
@@ -98,9 +110,13 @@ def project(
     For a linear operator that is ``D(x) + A^+ (y - A D(x))`` (DDNM, Wang et al. 2023); JPEG's coefficients are moved
     into the file's quantization intervals. The renoising is DDIM's with eta = 1 taken to the end. For measurements
     without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
-    spread of its samples is below the posterior's. With ``overrelaxation`` w, from -1 to 1, the old noise takes part:
-    ``sqrt(1 - w^2) z - w (x - x0) / sigma`` in place of ``z`` (Adler 1981); the larger, the likelier the answers and
-    the smaller their spread. Other arguments, result and errors as :func:`langevin`.
+    spread of its samples is below the posterior's. Components of a mixture have levels of their own, ``sigma_i = sigma
+    (mean(alpha) / alpha_i)^ladder``, and what is left to explain is shared in proportion to ``alpha_i sigma_i^2``: with
+    ``ladder`` 0 the strong component is settled, the weak one's ghost in it, long before that.
+
+    With ``overrelaxation`` w, from -1 to 1, the old noise takes part: ``sqrt(1 - w^2) z - w (x - x0) /
+    sigma`` in place of ``z`` (Adler 1981); the larger, the likelier the answers and the smaller their spread. Other
+    arguments, result and errors as :func:`langevin`.
 
     Raises:
         UsageError: an operator that knows no nearest solution.
@@ -108,10 +124,14 @@ def project(
     if not isinstance(operator, Constraint):
         raise UsageError("the sampler 'project' needs an operator with project(x, y)", "--sampler conjugate")
 
-    def estimate(x: Tensor, sigma: float) -> Tensor:
-        return operator.project(joint_denoiser(priors, sigma)(x), y)
+    def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
+        denoised = joint_denoiser(priors, sigmas)(x)
+        if isinstance(operator, Updating):  # nearest in units of each component's noise
+            return operator.update(denoised, _each([sigma**2 for sigma in sigmas], x), y)[0]
+        return operator.project(denoised, y)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, overrelaxation)
+    start = _start(operator, y, priors)
+    return _renoised(estimate, operator, start, seeds, sigmas, watch, descent, overrelaxation, ladder)
 
 
 def conjugate(
@@ -124,6 +144,7 @@ def conjugate(
     noise_std: float = 0.0,
     prior_std: float | Sequence[float] = 0.3,
     overrelaxation: float = 0.0,
+    ladder: float = 1.6,
     watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
@@ -141,21 +162,24 @@ def conjugate(
     """
     stds = [prior_std] * operator.k if isinstance(prior_std, (int, float)) else prior_std
 
-    def estimate(x: Tensor, sigma: float) -> Tensor:
-        denoised = joint_denoiser(priors, sigma)(x)
-        residual = y - operator(denoised)
-        left = [sigma**2 * std**2 / (sigma**2 + std**2) for std in stds]
+    def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
+        denoised = joint_denoiser(priors, sigmas)(x)
+        left = [sigma**2 * std**2 / (sigma**2 + std**2) for sigma, std in zip(sigmas, stds, strict=True)]
+        if isinstance(operator, Updating):
+            return operator.update(denoised, _each(left, x), y, noise_std)[0]
+        residual = misfit(operator, denoised, y)
         if isinstance(operator, LinearOperator) and operator.gram:
             total = noise_std**2 + sum(r2 * gram for r2, gram in zip(left, operator.gram, strict=True))
             return denoised + weighted(left, operator.adjoint(residual / total))
         return denoised + _gain(operator, denoised, partial(weighted, left), residual, noise_std, steps=10)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, overrelaxation)
+    start = _start(operator, y, priors)
+    return _renoised(estimate, operator, start, seeds, sigmas, watch, descent, overrelaxation, ladder)
 
 
 def ep(
     priors: Sequence[Prior],
-    operator: Mixture,
+    operator: Updating,
     y: Tensor,
     *,
     seeds: Sequence[int],
@@ -163,42 +187,64 @@ def ep(
     noise_std: float = 0.0,
     prior_std: float = 0.22,
     overrelaxation: float = 0.9,
+    ladder: float = 1.6,
     watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
-    """One round of expectation propagation a level, then :func:`conjugate`'s correction; two evaluations a level::
+    """One round of expectation propagation a level (Minka 2001); two evaluations a level::
 
-        o_i = (y - sum_{j != i} alpha_j D_j(x_j)) / alpha_i       what is left of the mixture for component i
-        v_i = (noise_std^2 + sum_{j != i} alpha_j^2 r^2) / alpha_i^2    and how sure that is
-        x~_i = s~_i^2 (x_i / sigma^2 + o_i / v_i),   s~_i^-2 = sigma^-2 + v_i^-1
-        x0 <- D(x~, s~) corrected, and without noise the nearest to that in [0, 1] with A x0 = y, nearly
+        m_i, r_i^2   D_i(x_i) and the variance left in it, as in :func:`conjugate`: what is believed of component i
+        m'_i, c_i    the same once y is seen, all other components being what is believed of them
+        o_i, v_i     what y alone says of it:  1 / v_i = 1 / c_i - 1 / r_i^2,  o_i / v_i = m'_i / c_i - m_i / r_i^2
+        x~_i = s~_i^2 (x_i / s_i^2 + o_i / v_i),   s~_i^-2 = s_i^-2 + v_i^-1
+        x0 <- the same once y is seen, of D(x~, s~); without noise the nearest to that in [0, 1] with A x0 = y, nearly
 
-    The second denoising sees two observations of each component instead of one, at the lower noise level ``s~_i``
-    (Minka 2001, with isotropic Gaussian messages). ``prior_std`` sets ``r`` as in :func:`conjugate`; its default is
-    what separated digits best. For mixtures, and priors that take any noise level. Not exact: the spread of its
+    For a mixture ``o_i = (y - sum_{j != i} alpha_j m_j) / alpha_i`` and ``v_i = (noise_std^2 + sum_{j != i} alpha_j^2
+    r_j^2) / alpha_i^2``: the second denoising sees what the others leave of it. It sees two observations of each
+    component instead of one, at the lower noise level ``s~_i``. ``prior_std`` sets ``r``; its default is what
+    separated digits best. For mixtures of all kinds, and priors that take any noise level. Not exact: the spread of its
     samples is below the posterior's. Otherwise as :func:`project`.
 
     Raises:
         UsageError: the operator is no mixture.
     """
-    if not isinstance(operator, Mixture):
+    if not isinstance(operator, Updating):
         raise UsageError("the sampler 'ep' separates mixtures only", "--sampler conjugate")
-    total = sum(operator.gram)
 
-    def estimate(x: Tensor, sigma: float) -> Tensor:
-        r2 = sigma**2 * prior_std**2 / (sigma**2 + prior_std**2)
-        denoised = joint_denoiser(priors, sigma)(x)
-        rest = (y - operator(denoised)).expand_as(denoised)
-        seen = denoised + weighted([1 / alpha for alpha in operator.alpha], rest)
-        v = [max((noise_std**2 + (total - gram) * r2) / gram, 1e-4 * sigma**2) for gram in operator.gram]
-        s2 = [sigma**2 * vi / (sigma**2 + vi) for vi in v]
-        share = [si / sigma**2 for si in s2]  # of x in the mean of both observations
-        observed = weighted(share, x) + weighted([1 - w for w in share], seen)
-        x0 = joint_denoiser(priors, [si**0.5 for si in s2])(observed)
-        x0 = x0 + r2 * operator.adjoint(y - operator(x0)) / (noise_std**2 + r2 * total)
+    def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
+        left = [sigma**2 * prior_std**2 / (sigma**2 + prior_std**2) for sigma in sigmas]
+        r2, told = _each(left, x), _told(operator, left, noise_std)
+        after = [
+            max((1 / sigma**2 + t / (1 - t) / r) ** -0.5, sigma / 100)
+            for sigma, t, r in zip(sigmas, told, left, strict=True)
+        ]
+        old = [(new / sigma) ** 2 for new, sigma in zip(after, sigmas, strict=True)]  # the share of x in x~
+        denoised = joint_denoiser(priors, sigmas)(x)
+        mean, variance = operator.update(denoised, r2, y, noise_std)
+        seen = denoised + (mean - denoised) / (1 - variance / r2).maximum(_each(told, x))
+        observed = weighted(old, x) + weighted([1 - share for share in old], seen)
+        x0 = joint_denoiser(priors, after)(observed)
+        x0, _ = operator.update(x0, r2, y, noise_std)
         return x0 if noise_std else consistent(x0, operator, y, rounds=3)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, overrelaxation)
+    start = _start(operator, y, priors)
+    return _renoised(estimate, operator, start, seeds, sigmas, watch, descent, overrelaxation, ladder)
+
+
+def _each(values: Sequence[float], x: Tensor) -> Tensor:
+    """One number for each component, to compute with ``x`` ``(k, n, c, h, w)``."""
+    return x.new_tensor(values).view(-1, 1, 1, 1, 1)
+
+
+def _told(operator: Updating, left: Sequence[float], noise_std: float) -> list[float]:
+    """The share of each component's variance ``left`` that ``y`` takes at pixels of which all is seen.
+
+    Computed on the CPU, so that no GPU is waited for.
+    """
+    nothing = torch.zeros(operator.k, 1, 1, 1, 1, dtype=torch.float64)
+    r2 = _each(left, nothing)
+    _, variance = operator.nominal.update(nothing, r2, operator.nominal(nothing), noise_std)
+    return (1 - variance / r2).flatten().tolist()
 
 
 def mmps(
@@ -226,23 +272,25 @@ def mmps(
         UsageError: a prior whose score cannot be differentiated.
     """
 
-    def estimate(x: Tensor, sigma: float) -> Tensor:
+    def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
+        variances = [sigma**2 for sigma in sigmas]
         with torch.enable_grad():
             noisy = x.detach().clone().requires_grad_()
-            score = joint_score(priors, sigma)(noisy)
+            score = joint_score(priors, sigmas)(noisy)
             if not score.requires_grad:
                 raise UsageError("mmps needs a prior whose score can be differentiated", "--sampler langevin")
-            denoised = noisy + sigma**2 * score
+            denoised = noisy + weighted(variances, score)
 
             def covariance(v: Tensor) -> Tensor:
                 (product,) = torch.autograd.grad(denoised, noisy, v.to(denoised.dtype), retain_graph=True)
-                return sigma**2 * product
+                return weighted(variances, product)
 
             mean = denoised.detach()
-            residual = y - operator(mean)
+            residual = misfit(operator, mean, y)
             return mean + _gain(operator, mean, covariance, residual, noise_std, cg_steps)
 
-    return _renoised(estimate, _start(operator, y, priors), seeds, sigmas, watch, descent, ancestral=True)
+    start = _start(operator, y, priors)
+    return _renoised(estimate, operator, start, seeds, sigmas, watch, descent, ancestral=True)
 
 
 def _gain(

@@ -151,7 +151,7 @@ class Task:
 
         if self.fit is None and tiles.any_size(priors):
             priors = tiles.suited(priors, self.size(seen), self.pyramid)
-        return wrapper.gray(priors) if gray else list(priors)
+        return wrapper.wrapped(priors, wrapper.GrayPrior) if gray else list(priors)
 
     def directed(
         self, model: DirectModel, seen: tuple[int, int], sampling: Sampling, name: str, priors: Sequence[Prior]

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import InputError, InputWarning, UsageError
 from .base import FitOption, Shape, Task, answer, as_fit
+from .decompression import coded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
     from torch import Tensor
 
     from ..api import Prior
-    from ..operators import Operator
+    from ..data.images import JpegCoding, Stored
+    from ..operators import Updating
     from ..posterior import Result
     from .base import Picture
+
+
+class Mixing(str, Enum):
+    """How pictures were laid over each other."""
+
+    mean = "mean"
+    sum = "sum"
+    max = "max"
+    screen = "screen"
+    over = "over"
 
 
 @dataclass(frozen=True)
@@ -30,32 +48,122 @@ class Separate(Task):
 
     name, noun, prior, defaults, several = "separate", "separation", "ncsn-mnist", {"sampler": "ep"}, True
     k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2
-    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,... (default: 1/k each)")] = None
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            help="Mixing coefficients, a,b,... (default: 1/k each, of a sum 1); of over, the opacity of each layer but "
+            "the lowest, from the top."
+        ),
+    ] = None
+    mixing: Annotated[
+        Mixing,
+        typer.Option(
+            help="How: their mean; their sum, cut at white; the lighter one at each pixel (max); light on light "
+            "(screen); layers, the first on top (over)."
+        ),
+    ] = Mixing.mean
+    invert: Annotated[bool, typer.Option("--invert", help="The prior's pictures are negatives of these.")] = False
     fit: FitOption = None
 
     @property
     def coefficients(self) -> list[float]:
-        """``alpha``, or ``1/k`` each: an eight-bit file holds a mean, not a sum.
+        """``alpha``, or ``1/k`` each, since an eight-bit file holds a mean; of layers what is seen of each.
 
         Raises:
-            UsageError: not a number for each.
+            UsageError: not a number for each, or a way of mixing that has none.
         """
-        given = numbers(self.alpha, "--alpha") or [1 / self.k] * self.k
+        given = numbers(self.alpha, "--alpha")
+        if self.mixing in (Mixing.max, Mixing.screen) and given:
+            raise UsageError(f"--mixing {self.mixing.value} has no coefficients", "leave out --alpha")
+        if self.mixing is Mixing.over:
+            given, left = [], 1.0
+            for opacity in numbers(self.alpha, "--alpha") or [1 - i / self.k for i in range(1, self.k)]:
+                given, left = [*given, left * opacity], left * (1 - opacity)
+            given.append(left)
+        given = given or [1.0 if self.mixing is Mixing.sum else 1 / self.k] * self.k
         if len(given) != self.k:
-            hint = "--alpha takes one number for each"
+            hint = "--alpha takes one number for each" + (" but the lowest" if self.mixing is Mixing.over else "")
             raise UsageError(f"{len(given)} mixing coefficients for {self.k} components", hint)
         return given
 
-    def operator(self, shape: Shape) -> Operator:
-        from ..operators import Mixture
+    @property
+    def cut(self) -> bool:
+        """Whether a mixture may be brighter than white."""
+        linear = self.mixing not in (Mixing.max, Mixing.screen)
+        return linear and sum(a for a in self.coefficients if a > 0) > 1 + 1e-6
 
-        return Mixture(self.coefficients)
+    def operator(self, shape: Shape) -> Updating:
+        from ..operators import Composed, Maximum, Mixture, Saturated, Screen
+
+        coefficients = self.coefficients
+        if self.mixing in (Mixing.max, Mixing.screen):
+            return (Maximum if self.mixing is Mixing.max else Screen)(self.k)
+        mixture = Mixture(coefficients)
+        return Composed(Saturated(), mixture) if self.cut else mixture
+
+    def suited(self, priors: Sequence[Prior], seen: tuple[int, int], gray: bool = False) -> list[Prior]:
+        from ..priors.wrapper import NegativePrior, wrapped
+
+        priors = super().suited(priors, seen, gray)
+        return wrapped(priors, NegativePrior) if self.invert else priors
 
     def check(self, shape: Shape, larger: bool = False) -> None:
         self.operator(shape)
 
+    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, Stored]:
+        """Also says what a file itself tells: where it is cut at white, and what JPEG lost of it."""
+        from ..data import images
+
+        file = source if os.path.isfile(source) else images.contents(source)  # a pipe can be read once only
+        coding = self._coding(file, shape, larger)
+        stored = images.load(file, self.seen(shape), self.fit, larger, as_coded=coding is not None)
+        self._tell(str(source), stored.pixels, coding)
+        if coding is None:
+            return self, stored
+        return Recorded(**{field.name: getattr(self, field.name) for field in fields(self)}, coding=coding), stored
+
+    def _coding(self, file: Path | str | bytes, shape: Shape, larger: bool) -> JpegCoding | None:
+        """How a file was compressed, if it is JPEG and was neither fitted nor turned."""
+        from ..data import images
+
+        try:
+            coding = images.jpeg_coding(file)
+            c, h, w = shape
+            height, width = coding.size
+            coded(coding, (c, height, width) if larger and height >= h and width >= w else shape)
+        except InputError:
+            return None
+        return coding
+
+    def _tell(self, name: str, pixels: np.ndarray, coding: JpegCoding | None) -> None:
+        white = float((pixels >= 1).mean())
+        if coding:
+            warnings.warn(f"{name} is JPEG: what it lost is taken from its tables", InputWarning, stacklevel=2)
+        if self.cut and white:
+            warnings.warn(f"{name} is cut at white in {white:.0%}: more may be there", InputWarning, stacklevel=2)
+        elif white > WHITE and self.mixing is Mixing.mean and not self.alpha and not self.invert:
+            message = f"{white:.0%} of {name} is white, as if pictures were added (--mixing sum) or are dark on white"
+            warnings.warn(f"{message} (--invert)", InputWarning, stacklevel=2)
+
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         return y
+
+
+WHITE = 0.05
+"""A share of white pixels that a mean of pictures seldom has."""
+
+
+@dataclass(frozen=True)
+class Recorded(Separate):
+    """Mixtures that were stored as JPEG alike."""
+
+    coding: JpegCoding | None = None
+
+    def operator(self, shape: Shape) -> Updating:
+        from ..operators import Composed
+
+        assert self.coding
+        return Composed(coded(self.coding, shape), super().operator(shape))
 
 
 def separate(
@@ -64,6 +172,8 @@ def separate(
     k: int = 2,
     prior: str | Prior | Sequence[str | Prior] | None = None,
     alpha: Sequence[float] | None = None,
+    mixing: str = "mean",
+    invert: bool = False,
     references: Sequence[Picture] | None = None,
     fit: str | None = None,
     **options: Any,
@@ -73,7 +183,10 @@ def separate(
     Args:
         mixtures: one or several files or ``(c, h, w)`` arrays in [0, 1], or one ``(n, c, h, w)`` array.
         prior: one for all components or one for each; names or :class:`basis_cli.api.Prior` objects.
-        alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means.
+        alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means, of a sum 1.
+        mixing: ``mean``; ``sum``, cut at white; ``max``; ``screen``; ``over``, whose ``alpha`` is the opacity of every
+            layer but the lowest, from the top.
+        invert: the prior's pictures are negatives of these.
         references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
         fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
         options: those of :func:`basis_cli.tasks.base.answer`: samples, select, weights, sampling, compute ...
@@ -82,7 +195,10 @@ def separate(
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
     text = None if alpha is None else ",".join(map(repr, map(float, alpha)))
-    return answer(Separate(k, text, as_fit(fit)), mixtures, prior=prior, references=references, **options)
+    if mixing not in list(Mixing):
+        raise UsageError(f"no way of mixing is called {mixing!r}", f"known: {', '.join(each.value for each in Mixing)}")
+    task = Separate(k, text, Mixing(mixing), invert, as_fit(fit))
+    return answer(task, mixtures, prior=prior, references=references, **options)
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:

@@ -182,6 +182,7 @@ def test_opacity_goes_from_the_picture_to_the_answer(basis, glass):
     answer = np.asarray(Image.open("out/glass.x1.png"))
     np.testing.assert_array_equal(answer[:, :4], glass[:, :4])
     assert (answer[:, 4:, 3] == 255).all()  # what is filled in is opaque
+    assert json.loads(Path("out/glass.json").read_text())["read"] == {"opacity": "kept"}
     result = basis("separate", "glass.png", *options, "-o", "parts")
     assert result.exit_code == 0, result.output
     for i in (1, 2):  # opacity times a mixture is the mixture of opacity times the components
@@ -221,4 +222,4 @@ def test_answers_say_in_which_colours_they_are_and_when_it_was(basis, tmp_path):
     assert np.abs(np.asarray(answer, int)[:, 4:] - turned[:, 4:, ::-1]).max() <= 2
     assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(answer.info["icc_profile"])))
     record = json.loads(Path("out/photo.json").read_text())
-    assert record["read"]["converted_to"] == "sRGB"
+    assert record["read"] == {"profile": "sRGB built-in", "converted_to": "sRGB", "exif": "kept"}

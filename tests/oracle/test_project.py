@@ -38,7 +38,7 @@ def law_of_project(prior, alpha, y, sigmas):
 def test_project_follows_its_law(gaussian, alpha):
     sigmas = (1.0, 0.5, 0.2)
     y = Y.expand(CHAINS, *Y.shape)
-    x = samplers.project([gaussian] * len(alpha), Mixture(alpha), y, seeds=range(CHAINS), sigmas=sigmas)
+    x = samplers.project([gaussian] * len(alpha), Mixture(alpha), y, seeds=range(CHAINS), sigmas=sigmas, ladder=0)
     mean, covariance = law_of_project(gaussian, alpha, Y, sigmas)
     drawn = x.double().transpose(0, 1).flatten(1)
     error = covariance.diagonal().sqrt() / CHAINS**0.5

@@ -1,0 +1,78 @@
+"""``basis separate --mixing``: what is told by itself, what is recorded, what explains the file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+QUICK = ["--prior", "toy-mixture", "--sampler", "ep", "--levels", "4", "--quiet", "--json"]
+
+
+def answered(result):
+    assert result.exit_code == 0, result.output
+    (record,) = json.loads(result.stdout)["results"]
+    return record, *(np.asarray(Image.open(name), float) for name in record["answers"][0]["components"])
+
+
+@pytest.fixture
+def bright(tmp_path):
+    """A picture whose upper half is white."""
+    pixels = np.random.default_rng(0).integers(60, 200, (8, 8), dtype=np.uint8)
+    pixels[:4] = 255
+    Image.fromarray(pixels).save(tmp_path / "mix.png")
+    return pixels.astype(float)
+
+
+MADE = {
+    "max": lambda a, b: np.maximum(a, b),
+    "screen": lambda a, b: 255 - (255 - a) * (255 - b) / 255,
+    "sum": lambda a, b: np.minimum(a + b, 255),
+    "over": lambda a, b: 0.5 * a + 0.5 * b,
+}
+
+
+@pytest.mark.parametrize("mixing", MADE)
+def test_components_make_the_file(basis, bright, mixing):
+    record, *components = answered(basis("separate", "mix.png", "--mixing", mixing, *QUICK))
+    assert np.abs(MADE[mixing](*components) - bright).mean() < 3
+    assert (record["settings"]["operator"] == "Saturated of Mixture") == (mixing == "sum")
+
+
+def test_white_is_told(basis, bright):
+    cut = basis("separate", "mix.png", "--mixing", "sum", *QUICK, "-o", "cut")
+    assert "cut at white in 50%" in cut.stderr
+    assert "--mixing sum" in basis("separate", "mix.png", *QUICK, "-o", "mean").stderr
+    assert "white" not in basis("separate", "mix.png", "--alpha", ".7,.3", *QUICK, "-o", "given").stderr
+
+
+def test_a_jpeg_file_is_explained_up_to_what_it_lost(basis, picture):
+    pixels = np.asarray(Image.open(picture()))
+    Image.fromarray(pixels).save("mix.jpg", quality=60)
+    result = basis("separate", "mix.jpg", *QUICK)
+    record, *components = answered(result)
+    assert "JPEG" in result.stderr
+    assert record["settings"]["operator"] == "Jpeg of Mixture"
+    Image.fromarray((sum(components) / 2).round().astype(np.uint8)).save("again.jpg", quality=60)
+    assert np.abs(np.asarray(Image.open("again.jpg"), float) - np.asarray(Image.open("mix.jpg"), float)).mean() < 6
+
+
+def test_negatives_of_what_the_prior_knows(basis, picture):
+    pixels = np.asarray(Image.open(picture()))
+    Image.fromarray(255 - pixels).save("negative.png")
+    plain = ["--prior", "toy-mixture", "--sampler", "project", "--levels", "30", "--quiet", "--json"]
+    one, *positive = answered(basis("separate", "mix.png", *plain, "-o", "one"))
+    two, *negative = answered(basis("separate", "negative.png", "--invert", *plain, "-o", "two"))
+    assert max(record["answers"][0]["residual_8bit_rms"] for record in (one, two)) < 1
+    assert np.abs(sum(positive) + sum(negative) - 2 * 255).mean() < 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--mixing", "max", "--alpha", "1,1"], ["--mixing", "over", "--alpha", ".5,.5"], ["--mixing", "multiply"]],
+)
+def test_what_cannot_be_is_said(basis, picture, options):
+    result = basis("separate", picture(), *options, *QUICK)
+    assert result.exit_code == 2
