@@ -24,16 +24,16 @@ def called(thing: object) -> str:
 
 @contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Whatever is raised here becomes a ``BasisError`` on ``what``, but for what the runner has another way for: too
-    little memory, networks that cannot be compiled, steps that cannot be recorded."""
+    """Whatever is raised here becomes a ``BasisError`` on ``what``, but for what is caught elsewhere: too little memory,
+    networks that cannot be compiled, steps that cannot be recorded, a recomputation that has enough."""
     try:
         yield
     except BasisError:
         raise
     except Exception as error:
-        compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        torchs_own = type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch.utils.checkpoint"))
         recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        if out_of_memory(error) or compiling or recording:
+        if out_of_memory(error) or torchs_own or recording:
             raise
         raise BasisError(f"{what} failed: {type(error).__name__}: {error}", REPORT) from error
 
