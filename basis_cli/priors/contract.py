@@ -24,8 +24,8 @@ def called(thing: object) -> str:
 
 @contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Whatever is raised here becomes a ``BasisError`` on ``what``, but for what is caught elsewhere: too little memory,
-    networks that cannot be compiled, steps that cannot be recorded, a recomputation that has enough."""
+    """Whatever is raised here becomes a ``BasisError`` on ``what``, but for what is caught elsewhere: too little
+    memory, networks that cannot be compiled, steps that cannot be recorded, a recomputation that has enough."""
     try:
         yield
     except BasisError:

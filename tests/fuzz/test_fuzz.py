@@ -39,7 +39,6 @@ SECONDS = 60
 TASKS = {
     "separate": ["--prior", "toy-mixture", "--sampler", "ep", "--levels", "2", "-q"],
     "inpaint": ["--mask", "left", "--prior", "toy-mixture", "--levels", "2", "-q"],
-    "upscale": ["--factor", "1", "--prior", "toy-mixture", "--levels", "2", "-q"],
 }
 SHAPE = (8, 8)  # of the toy priors
 
