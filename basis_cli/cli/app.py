@@ -10,14 +10,18 @@ from typer.core import TyperGroup
 from .. import __version__, plugins
 from ..errors import BasisError
 from ..tasks import Task, built_in
-from . import bench, evaluate, info, run, train, weights
+from . import bench, evaluate, info, numbers, run, train, weights
 from .output import fail
 
 INTERRUPTED = 130
 
 
 class Basis(TyperGroup):
-    """Turns errors that the user can act on into one line and an exit code."""
+    """Refuses numbers out of range; turns errors that the user can act on into one line and an exit code."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        numbers.checked(self)
 
     def invoke(self, ctx: Any) -> Any:
         try:
