@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from basis_toy.prior import soft_blobs
 
@@ -137,8 +139,25 @@ def test_ssim():
     assert found.shape == (2, 3)
     assert 0.5 < found[0, 0] < 0.99
     assert found[0, 0] > 2 * found[0, 1:].max()  # other pictures
-    with pytest.raises(UsageError, match="6 pixels"):
-        metrics.ssim(x[..., :5], x[..., :5])
+    with pytest.raises(UsageError, match="11 pixels"):
+        metrics.ssim(x[..., :10], x[..., :10])
+
+
+def test_ssim_is_that_of_scikit_image():
+    """gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1: its own filter and border."""
+    x, r = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(2)).double().numpy()
+    smooth = partial(scipy.ndimage.gaussian_filter, sigma=(0, 1.5, 1.5), truncate=3.5)
+    mx, mr = smooth(x), smooth(r)
+    a1, a2, b1 = 2 * mx * mr + 1e-4, 2 * (smooth(x * r) - mx * mr) + 9e-4, mx**2 + mr**2 + 1e-4
+    values = a1 * a2 / (b1 * (smooth(x * x) - mx**2 + smooth(r * r) - mr**2 + 9e-4))
+    found = metrics.ssim(torch.from_numpy(x).float(), torch.from_numpy(r).float())
+    assert float(found) == pytest.approx(values[:, 5:-5, 5:-5].mean(), abs=1e-6)
+
+
+def test_pictures_too_small_for_ssim_have_none():
+    x = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert protocols.quality(x, x)["ssim"] == pytest.approx(1)
+    assert "ssim" not in protocols.quality(x[..., :8], x[..., :8])
 
 
 def test_components_are_put_to_the_references_they_fit():
@@ -199,6 +218,9 @@ class Flat:
     def __call__(self, pictures):
         return {"count": float(len(pictures))}
 
+    def caveats(self, count):
+        return [f"{count} are few"]
+
 
 @pytest.mark.parametrize(
     ("task", "limit"),
@@ -225,6 +247,7 @@ def test_restorations_are_compared_with_doing_without(task, limit):
     assert rows["mean of 4"]["psnr"] > rows["baseline"]["psnr"] - 0.5
     assert report["residual_8bit_rms"] < limit
     assert report["evaluations"] == 80
+    assert report["caveats"] == ["8 are few"]
 
 
 def test_a_prior_of_another_shape_cannot_restore():
@@ -271,7 +294,7 @@ def test_components_of_different_priors_are_judged_in_their_places(sampler, draw
     right, wrong = judged(truth), judged(truth.flip(0))
     assert right["protocol"] == "one of each"
     assert right["psnr"]["mean"] == pytest.approx(100)
-    assert right["quality"]["separations"]["ssim"] == pytest.approx(1)
+    assert right["quality"]["separations"]["psnr"] == pytest.approx(100)
     assert right["assigned"]["truth"] == wrong["assigned"]["truth"] == {"by likelihood": 1}
     assert right["assigned"]["separations"] == {"by likelihood": 1, "by distance": 1}
     assert wrong["psnr"]["mean"] < 20

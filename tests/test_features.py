@@ -165,6 +165,9 @@ def test_realism_of_the_reference_itself(file):
     assert list(own) == ["cifar-FID", "cifar-IS", "cifar-IS-std"]
     assert own["cifar-FID"] == pytest.approx(0, abs=1e-4)
     assert own["cifar-IS"] >= 1
+    few, several = realism.caveats(16), realism.caveats(499)
+    assert [caveat.partition(":")[0] for caveat in few + several] == ["cifar-FID", "cifar-IS", "cifar-IS"]
+    assert not realism.caveats(500)
     other = realism(torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0)) ** 4)
     assert other["cifar-FID"] > 10 * abs(own["cifar-FID"])
     with pytest.raises(UsageError, match="two RGB pictures"):
@@ -183,11 +186,10 @@ def test_pictures_are_rounded_to_8_bits_and_clipped():
 
 
 def test_torchmetrics_is_needed(monkeypatch):
-    for module in ("functional.image", "image.fid", "image.inception"):
+    for module in ("image.fid", "image.inception"):
         monkeypatch.setitem(sys.modules, f"torchmetrics.{module}", None)
     x = torch.rand(4, 3, 16, 16)
     for measure in (
-        lambda: metrics.ssim(x, x),
         lambda: metrics.inception_score(torch.zeros(4, 10)),
         lambda: metrics.Realism(Brightness(), metrics.Statistics.of(torch.rand(4, 3)))(x),
     ):
@@ -265,4 +267,4 @@ def test_a_torchvision_that_does_not_fit_is_one_clear_line(monkeypatch):
     with pytest.raises(
         UsageError, match=r"torchmetrics cannot be imported: operator torchvision::nms does not exist \("
     ):
-        metrics.torchmetrics("functional.image")
+        metrics.torchmetrics("image.fid")

@@ -124,7 +124,15 @@ def test_a_denoiser_of_any_range_is_the_prior_it_was_made_of(value_range):
     x = PICTURES + 0.2 * torch.randn(PICTURES.shape, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(prior.at(0.2).score(x), right(x, 0.2), rtol=1e-3, atol=1e-3)
     assert check(prior, PICTURES).sound
-    assert DenoiserPrior(denoise, TOY.shape, sigmas=(1.0, 0.1)).sigmas == (1.0, 0.1)
+
+
+def test_a_denoiser_refuses_noise_that_it_does_not_know():
+    prior = DenoiserPrior(clean, TOY.shape, sigmas=(0.3, 0.1))
+    prior.at(0.3), prior.at(0.2), prior.at(0.1)
+    for sigma in (0.31, 0.09):
+        with pytest.raises(InputError, match="from 0.1 to 0.3"):
+            prior.at(sigma)
+    assert check(prior, PICTURES).sound
 
 
 def test_a_denoiser_sees_a_single_picture_as_one_of_a_batch():

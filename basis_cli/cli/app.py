@@ -10,12 +10,16 @@ from typer.core import TyperGroup
 from .. import __version__, plugins
 from ..errors import BasisError, out_of_memory
 from ..tasks import Task, built_in
-from . import INTERRUPTED, bench, evaluate, info, run, train, weights
+from . import INTERRUPTED, bench, evaluate, info, numbers, run, train, weights
 from .output import fail, warnings_as_lines
 
 
 class Basis(TyperGroup):
-    """Turns errors that the user can act on into one line and an exit code."""
+    """Refuses numbers out of range; turns errors that the user can act on into one line and an exit code."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        numbers.checked(self)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -263,7 +263,7 @@ def _quality_table(result: dict[str, Any], title: str) -> Table:
         table.add_row(row, *cells)
     off = f"; residual {result['residual_8bit_rms']:.2f} of 255 levels" if "residual_8bit_rms" in result else ""
     by = result["settings"].get("sampler") or result["settings"].get("model")
-    table.caption = f"{by}, {result['seconds']:.0f} s{off}"
+    table.caption = "\n".join([f"{by}, {result['seconds']:.0f} s{off}", *result.get("caveats", [])])
     return table
 
 

@@ -194,7 +194,7 @@ def doctor(as_json: AsJson = False) -> None:
                     problems.append(f"prior {name}: {error}")
     if facts["torchmetrics"] != "not installed (an extra)":
         try:
-            torchmetrics("functional.image")
+            torchmetrics("image.fid")
         except BasisError as error:
             problems.append(str(error))
     try:

@@ -8,23 +8,44 @@ from importlib import import_module
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
 
+SSIM_WINDOW = 11
+"""Pixels."""
+
 
 def ssim(x: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity over the last three axes, in [0, 1]: 1 if they are equal (Wang et al. 2004).
+    """Structural similarity (Wang et al. 2004) over the last three axes, at most 1, which equal pictures have::
+
+        SSIM = (2 m_x m_r + c1) (2 s_xr + c2) / ((m_x^2 + m_r^2 + c1) (s_x^2 + s_r^2 + c2)),  c1 = .01^2, c2 = .03^2
+
+    Means m, variances and covariance s are those under a Gaussian window of 11 x 11 pixels with a deviation of 1.5;
+    the result is the mean over the channels and over all places where the window is within the picture. So
+    scikit-image has it, with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1``. float64,
+    on the CPU.
 
     Raises:
-        UsageError: a side of less than 6 pixels, or torchmetrics is not installed.
+        UsageError: a side of less than 11 pixels.
     """
     shape = torch.broadcast_shapes(x.shape, reference.shape)
-    if min(shape[-2:]) < 6:
-        raise UsageError(f"SSIM needs 6 pixels a side, not {shape[-1]} x {shape[-2]}")
-    pictures = (each.expand(shape).reshape(-1, *shape[-3:]) for each in (x, reference))
-    measure = torchmetrics("functional.image").structural_similarity_index_measure
-    return measure(*pictures, data_range=1.0, reduction="none").reshape(shape[:-3])
+    if min(shape[-2:]) < SSIM_WINDOW:
+        raise UsageError(f"SSIM needs {SSIM_WINDOW} pixels a side, not {shape[-1]} x {shape[-2]}")
+    a, b = (each.cpu().double().expand(shape).reshape(-1, 1, *shape[-2:]) for each in (x, reference))
+    window = torch.exp(-((torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2) ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    def local(values: Tensor) -> Tensor:
+        """The mean under the window."""
+        return F.conv2d(F.conv2d(values, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+
+    mean_a, mean_b = local(a), local(b)
+    spread = local(a * a) + local(b * b) - mean_a**2 - mean_b**2
+    together = local(a * b) - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+    return (likeness * (2 * together + 0.03**2) / (spread + 0.03**2)).view(*shape[:-2], -1).mean((-1, -2))
 
 
 def best_of(samples: Tensor, truth: Tensor) -> dict[str, dict[str, float]]:
@@ -116,6 +137,10 @@ class _Given(nn.Identity):
         self.num_features = num_features
 
 
+FEW = 500
+"""Pictures: an Inception score of fewer depends more on how many they are than on what they show."""
+
+
 class Realism:
     """How much pictures look like those of ``reference``, to ``network``: Frechet distance and Inception score.
 
@@ -141,6 +166,15 @@ class Realism:
         score, deviation = inception_score(logits)
         found = {"FID": frechet_distance(features, self.reference), "IS": score, "IS-std": deviation}
         return {self.prefix + name: value for name, value in found.items()}
+
+    def caveats(self, count: int) -> list[str]:
+        """What to know of the figures of so few pictures as ``count``."""
+        found, dimensions = [], len(self.reference.mean)
+        if count <= dimensions:
+            found.append(f"{self.prefix}FID: {count} pictures do not tell the covariance of {dimensions} features")
+        if count < FEW:
+            found.append(f"{self.prefix}IS: too low, from ten parts of {-(-count // 10)} pictures")
+        return [f"{caveat}; compare figures of equally many only" for caveat in found]
 
 
 def torchmetrics(module: str) -> Any:

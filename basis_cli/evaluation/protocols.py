@@ -83,18 +83,18 @@ def evaluate_separation(
     Returns:
         ``psnr``, ``psnr_corrected`` and ``average`` (the baseline, the mean picture) as :func:`summary` makes them,
         ``psnr_per_mixture``, ``residual_8bit_rms`` of the sum over k, seconds, evaluations and the settings; for
-        pictures in colour :func:`quality` of the average, the separations and the truth (Table 3); with different
-        priors :func:`assigned`.
+        pictures in colour :func:`quality` of the average, the separations and the truth (Table 3), with ``caveats``
+        where they are few; with different priors :func:`assigned`.
 
     Raises:
-        UsageError: data sets that do not fit the priors; for pictures in colour, torchmetrics is not installed.
+        UsageError: data sets that do not fit the priors; for ``realism``, torchmetrics is not installed.
         BasisError: the sheet cannot be written.
     """
     k, sampling, compute = len(priors), sampling or Sampling(), compute or Compute()
     y, truth, about = mixtures([data] if isinstance(data, Dataset) else data, k, pairs, protocol, pairs_seed)
     made = {id(prior): of_shape(prior, about["data"], truth) for prior in priors}
     priors = [made[id(prior)] for prior in priors]
-    _ready(sheet, judged=truth.shape[2] == 3)
+    _ready(sheet, realism)
     posterior = Separate(k).posterior(priors, sampling)
     result = drawn(posterior, y, _seeds(sampling.seed, pairs, samples), compute=compute, watch=watch)
     chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
@@ -117,6 +117,7 @@ def evaluate_separation(
     }
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
+        found |= _caveats(realism, k * pairs)
     if len({id(prior) for prior in priors}) == k > 1:
         found["assigned"] = {"separations": assigned(x, priors, truth, compute)}
         found["assigned"]["truth"] = assigned(truth, priors, compute=compute)
@@ -188,12 +189,12 @@ def _same_shape(modelled: tuple[int, ...], name: str, pictures: Tensor) -> None:
         raise UsageError(f"the prior models pictures of shape {tuple(modelled)}, but {name}'s have {shape}")
 
 
-def _ready(sheet: Path | None, judged: bool) -> None:
+def _ready(sheet: Path | None, realism: metrics.Realism | None) -> None:
     """Raise what would otherwise end a long run after it is done."""
     if sheet:
         images.out_folder(sheet.parent)
-    if judged:
-        metrics.torchmetrics("functional.image")
+    if realism:
+        metrics.torchmetrics("image.fid")
 
 
 def _seeds(seed: int, count: int, samples: int) -> list[list[int]]:
@@ -204,14 +205,15 @@ def _seeds(seed: int, count: int, samples: int) -> list[list[int]]:
 def quality(x: Tensor, truth: Tensor, realism: metrics.Realism | None = None) -> dict[str, float]:
     """PSNR and SSIM of pictures ``(n, c, h, w)`` in [0, 1] to the ``truth``, the means with the PSNR's standard error.
 
-    With ``realism`` also its figures, of the pictures alone.
+    Pictures too small for SSIM have none. With ``realism`` also its figures, of the pictures alone.
     """
     psnr = ordering.psnr(x, truth)
     found = {
         "psnr": float(psnr.mean()),
         "psnr_standard_error": float(psnr.std() / len(psnr) ** 0.5),
-        "ssim": float(metrics.ssim(x, truth).mean()),
     }
+    if min(x.shape[-2:]) >= metrics.SSIM_WINDOW:
+        found["ssim"] = float(metrics.ssim(x, truth).mean())
     return found | (realism(x) if realism else {})
 
 
@@ -220,6 +222,12 @@ def _compared(truth: Tensor, realism: metrics.Realism | None, **answers: Tensor)
     pictures = truth.flatten(0, -4)
     rows = {name: quality(x.flatten(0, -4), pictures, realism) for name, x in answers.items()}
     return rows | {"truth": realism(pictures) if realism else {}}
+
+
+def _caveats(realism: metrics.Realism | None, count: int) -> dict[str, list[str]]:
+    """:meth:`~.metrics.Realism.caveats`, if there are any."""
+    found = realism.caveats(count) if realism else []
+    return {"caveats": found} if found else {}
 
 
 def evaluate_restoration(
@@ -245,15 +253,15 @@ def evaluate_restoration(
 
     Returns:
         ``quality``: :func:`quality` of the ``baseline``, of ``one sample``, of the mean of all samples if there are
-        several, and of the truth itself; with several ``best_of``: :func:`~.metrics.best_of`, and of the baseline;
-        ``residual_8bit_rms``; then how it was done.
+        several, and of the truth itself, with ``caveats`` where pictures are few; with several ``best_of``:
+        :func:`~.metrics.best_of`, and of the baseline; ``residual_8bit_rms``; then how it was done.
 
     Raises:
         UsageError: the prior or the model is of pictures of another shape.
     """
     truth, sampling = data[:pictures], sampling or Sampling()
     priors = [] if prior is None else [of_shape(prior, data.name, truth)]
-    _ready(sheet, judged=True)
+    _ready(sheet, realism)
     posterior: Posterior
     if model is None:
         posterior = task.posterior(priors, sampling)
@@ -281,6 +289,7 @@ def evaluate_restoration(
         "split": data.split,
         "pictures": len(y),
         "quality": _compared(truth, realism, **found),
+        **_caveats(realism, len(y)),
         **best,
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
@@ -320,6 +329,7 @@ def evaluate_samples(
             "samples": realism(x),
             "truth": realism(data[:count]),
         },
+        **_caveats(realism, count),
         "seconds": time.perf_counter() - began,
         "settings": sampling.described([prior]) | compute.described(),
     }

@@ -28,8 +28,8 @@ from ..samplers import geometric, karras
 from ..samplers.noise import PerImageNoise
 from ..tasks.separation import Separate
 
-INPUTS: dict[str, tuple[float, float, float]] = {
-    "": (1, 0, 1),
+Inputs = dict[str, tuple[float, float, float]]
+INPUTS: Inputs = {
     "it takes noise for twice as strong as it is": (1, 0, 0.5),
     "it takes noise for half as strong as it is": (1, 0, 2),
     "its network wants pictures in [-1, 1] and gets [0, 1]": (2, -1, 1),
@@ -114,7 +114,7 @@ def check(
     which has no fine grain, from 1 to 0.1. What it draws cannot show mistakes that make it a sound prior of other
     pictures.
     """
-    found = Soundness()
+    found, inputs = Soundness(), INPUTS
     everywhere = list(sigmas or _some(prior.sigmas or geometric(5, 1.0, 0.03)))
     n = count if pictures is None else len(pictures)
     noise = PerImageNoise(range(n), device)
@@ -124,11 +124,11 @@ def check(
             return found
         if pictures is None:
             pictures = _drawn(found, prior, gray, noise)
-            sigmas = sigmas or (everywhere if prior.sigmas else geometric(5, 1.0, 0.1))
+            sigmas, inputs = sigmas or (everywhere if prior.sigmas else geometric(5, 1.0, 0.1)), {}
         if pictures is not None:
             x0 = pictures.to(device)
             noisy = {sigma: x0 + sigma * noise.normal((1, *x0.shape))[0] for sigma in sigmas or everywhere}
-            _denoises(found, prior, x0, noisy)
+            _denoises(found, prior, x0, noisy, {"": (1, 0, 1)} | inputs)
             _likelihood(found, prior, noisy, noise)
         _cost(found, prior.at(everywhere[0]), gray)
     except Exception as error:  # a prior may raise anything
@@ -194,7 +194,7 @@ def _drawn(found: Soundness, prior: Prior, gray: Tensor, noise: PerImageNoise) -
     return x
 
 
-def _denoises(found: Soundness, prior: Prior, x0: Tensor, noisy: dict[float, Tensor]) -> None:
+def _denoises(found: Soundness, prior: Prior, x0: Tensor, noisy: dict[float, Tensor], inputs: Inputs) -> None:
     """Denoising errors, Figure 2 and Tweedie's residual; and the mistake that explains them best if they are bad."""
     for sigma, x in noisy.items():
         score = prior.at(sigma).score(x)
@@ -217,27 +217,27 @@ def _denoises(found: Soundness, prior: Prior, x0: Tensor, noisy: dict[float, Ten
     factors = [level["factor"] for level in found.levels]
     good = all(FACTOR[0] < factor < FACTOR[1] for factor in factors)
     found.add("best factor of the score (Tweedie)", good, " ".join(f"{factor:.2f}" for factor in factors), "1")
-    mistake, gain = _mistake(prior, x0, noisy)
+    mistake, gain = _mistake(prior, x0, noisy, inputs)
     found.mistake = mistake if gain < MARGIN else ""
     found.add("best other reading", gain >= MARGIN, f"error x {gain:.2f} if {mistake}", f"error x {MARGIN} or more")
 
 
-def _mistake(prior: Prior, x0: Tensor, noisy: dict[float, Tensor]) -> tuple[str, float]:
+def _mistake(prior: Prior, x0: Tensor, noisy: dict[float, Tensor], inputs: Inputs) -> tuple[str, float]:
     """The mistake whose absence would lessen the denoising error most, and by what factor.
 
     Errors are compared by their geometric mean over the levels.
     """
     errors: dict[str, float] = {}
-    for name, error in _readings(prior, x0, noisy):
+    for name, error in _readings(prior, x0, noisy, inputs):
         errors[name] = min(error, errors.get(name, math.inf))
     as_it_is = errors.pop("")
     mistake = min(errors, key=errors.__getitem__)
     return mistake, errors[mistake] / as_it_is
 
 
-def _readings(prior: Prior, x0: Tensor, noisy: dict[float, Tensor]) -> Iterator[tuple[str, float]]:
+def _readings(prior: Prior, x0: Tensor, noisy: dict[float, Tensor], inputs: Inputs) -> Iterator[tuple[str, float]]:
     """Every single mistake, and the denoising error if it were one."""
-    for asked, (a, b, c) in INPUTS.items():
+    for asked, (a, b, c) in inputs.items():
         try:
             returned = {sigma: a * prior.at(a * c * sigma).score(a * x + b) for sigma, x in noisy.items()}
         except BasisError:  # a level that it does not know

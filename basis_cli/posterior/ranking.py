@@ -31,7 +31,8 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
         log p(x) = const - integral of E ||D(x + s z, s) - x||^2 / s^2 d(log s)
 
     as a sum over ``sigmas`` (evenly spaced in ``log s``), one evaluation each, with the same ``z`` for all pictures, so
-    that the noise of the estimate nearly cancels in differences. For comparing samples of one mixture only. A pyramid
+    that the noise of the estimate nearly cancels in differences. For comparing samples of one mixture only. Levels
+    beyond those that a prior was trained at are left out. A pyramid
     (:class:`basis_cli.priors.tiles.PyramidPrior`) is asked from as much higher a level on as it has scales.
     """
     noise = PerImageNoise([seed], x.device)
@@ -48,6 +49,8 @@ def log_likelihood(priors: Sequence[Prior], x: Tensor, sigmas: Sequence[float] =
     if octaves := halvings(priors):
         sigmas = geometric(len(sigmas) + round(octaves * math.log(2) / step), sigmas[0] * 2**octaves, sigmas[-1])
         step = math.log(sigmas[0] / sigmas[-1]) / (len(sigmas) - 1)
+    known = [own for i in scored if (own := priors[i].sigmas)]
+    sigmas = [sigma for sigma in sigmas if all(own[-1] <= sigma <= own[0] for own in known)]
     for sigma in sigmas if scored else ():
         noisy = pictures + sigma * noise.normal((1, 1, *x.shape[2:]))
         error = joint_denoiser([priors[i] for i in scored], sigma)(noisy) - pictures

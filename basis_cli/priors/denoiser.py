@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
+
+from ..errors import InputError
 
 Denoise = Callable[[Tensor, float], Tensor]
 
@@ -19,6 +22,7 @@ class DenoiserPrior:
         shape: ``(c, h, w)`` of its pictures.
         value_range: what it calls black and white.
         sigmas: the noise levels that it was trained at, high to low, for pictures in [0, 1]; ``None``: any level.
+            Above the highest and below the lowest it refuses.
     """
 
     def __init__(
@@ -29,8 +33,18 @@ class DenoiserPrior:
         sigmas: tuple[float, ...] | None = None,
     ):
         self.denoise, self.shape, self.value_range, self.sigmas = denoise, shape, value_range, sigmas
+        self.span = (sigmas[-1], sigmas[0]) if sigmas else (0.0, math.inf)
 
     def at(self, sigma: float) -> DenoiserLevel:
+        """The denoiser at ``sigma``.
+
+        Raises:
+            InputError: it was not trained with that much, or that little, noise.
+        """
+        low, high = self.span
+        if not 0.999 * low <= sigma <= 1.001 * high:
+            reason = f"this prior knows noise levels from {low:.3g} to {high:.3g}, not {sigma:.3g}"
+            raise InputError(reason, "--sigma-max, --sigma-min")
         return DenoiserLevel(self, sigma)
 
 

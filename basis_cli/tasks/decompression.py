@@ -116,7 +116,8 @@ def decompress(pictures: Picture | Sequence[Picture], jpeg: Jpeg | None = None, 
     codings = {images.jpeg_coding(file) for file in files}  # type: ignore[arg-type]
     if len(codings) != 1:
         raise UsageError("these files were compressed in different ways", "decompress them one by one")
-    return answer(Coded(codings.pop()), pictures, **options)
+    as_coded = [images.load(file, as_coded=True).pixels for file in files]  # type: ignore[arg-type]
+    return answer(Coded(codings.pop()), as_coded, **options)
 
 
 def coded(coding: JpegCoding, shape: Shape, name: str = "the JPEG file") -> Jpeg:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basis_cli.api import DenoiserPrior, InputError, PriorSpec, RunWarning, UsageError, WeightsError
+from basis_cli.api import DenoiserPrior, PriorSpec, RunWarning, UsageError, WeightsError
 
 from .files import split
 from .schedules import Schedule, VarianceExploding, schedule
@@ -38,25 +38,14 @@ class DiffusersPrior(DenoiserPrior):
         centred = isinstance(noise, VarianceExploding) or config.get("center_input_sample")
         shape, value_range = (config["in_channels"], height, width), (0.0, 1.0) if centred else (-1.0, 1.0)
         super().__init__(self._denoised, shape, value_range)
+        low, high = noise.sigmas
+        self.span = low / (value_range[1] - value_range[0]), high / (value_range[1] - value_range[0])
         self.network: nn.Module = network.eval().requires_grad_(False)
         self.noise, self.label, self._compiled = noise, label, False
         self._whole_steps = config.get("time_embedding_type") == "learned"
         _check_label(config, label)
         if hasattr(network, "time_embedding"):
             network.time_embedding.register_forward_pre_hook(_one_row)
-
-    def at(self, sigma: float) -> Any:
-        """The network at ``sigma``.
-
-        Raises:
-            InputError: it was not trained with that much, or that little, noise.
-        """
-        scale = self.value_range[1] - self.value_range[0]
-        low, high = (each / scale for each in self.noise.sigmas)
-        if not low * 0.999 <= sigma <= high * 1.001:
-            reason = f"this model knows noise levels from {low:.3g} to {high:.3g}, not {sigma:.3g}"
-            raise InputError(reason, "--sigma-min, --sigma-max")
-        return super().at(sigma)
 
     def compile(self) -> None:
         if not self._compiled:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+
+import basis_cli
 
 QUICK = ["--prior", "blobs", "--levels", "4", "--quiet"]
 pytestmark = pytest.mark.usefixtures("colour")
@@ -110,6 +112,18 @@ def test_decompress_takes_gray_and_turned_files(basis, photo, picture):
         < np.abs(pixels("out/turned.x1.png") - pixels("plain.jpg")).mean()
     )
     assert record("turned")["answers"][0]["residual_8bit_rms"] < 8
+
+
+def test_decompress_leaves_the_colours_as_they_were_coded(basis, photo):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"tXYZ").replace(b"bXYZ", b"rXYZ").replace(b"tXYZ", b"bXYZ")
+    files = [photo("plain.jpg", quality=20), photo("swapped.jpg", quality=20, icc_profile=swapped)]
+    assert basis("decompress", *files, *QUICK).exit_code == 0
+    assert (pixels("out/plain.x1.png") == pixels("out/swapped.x1.png")).all()
+    assert Image.open("out/swapped.x1.png").info["icc_profile"] == swapped
+    how = {"prior": "blobs", "sampling": basis_cli.Sampling(levels=4)}
+    plain, other = (basis_cli.decompress(file, **how).components for file in files)
+    assert (plain == other).all()
 
 
 def test_a_jpeg_that_does_not_fit_the_prior_does_not_stop_the_others(basis, photo, picture):
