@@ -20,7 +20,8 @@ class Compute:
     device: str = "auto"
     """``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N``, or ``mps``, an Apple GPU."""
     dtype: str = "auto"
-    """``float32``, ``bfloat16`` (networks only; samples stay float32; not on ``mps``) or ``auto``: bfloat16 on CUDA."""
+    """``float32``, ``bfloat16`` (networks only; samples stay float32; not on ``mps``) or ``auto``: bfloat16 where it is
+    multiplied in hardware (:func:`multiplies_bfloat16`)."""
     batch: int | None = None
     """Pictures (inputs times samples) worked on at once; ``None``: as many as are fast and fit into memory. A picture
     does not depend on it."""
@@ -84,7 +85,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def precision(device: torch.device, dtype: str) -> torch.autocast:
-    """A context in which networks compute in ``dtype``: ``float32``, ``bfloat16``, or ``auto``, bfloat16 on CUDA.
+    """A context in which networks compute in ``dtype``: ``float32``, ``bfloat16``, or ``auto``, bfloat16 in hardware.
 
     This is also the one place that decides about TF32, which CUDA may use for float32 convolutions and matrix products:
     never with ``float32``, which promises 24 bits; otherwise yes, as bfloat16 has fewer bits still. torch knows no such
@@ -101,7 +102,7 @@ def precision(device: torch.device, dtype: str) -> torch.autocast:
 
 
 def _is_half(device: torch.device, dtype: str) -> bool:
-    return dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
+    return dtype == "bfloat16" or (dtype == "auto" and multiplies_bfloat16(device))
 
 
 def compile_networks(models: Iterable[object]) -> None:

@@ -35,6 +35,17 @@ def test_a_cpu_that_cannot_be_asked_multiplies_no_bfloat16(monkeypatch):
 
 
 @pytest.mark.parametrize(("capable", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bfloat16_where_the_cpu_multiplies_it_and_float32_is_never(monkeypatch, capable, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable}, raising=False)
+    network = torch.nn.Linear(2, 2)
+    for dtype, found in (("auto", expected), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        where = compute.Compute("cpu", dtype)
+        with where.inference():
+            assert network(torch.ones(1, 2)).dtype == found
+        assert where.described()["dtype"] == str(found).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(("capable", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_networks_train_in_bfloat16_where_the_cpu_multiplies_it(tmp_path, monkeypatch, capable, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable}, raising=False)
     dtypes = []

@@ -44,7 +44,7 @@ def test_naming_a_default_changes_nothing():
 
 def test_jpeg_tells_so_much_that_little_noise_will_do():
     jpeg = Sampling().over(DEFAULTS["decompress"])
-    assert (jpeg.sampler, jpeg.sigma_max, len(levels(jpeg))) == ("project", 0.2, 25)
+    assert (jpeg.sampler, jpeg.sigma_max, len(levels(jpeg))) == ("project", 0.2, 10)
     assert levels(jpeg)[0] == pytest.approx(0.2)
     assert levels(jpeg)[-1] == pytest.approx(0.01)
     assert Sampling(sigma_max=0.5).over(DEFAULTS["decompress"]).sigma_max == 0.5

@@ -86,7 +86,7 @@ DataNames = Annotated[
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda, cuda:N, or mps (an Apple GPU).")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 on CUDA.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the networks; auto: bfloat16 where it is in hardware.")]
 Batch = Annotated[
     int | None, typer.Option(help="Pictures worked on at once. (default: what is fast and fits into memory)")
 ]
@@ -111,7 +111,9 @@ class SamplerOptions:
             "(default: separate ep, sample langevin, others project)",
         ),
     ] = None
-    levels: Annotated[int | None, typer.Option(help="Noise levels. (default: langevin 10, ep 25, others 50)")] = None
+    levels: Annotated[
+        int | None, typer.Option(help="Noise levels. (default: langevin, decompress 10, ep, upscale 25, others 50)")
+    ] = None
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level. (default: 1, ep 1.3)")] = None
     sigma_min: Annotated[float | None, typer.Option(help="Lowest. (default: langevin .01, others .03)")] = None
     steps: Annotated[int | None, typer.Option(help="langevin: steps a level; time grows with it. (default: 100)")] = (
@@ -124,7 +126,10 @@ class SamplerOptions:
     ] = None
     overrelaxation: Annotated[
         float | None,
-        typer.Option(help="0 to 1: likelier answers, less different ones; ep, project, conjugate. (default: ep .9)"),
+        typer.Option(
+            help="0 to 1: likelier answers, less different ones; ep, project, conjugate. "
+            "(default: ep, upscale, decompress .9)",
+        ),
     ] = None
     seed: Seed = 0
 

@@ -41,7 +41,13 @@ class Decompress(Task):
     """
 
     name, noun, damage = "decompress", "decompression", Decompression
-    defaults = {"sampler": "project", "levels": 25, "sigma_max": 0.2, "sigma_min": 0.01}  # noqa: RUF012
+    defaults = {  # noqa: RUF012
+        "sampler": "project",
+        "levels": 10,
+        "sigma_max": 0.2,
+        "sigma_min": 0.01,
+        "overrelaxation": 0.9,
+    }
     """The decoded file tells all that noise of 0.2 would hide."""
 
     def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, Stored]:

@@ -37,6 +37,7 @@ class Upscale(Task):
     """
 
     name, noun, damage = "upscale", "upscaling", Upscaling
+    defaults = {"sampler": "project", "levels": 25, "overrelaxation": 0.9}  # noqa: RUF012
     factor: Annotated[int, typer.Option(min=2, help="How many times larger: 2, 4, 8, 16.")]
     bicubic: Annotated[
         bool, typer.Option("--bicubic", help="The picture was shrunk with a bicubic filter, not by averaging.")
