@@ -218,7 +218,7 @@ def test_one_bad_file_does_not_stop_the_others(basis, picture, tmp_path):
         (["--levels", 0], 2, "levels"),
         (["--steps", 0], 2, "steps"),
         (["--step-size", "-1"], 2, "step_size"),
-        (["--step-size", "nan"], 2, "step_size"),
+        (["--step-size", "nan"], 2, "step-size"),
         (["--batch", 0], 2, "batch"),
         (["--prior", "toy-mixtur"], 3, "did you mean"),
         (["--sampler", "langevni"], 3, "did you mean 'langevin'"),
