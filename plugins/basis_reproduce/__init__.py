@@ -346,8 +346,8 @@ _ALL = (
         "digits of each class, likelihood, Bayes' rule",
         "flows:digits",
         pictures=(1_000, 10_000),
-        samples=(200, 2_560),
-        iterations=(150, 1_500),
+        samples=(300, 2_560),
+        iterations=(400, 4_000),
     ),
     _experiment(
         "cinn-mnist-interpolation",
