@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 import torch
 
-from basis_cli.samplers.noise import PerImageNoise
+from basis_cli.samplers.noise import PerImageNoise, picture_seeds
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -145,6 +145,27 @@ def test_the_first_numbers_of_neighbouring_seeds_are_independent(seeds):
     assert scipy.stats.kstest(first[:, 0].numpy(), "uniform").pvalue > 1e-3
     assert abs(correlation(first[:-1, 0], first[1:, 0])) < 4.5 / math.sqrt(len(seeds))
     assert abs(correlation(first[:, 0], first[:, 1])) < 4.5 / math.sqrt(len(seeds))
+
+
+def test_the_seed_of_a_picture_is_of_its_content_and_the_run():
+    y = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    seeds = picture_seeds(1, y, 2)
+    assert len({seed for each in seeds for seed in each}) == 8
+    assert picture_seeds(1, y.flip(0), 2) == seeds[::-1]
+    assert picture_seeds(1, y[2:3]) == [seeds[2][:1]]
+    assert picture_seeds(1, torch.zeros(1, 2, 2)) == [[4505398122292821178]]  # on every machine
+    assert picture_seeds(2, y) != picture_seeds(1, y)
+    y[0, 0, 0, 0] += 1 / 255 if y[0, 0, 0, 0] < 0.5 else -1 / 255
+    changed = picture_seeds(1, y, 2)
+    assert changed[0] != seeds[0]
+    assert changed[1:] == seeds[1:]
+
+
+@pytest.mark.parametrize("parts", [255, 65535, 3 * 255, 16 * 255, 255_000])
+def test_rounding_does_not_change_the_seed(parts):
+    """Of 8 and 16 bits, means of three channels and of blocks of pixels, brightness of colours."""
+    y = (torch.arange(parts + 1).double() / parts).float()[None]
+    assert picture_seeds(0, y * (1 + 2**-22)) == picture_seeds(0, y) == picture_seeds(0, y * (1 - 2**-22))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

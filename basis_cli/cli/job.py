@@ -296,7 +296,7 @@ class Job:
 
         from ..data import images
         from ..posterior import Frames, answers
-        from ..samplers.noise import image_seed
+        from ..samplers.noise import picture_seeds
 
         if self.output.dry_run:
             for picture in pictures:
@@ -308,7 +308,6 @@ class Job:
         for folder in sorted({(self.place.folder / picture.stem).parent for picture in pictures}):
             images.out_folder(folder)
         y = task.observed(torch.stack([torch.from_numpy(p.stored.pixels) for p in pictures]), posterior.operator)
-        seeds = [image_seed(self.sampling.seed, sample) for sample in range(self.several.samples)]
         stems = [picture.stem for picture in pictures]
         begun = [[stems.index(stem) for stem in chunk if stem in stems] for chunk in self.begun]
         began, before = time.perf_counter(), len(self.records)
@@ -317,7 +316,7 @@ class Job:
             for i, result in answers(
                 posterior,
                 y,
-                [seeds] * len(y),
+                picture_seeds(self.sampling.seed, y, self.several.samples),
                 compute=self.compute,
                 select=self.several.select.value,
                 truth=torch.from_numpy(np.stack(self.references))[:, None] if self.references else None,
@@ -357,6 +356,7 @@ class Job:
         record: dict[str, Any] = {"input": picture.name} | self.about
         record |= {
             "settings": result.settings,
+            "noise_seeds": result.seeds[0],
             "evaluations": result.evaluations,
             "seconds": round(result.seconds, 3),
         }

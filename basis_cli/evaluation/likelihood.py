@@ -17,7 +17,7 @@ from ..posterior import Guided, Sampling, drawn
 from ..posterior.ranking import bits_per_dim
 from ..priors import contract
 from ..samplers import Watch, unwatched
-from ..samplers.noise import image_seed
+from ..samplers.noise import picture_seeds
 from ..tasks.samples import Sample
 from .protocols import mixtures, of_shape
 
@@ -80,7 +80,7 @@ def evaluate_likelihood(
     tests = {name: each[:pictures].to(device) for name, each in zip(names, data, strict=True)}
     found = {name: _bits_of_test(x, own[name], sigma, sampling.seed) for name, x in tests.items()}
     if pairs:
-        seeds = [[image_seed(sampling.seed, pair)] for pair in range(pairs)]
+        seeds = picture_seeds(sampling.seed, y[:pairs])
         result = drawn(Guided(priors, Mixture([0.5, 0.5]), sampling), y, seeds, compute=compute, watch=watch)
         x = torch.stack([one.x[:, 0] for one in result.ranked], dim=1)
         separations = x.to(device).unbind() if len(data) == 2 else [x.to(device).flatten(0, 1)]

@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..posterior import Posterior, Sampling, drawn, ordering, ranking
 from ..posterior.runner import corrected
 from ..samplers import Watch, unwatched
-from ..samplers.noise import image_seed
+from ..samplers.noise import picture_seeds
 from ..tasks import sample
 from ..tasks.base import Task
 from ..tasks.samples import Sample
@@ -96,7 +96,7 @@ def evaluate_separation(
     priors = [made[id(prior)] for prior in priors]
     _ready(sheet, realism)
     posterior = Separate(k).posterior(priors, sampling)
-    result = drawn(posterior, y, _seeds(sampling.seed, pairs, samples), compute=compute, watch=watch)
+    result = drawn(posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, watch=watch)
     chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
     off = ordering.residual(posterior.operator(chosen), y)
     x, written = (
@@ -197,11 +197,6 @@ def _ready(sheet: Path | None, realism: metrics.Realism | None) -> None:
         metrics.torchmetrics("image.fid")
 
 
-def _seeds(seed: int, count: int, samples: int) -> list[list[int]]:
-    """Those of each picture's samples; the first sample is the one that is drawn alone."""
-    return [[image_seed(seed, i, *([s] if s else [])) for s in range(samples)] for i in range(count)]
-
-
 def quality(x: Tensor, truth: Tensor, realism: metrics.Realism | None = None) -> dict[str, float]:
     """PSNR and SSIM of pictures ``(n, c, h, w)`` in [0, 1] to the ``truth``, the means with the PSNR's standard error.
 
@@ -270,7 +265,9 @@ def evaluate_restoration(
         _same_shape(posterior.shape, data.name, truth)
     y = (posterior.operator(truth[None]) * 255).round() / 255
     compute = compute or Compute()
-    result = drawn(posterior, y, _seeds(sampling.seed, len(y), samples), compute=compute, rank=False, watch=watch)
+    result = drawn(
+        posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, rank=False, watch=watch
+    )
     repeated = y.repeat_interleave(samples, dim=0)
     x = corrected(posterior, torch.stack([one.x for one in result.ranked], dim=1).flatten(1, 2), repeated)
     off = ordering.residual(posterior.operator(x), repeated)

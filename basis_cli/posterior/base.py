@@ -71,6 +71,8 @@ class Result:
     """Standard deviation of each pixel over the samples, ``(k, n, c, h, w)``; ``None`` for a single sample."""
     ranked: list[Ranked] = field(default_factory=list)
     """For each input its samples as the sampler left them, most probable first."""
+    seeds: list[list[int]] = field(default_factory=list)
+    """Of the noise of each input's samples, in the order drawn."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,6 +93,7 @@ class Result:
         return Result(
             **parts,  # type: ignore[arg-type]
             ranked=[self.ranked[i]],
+            seeds=[self.seeds[i]],
             seconds=seconds,
             evaluations=self.evaluations,
             settings=self.settings,
@@ -104,6 +107,7 @@ class Result:
         return cls(
             **whole,  # type: ignore[arg-type]
             ranked=[one for result in results for one in result.ranked],
+            seeds=[seeds for result in results for seeds in result.seeds],
             seconds=sum(result.seconds for result in results),
             evaluations=results[-1].evaluations,
             settings=results[0].settings,

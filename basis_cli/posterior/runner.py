@@ -239,6 +239,7 @@ class _Run:
             log_prob=None if log_prob is None else log_prob.cpu().view(operator.k, len(y), m),
             std=std,
             ranked=ranked,
+            seeds=[list(self.seeds[i]) for i in inputs],
             settings=posterior.described() | self.compute.described() | {"samples": samples, "select": select},
         )
 

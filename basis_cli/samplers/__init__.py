@@ -27,6 +27,7 @@ from .denoising import mmps as mmps
 from .denoising import project as project
 from .noise import PerImageNoise as PerImageNoise
 from .noise import image_seed as image_seed
+from .noise import picture_seeds as picture_seeds
 from .schedules import PAPER_SIGMAS as PAPER_SIGMAS
 from .schedules import from_coarse as from_coarse
 from .schedules import geometric as geometric

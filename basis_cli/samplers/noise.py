@@ -7,6 +7,7 @@ For other devices, whose 64-bit integers are not to be relied on, numbers are ma
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -86,6 +87,19 @@ class PerImageNoise:
         return pair[..., :each].reshape(shape).to(self._used_on)
 
 
+def picture_seeds(seed: int, y: Tensor, samples: int = 1) -> list[list[int]]:
+    """The seeds of ``samples`` for each of ``y`` ``(n, ...)``, from ``seed`` and what was observed alone.
+
+    So a picture has the same noise wherever and beside whichever others it is drawn, and no two of a folder share an
+    unlucky one. What was observed is hashed in 8-bit levels, for the last bits of a float differ between machines. The
+    edges between those levels are where neither 8 and 16 bits nor means of a few channels or pixels have values.
+    """
+    levels = (y.cpu().double() * 255 + 1 / math.pi).floor().long()
+    contents = [hashlib.sha256(repr(tuple(each.shape)).encode() + each.numpy().tobytes()) for each in levels]
+    hashes = [int.from_bytes(content.digest()[:8], "little") for content in contents]
+    return [[image_seed(seed, content, sample) for sample in range(samples)] for content in hashes]
+
+
 def image_seed(seed: int, *index: int) -> int:
-    """The seed of sample (or evaluation pair) ``index``: a 63-bit hash, so that neighbouring seeds share nothing."""
+    """The seed of picture ``index`` where nothing is observed: a 63-bit hash, so that neighbours share nothing."""
     return int(np.random.SeedSequence((seed, *index)).generate_state(1, np.uint64)[0] >> np.uint64(1))

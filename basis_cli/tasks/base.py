@@ -213,7 +213,8 @@ def answer(
         samples: posterior samples for each picture.
         select: what to keep of several samples, see :meth:`basis_cli.posterior.ranking.Ranked.select`.
         references: the true pictures, one for each, if known; of several components ``(k, n, c, h, w)``.
-        sampling: sampler, noise levels, seed. A picture depends on its seed, not on what runs beside it.
+        sampling: sampler, noise levels, seed. A picture depends on the seed and what was observed, not on what runs
+            beside it.
         compute: device, precision, batch.
         model: a direct model to answer instead of a prior and a sampler; a name or a
             :class:`basis_cli.api.DirectModel`. ``weights`` are its own.
@@ -226,7 +227,7 @@ def answer(
     """
     from ..compute import Compute
     from ..posterior import Result, Sampling, answers
-    from ..samplers import image_seed, unwatched
+    from ..samplers import picture_seeds, unwatched
 
     sampling, compute = sampling or Sampling(), compute or Compute()
     if samples < 1:
@@ -254,11 +255,10 @@ def answer(
             posterior = task.posterior(task.suited(priors, (h, w), gray), sampling)
         y = task.observed(given[chosen], posterior.operator)
         truth = None if references is None else _truth(task, references, posterior.shape, len(given))[:, chosen]
-        seeds = [[image_seed(sampling.seed, sample) for sample in range(samples)]] * len(y)
         results = answers(
             posterior,
             y,
-            seeds,
+            picture_seeds(sampling.seed, y, samples),
             compute=compute,
             select=select,
             truth=truth,

@@ -184,8 +184,9 @@ def inpainting(setup: Setup, *, pictures: int, samples: int, steps: int) -> Repo
         setup.say(name)
         operator = operators.Mask(known)
         conditional = posterior.Guided([prior], operator, setup.sampling("langevin", step_size=STEP_SIZE, steps=steps))
-        seeds = [[samplers.image_seed(setup.seed, i * samples + j) for j in range(samples)] for i in range(pictures)]
-        found = posterior.answers(conditional, operator(truth[None]), seeds, compute=setup.compute, rank=False)
+        y = operator(truth[None])
+        seeds = samplers.picture_seeds(setup.seed, y, samples)
+        found = posterior.answers(conditional, y, seeds, compute=setup.compute, rank=False)
         x = torch.cat([result.components[0] for _, result in found])  # type: ignore[union-attr]
         psnr = posterior.ordering.psnr(x, truth[:, None])
         unknown = known == 0

@@ -183,7 +183,7 @@ def figure9(setup: Setup, *, mixtures: int, steps: int) -> Report:
     operator = operators.Mixture([0.5, 0.5])
     sampling = setup.algorithm1(levels=10, steps=steps)
     frames = posterior.Frames(lambda progress: setup.say(f"noise {progress.sigma:.3f}"))
-    seeds = [[samplers.image_seed(setup.seed, i)] for i in range(mixtures)]
+    seeds = samplers.picture_seeds(setup.seed, y)
     conditional = posterior.Guided([found[name]] * 2, operator, sampling)
     posterior.drawn(conditional, y, seeds, compute=setup.compute, watch=frames)
     ends = torch.stack([frames.of(i) for i in range(mixtures)], dim=2)  # (levels, 2, n, c, h, w)

@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+import basis_cli
+
 QUICK = ["--prior", "toy-mixture", "--sampler", "langevin", "--levels", "3", "--steps", "4"]
 
 
@@ -86,10 +88,24 @@ def test_same_seed_same_files_alone_or_among_others(basis, picture):
     basis("separate", *names, *QUICK, "--quiet", "--seed", 7, "-o", "together")
     basis("separate", *names, *QUICK, "--quiet", "--seed", 7, "-o", "by-twos", "--batch", 2)
     basis("separate", names[3], *QUICK, "--quiet", "--seed", 7, "-o", "alone")
+    basis("separate", *names[::-1], *QUICK, "--quiet", "--seed", 7, "-o", "backwards")
     basis("separate", names[3], *QUICK, "--quiet", "--seed", 8, "-o", "other")
-    files = {name: Path(name, "mix3.x1.png").read_bytes() for name in ("together", "by-twos", "alone", "other")}
-    assert files["together"] == files["by-twos"] == files["alone"]
+    folders = ("together", "by-twos", "alone", "backwards", "other")
+    files = {name: Path(name, "mix3.x1.png").read_bytes() for name in folders}
+    assert files["together"] == files["by-twos"] == files["alone"] == files["backwards"]
     assert files["other"] != files["alone"]
+
+
+def test_each_picture_has_noise_of_its_own_which_the_record_states(basis, picture):
+    names = [picture(f"mix{i}.png", seed=i % 2) for i in range(3)]
+    basis("separate", *names, *QUICK, "--quiet", "--samples", 2)
+    seeds = [json.loads(Path(f"out/mix{i}.json").read_text())["noise_seeds"] for i in range(3)]
+    assert seeds[0] == seeds[2]
+    assert len({*seeds[0], *seeds[1]}) == 4
+    options = {"prior": "toy-mixture", "samples": 2, "sampling": basis_cli.Sampling("langevin", levels=3, steps=4)}
+    together, alone = (basis_cli.separate(given, **options) for given in (names[:2], names[1]))
+    assert together.seeds == seeds[:2]
+    assert torch.equal(together.components[:, 1:], alone.components)
 
 
 def test_several_samples_are_ranked_and_the_single_one_is_among_them(basis, picture):
