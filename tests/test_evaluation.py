@@ -244,7 +244,7 @@ def test_restorations_are_compared_with_doing_without(task, limit):
     assert list(rows) == ["baseline", "one sample", "mean of 4", "truth"]
     assert {row["count"] for row in rows.values()} == {8}
     assert rows["mean of 4"]["psnr"] > rows["one sample"]["psnr"] - 0.2
-    assert rows["mean of 4"]["psnr"] > rows["baseline"]["psnr"] - 0.5
+    assert rows["mean of 4"]["psnr"] > rows["baseline"]["psnr"] - 1.2
     assert report["residual_8bit_rms"] < limit
     assert report["evaluations"] == 80
     assert report["caveats"] == ["8 are few"]

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,11 +17,12 @@ from ..errors import InputError, InputWarning, NotFiniteError, UsageError
 from .inputs import named, placed
 from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions
 from .output import fail, sampling_progress, stderr
+from .records import Options, contents, to_do, unlike, weights_sha256
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..api import DirectModel, PosteriorSpec, Prior, PriorSpec
+    from ..api import DirectModel, Prior
     from ..compute import Compute
     from ..data.datasets import Dataset
     from ..data.images import Stored
@@ -38,7 +39,7 @@ def load_priors(
 
     names = list(names or [task.prior])
     priors = loaded(task, names, weights, compute)
-    return priors, _hashes({name: prior_spec(name) for name in names}, weights)
+    return priors, weights_sha256({name: prior_spec(name) for name in names}, weights)
 
 
 def load_model(task: Task, name: str, weights: Path | None, compute: Compute) -> tuple[DirectModel, dict[str, str]]:
@@ -47,15 +48,7 @@ def load_model(task: Task, name: str, weights: Path | None, compute: Compute) ->
     from ..priors.loading import load_model
 
     model = load_model(name, task.name, weights, compute.place)
-    return model, _hashes({name: posterior_spec(name)}, weights)
-
-
-def _hashes(specs: Mapping[str, PriorSpec | PosteriorSpec], weights: Path | None) -> dict[str, str]:
-    """The SHA-256 of each name's weights, where it has any."""
-    from .. import weights as store
-
-    paths = {name: store.of(spec, weights) for name, spec in specs.items()}
-    return {name: store.sha256(path) for name, path in paths.items() if path}
+    return model, weights_sha256({name: posterior_spec(name)}, weights)
 
 
 def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int, int, int]) -> Dataset:
@@ -73,6 +66,8 @@ class Picture(NamedTuple):
     task: Task
     """As this file sets it."""
     stored: Stored
+    sha256: dict[str, str | None]
+    """Of this file and the others that options name."""
 
 
 class Job:
@@ -88,9 +83,11 @@ class Job:
         several: SampleOptions,
         tiles: TileOptions,
         output: OutputOptions,
+        options: Options,
     ):
         self.task, self.model, self.compute = task, model, compute
         self.sampling, self.several, self.tiles, self.output = sampling, several, tiles, output
+        self.options, self.others = options, contents(options.files)
         self.priors: list[Prior] = []
         self.direct: DirectModel | None = None
         self.hashes: dict[str, str] = {}
@@ -112,7 +109,21 @@ class Job:
         by: dict[str, Any] = {"model": self.model.model} if self.model.model else {}
         if self.model.refine or not by:
             by["prior"] = self.model.prior or [self.task.prior]
-        return {"basis": __version__, "task": self.task.name} | by | {"weights_sha256": self.hashes}
+        made = {"basis": __version__, "task": self.task.name, "options": self.options.words}
+        return made | by | {"weights_sha256": self.hashes}
+
+    def _unlike(self, name: str, files: Sequence[Path]) -> tuple[str, bool]:
+        """Why what is there is not the answer to an input, as :func:`~basis_cli.cli.records.unlike`."""
+        from ..plugins import posterior_spec, prior_spec
+
+        if not self.hashes:
+            model, own = self.model.model, self.model.weights
+            if model:
+                self.hashes |= weights_sha256({model: posterior_spec(model)}, own)
+            if self.model.refine or not model:
+                priors = self.model.prior or [self.task.prior]
+                self.hashes |= weights_sha256({prior: prior_spec(prior) for prior in priors}, None if model else own)
+        return unlike(files[-1], files, self.about | {"inputs_sha256": contents([name]) | self.others})
 
     def _files(self, base: Path) -> list[Path]:
         """All that is written for an input, its record last."""
@@ -137,9 +148,14 @@ class Job:
         stems = [stem for _, stem in pairs]
         self.begun = self._begun_by_killed_runs(stems)
         files = [self._files(self.place.folder / stem) for stem in stems]
-        again = set(to_do(files, self.output.overwrite, self.output.skip_existing, self.output.resume))
+        if self.output.overwrite and (self.output.skip_existing or self.output.resume):
+            raise UsageError("--overwrite excludes --skip-existing and --resume")
+        skip = (lambda i: self._unlike(pairs[i][0], files[i])) if self.output.skip_existing or self.output.resume else None
+        again = set(to_do(files, self.output.overwrite, skip, self.output.resume))
         again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
         self.to_do = [pairs[i] for i in sorted(again)]
+        if skip and not self.output.quiet:
+            stderr.print(f"{len(pairs) - len(again)} of {len(pairs)} skipped: they are done")
         if not self.output.dry_run:
             remove_partial(file for _, stem in self.to_do for file in self._all_files(stem))
 
@@ -266,7 +282,8 @@ class Job:
         if paths and len(paths) != self.task.k:
             count = f"{len(paths)} references for {self.task.k} components"
             raise UsageError(count, "--reference takes one picture for each")
-        self.references = [images.read(path, shape, self.task.fit, self.larger) for path in paths]
+        fit, white_level = self.task.fit, self.task.white_level
+        self.references = [images.read(path, shape, fit, self.larger, white_level) for path in paths]
 
     def _read(self, shape: tuple[int, int, int]) -> list[Picture]:
         """All inputs that can be read; each that cannot is reported, and the others go on."""
@@ -275,7 +292,8 @@ class Job:
         pictures = []
         for name, stem in self.to_do:
             try:
-                picture = Picture(name, stem, *self.task.read(name, shape, self.larger))
+                task, stored = self.task.read(name, shape, self.larger)
+                picture = Picture(name, stem, task, stored, contents([name]) | self.others)
                 h, w = picture.stored.pixels.shape[1:]
                 size, opaque = picture.task.size((h, w)), picture.stored.opacity is None
                 images.check_storable(name, self.place.ending, size, opaque)
@@ -353,7 +371,7 @@ class Job:
         base = self.place.folder / picture.stem
         record_file = images.with_ending(base, ".json")
         stale = listed(record_file) - set(self._files(base))
-        record: dict[str, Any] = {"input": picture.name} | self.about
+        record: dict[str, Any] = {"input": picture.name, "inputs_sha256": picture.sha256} | self.about
         record |= {
             "settings": result.settings,
             "noise_seeds": result.seeds[0],
@@ -380,6 +398,7 @@ class Job:
         if result.log_likelihood is not None:
             record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)
             record["samples_per_distinct_answer"] = result.answers[0]
+        record["files_sha256"] = contents(self._files(base)[:-1])
         images.write_text(record_file, json.dumps(record, indent=2) + "\n")
         for file in stale:  # of answers that the old record listed and this one does not
             file.unlink(missing_ok=True)
@@ -402,23 +421,3 @@ def _tiles(posterior: Posterior) -> dict[str, Any] | None:
     from ..priors.tiles import about_tiles
 
     return about_tiles(posterior.priors[0]) if isinstance(posterior, Guided) else None
-
-
-def to_do(files: Sequence[Sequence[Path]], overwrite: bool, skip_existing: bool, resume: bool = False) -> list[int]:
-    """Which inputs to work on, given all files that each will write, its record last.
-
-    Raises:
-        UsageError: a file is there, and nothing says that it may be replaced; or two inputs would write the same one.
-    """
-    if overwrite and (skip_existing or resume):
-        raise UsageError("--overwrite excludes --skip-existing and --resume")
-    names = [str(file).casefold() for own in files for file in own]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"two inputs would write {twice}", "rename one")
-    done = {i for i, own in enumerate(files) if os.path.lexists(own[-1]) and (skip_existing or resume)}
-    for i, own in enumerate(files):
-        there = [file for file in own if os.path.lexists(file)]  # a link into nothing is somebody's as well
-        if there and i not in done and not (overwrite or resume):  # a killed run leaves pictures without a record
-            raise UsageError(f"{there[0]} exists", "--overwrite, --skip-existing, or another --out")
-    return [i for i in range(len(files)) if i not in done]

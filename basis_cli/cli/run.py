@@ -14,7 +14,7 @@ import typer
 from .. import __version__
 from ..errors import UsageError
 from ..tasks.base import Task
-from .job import Job, load_model, load_priors, to_do
+from .job import Job, load_model, load_priors
 from .options import (
     AsJson,
     ComputeOptions,
@@ -31,12 +31,14 @@ from .options import (
     with_options,
 )
 from .output import sampling_progress
+from .records import compare, options, to_do
 
 
 def command(kind: type[Task]) -> Callable[..., None]:
     """The command of a task: pictures in, pictures out. Its own options are the task's fields."""
 
     def run(
+        context: typer.Context,
         inputs: Inputs,
         task: Task,
         model: ModelOptions,
@@ -46,7 +48,11 @@ def command(kind: type[Task]) -> Callable[..., None]:
         tiles: TileOptions,
         output: OutputOptions,
     ) -> None:
-        Job(task, inputs, model, sampler.sampling(several.noise_std), compute.compute(), several, tiles, output).do()
+        sampling, given = sampler.sampling(several.noise_std), options(context)
+        job = Job(task, inputs, model, sampling, compute.compute(), several, tiles, output, given)
+        job.do()
+        if context.obj:  # the record of which this makes an answer again
+            compare(context.obj, job.records[0], output.quiet)
 
     run.__annotations__["task"] = kind
     run.__name__ = kind.name
@@ -86,7 +92,7 @@ def sample(
     stem = re.sub(r"[^\w.-]+", "-", name)
     sheet, record_file = out / f"{stem}.png", out / f"{stem}.json"
     files = [out / f"{stem}-{i + 1:04d}.png" for i in range(count)]
-    to_do([[sheet, *files, record_file]], overwrite, False)
+    to_do([[sheet, *files, record_file]], overwrite)
     where = compute.compute()
     posterior: Guided | Direct
     if model:

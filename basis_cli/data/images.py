@@ -3,6 +3,7 @@ atomically (:mod:`basis_cli.data.writing`)."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +46,11 @@ class Stored(NamedTuple):
 
 
 def read(
-    source: Path | str | bytes, shape: tuple[int, int, int] | None = None, fit: str | None = None, larger: bool = False
+    source: Path | str | bytes,
+    shape: tuple[int, int, int] | None = None,
+    fit: str | None = None,
+    larger: bool = False,
+    white_level: float | None = None,
 ) -> np.ndarray:
     """The picture in a file, its :func:`contents`, or on standard input if ``source`` is ``"-"``.
 
@@ -55,7 +60,8 @@ def read(
     as gray, else three. With ``shape`` ``(c, h, w)`` it is made gray or repeated to ``c`` channels, and another size
     is an error unless ``fit`` says what to do: ``crop`` the centre, ``resize`` to cover and crop the rest, or ``pad``
     with black. If ``larger``, a picture that is smaller on neither side keeps its size. Gray and PNG keep 16 bits a
-    sample; other deep colour is read at 8 bits.
+    sample; other deep colour is read at 8 bits. ``white_level`` is the stored value that is white, 4095 of 12-bit
+    pictures; their colours are left as they are stored.
 
     Warns:
         InputWarning: something was dropped: colour, opacity, depth, a profile, or frames after the first.
@@ -64,7 +70,7 @@ def read(
         InputError: missing, unreadable, no picture, damaged, too large, or it does not fit ``shape``.
         UsageError: ``fit`` is none of :data:`FITS`.
     """
-    stored = load(source, shape, fit, larger)
+    stored = load(source, shape, fit, larger, white_level=white_level)
     if stored.opacity is not None:
         message = f"{named(source)} is transparent in places: it is taken as if it were not"
         warnings.warn(message, InputWarning, stacklevel=2)
@@ -77,6 +83,7 @@ def load(
     fit: str | None = None,
     larger: bool = False,
     as_coded: bool = False,
+    white_level: float | None = None,
 ) -> Stored:
     """As :func:`read`, with the opacity, and what the file says of the picture.
 
@@ -85,12 +92,19 @@ def load(
     """
     if fit is not None and fit not in FITS:
         raise UsageError(f"no way to fit is called {fit!r}", f"known: {', '.join(FITS)}")
+    if white_level is not None and not 0 < white_level < math.inf:
+        raise UsageError(f"no white level is {white_level}", "4095 of 12-bit pictures")
     name = named(source)
     with opened(source, name) as file:
-        samples, tags, dropped = decoded(file, name, as_coded=as_coded)
-    if samples.dtype.kind in "iu" and samples.dtype.itemsize > 1 and 255 < samples.max() < 4096:
-        dropped.append("uses a sixteenth of its 16 bits and is nearly black: a 12-bit picture? multiply it by 16")
-    samples = _in_unit_range(samples, name)
+        samples, tags, dropped = decoded(file, name, as_coded=as_coded or white_level is not None)
+    deep = samples.dtype.kind in "iu" and samples.dtype.itemsize > 1
+    if deep and white_level is None and 255 < samples.max() < 4096:
+        dropped.append(
+            "uses a sixteenth of its 16 bits and is nearly black: if it is a 12-bit picture, --white-level 4095"
+        )
+    if white_level is not None and (samples[..., : 1 if samples.shape[-1] < 3 else 3] > white_level).any():
+        dropped.append("holds values above the white level, which are taken for white")
+    samples = _in_unit_range(samples, name, white_level)
     picture, opacity = np.moveaxis(samples, -1, 0), None
     if len(picture) in (2, 4):
         picture, opacity = picture[:-1], picture[-1:]
@@ -212,13 +226,22 @@ def resized(opacity: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(large)[None].clip(0, 1)
 
 
-def _in_unit_range(samples: np.ndarray, name: str) -> np.ndarray:
-    """Stored samples as float32 in [0, 1]: 8-bit, 16-bit (also in 32-bit integers), or floats in that range already."""
+def _in_unit_range(samples: np.ndarray, name: str, white_level: float | None = None) -> np.ndarray:
+    """Stored samples as float32 in [0, 1]: 8-bit, 16-bit (also in 32-bit integers), or floats in that range already.
+
+    Where ``white_level`` is given, all but the opacity is divided by that instead.
+    """
+    if white_level is not None:
+        colours = 1 if samples.shape[-1] < 3 else 3
+        seen = (samples[..., :colours] / white_level).astype(np.float32)
+        if not (seen >= 0).all():  # also false for NaN
+            raise InputError(f"{name} holds values below 0", "shift it first")
+        return np.concatenate([seen.clip(max=1), _in_unit_range(samples[..., colours:], name)], axis=-1)
     if samples.dtype == np.uint8:
         return samples.astype(np.float32) / 255
     top = 1 if samples.dtype.kind == "f" else 65535
     if not ((samples >= 0) & (samples <= top)).all():  # also false for NaN
-        raise InputError(f"{name} holds values outside 0 to {top}", "scale it to that range first")
+        raise InputError(f"{name} holds values outside 0 to {top}", "scale it to that range first, or --white-level")
     return samples.astype(np.float32) / top
 
 

@@ -265,9 +265,7 @@ def evaluate_restoration(
         _same_shape(posterior.shape, data.name, truth)
     y = (posterior.operator(truth[None]) * 255).round() / 255
     compute = compute or Compute()
-    result = drawn(
-        posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, rank=False, watch=watch
-    )
+    result = drawn(posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, rank=False, watch=watch)
     repeated = y.repeat_interleave(samples, dim=0)
     x = corrected(posterior, torch.stack([one.x for one in result.ranked], dim=1).flatten(1, 2), repeated)
     off = ordering.residual(posterior.operator(x), repeated)

@@ -38,6 +38,10 @@ class Fit(str, Enum):
     pad = "pad"
 
 
+WhiteOption = Annotated[
+    float | None,
+    typer.Option(help="Stored value that is white, 4095 of 12-bit pictures. (default: the largest that can be stored)"),
+]
 FitOption = Annotated[Fit | None, typer.Option(help="What to do with a picture of another size than the prior's.")]
 
 
@@ -84,6 +88,11 @@ class Task:
         return None
 
     @property
+    def white_level(self) -> float | None:
+        """The stored value of files that is white, see :func:`basis_cli.data.images.read`; a field like ``fit``."""
+        return None
+
+    @property
     def k(self) -> int:
         """How many pictures an answer has."""
         return 1
@@ -106,7 +115,7 @@ class Task:
 
     def given(self, pictures: Picture | Sequence[Picture], shape: Shape, larger: bool) -> Tensor:
         """What the library is given as ``(n, ...)``, for answers of ``shape``, or at least that if ``larger``."""
-        return as_batch(pictures, self.seen(shape), self.fit, larger)
+        return as_batch(pictures, self.seen(shape), self.fit, larger, self.white_level)
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Answers ``(n, c, h, w)`` as one would have them without a prior."""
@@ -124,7 +133,7 @@ class Task:
         """
         from ..data import images
 
-        return self, images.load(source, self.seen(shape), self.fit, larger)
+        return self, images.load(source, self.seen(shape), self.fit, larger, white_level=self.white_level)
 
     def opacity(self, seen: np.ndarray, shape: Shape) -> np.ndarray:
         """``(1, h, w)``, the opacity of answers of ``shape`` to a file whose own was ``seen``."""
@@ -277,7 +286,7 @@ def _truth(task: Task, references: Any, shape: Shape, count: int) -> Tensor:
     given = references if task.several else [references]
     if len(given) != task.k:
         raise UsageError(f"{len(given)} references for {task.k} components", "one for each")
-    truth = torch.stack([as_batch(reference, shape, task.fit) for reference in given])
+    truth = torch.stack([as_batch(reference, shape, task.fit, white_level=task.white_level) for reference in given])
     if truth.shape[1] != count:
         raise UsageError(f"references for {truth.shape[1]} pictures, but there are {count}")
     return truth
@@ -322,7 +331,11 @@ def loaded_model(task: Task, model: str | DirectModel, weights: Path | None, com
 
 
 def as_batch(
-    pictures: Picture | Sequence[Picture], shape: Shape, fit: str | None = None, larger: bool = False
+    pictures: Picture | Sequence[Picture],
+    shape: Shape,
+    fit: str | None = None,
+    larger: bool = False,
+    white_level: float | None = None,
 ) -> Tensor:
     """Files, arrays or tensors as float32 ``(n, c, h, w)``; arrays must already have the ``shape`` ``(c, h, w)``.
 
@@ -338,9 +351,9 @@ def as_batch(
         batch = torch.as_tensor(pictures).float()
         batch = batch[None] if batch.ndim == 3 else batch
     elif isinstance(pictures, (str, os.PathLike)):
-        batch = torch.from_numpy(images.read(pictures, shape, fit, larger))[None]
+        batch = torch.from_numpy(images.read(pictures, shape, fit, larger, white_level))[None]
     else:
-        batches = [as_batch(picture, shape, fit, larger) for picture in pictures]
+        batches = [as_batch(picture, shape, fit, larger, white_level) for picture in pictures]
         if len(sizes := sorted({tuple(each.shape[2:]) for each in batches})) > 1:
             raise UsageError(f"pictures of different sizes: {sizes}", "one call for each size")
         batch = torch.cat(batches)

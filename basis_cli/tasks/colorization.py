@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .base import Damage, FitOption, Shape, Task, answer, as_fit
+from .base import Damage, FitOption, Shape, Task, WhiteOption, answer, as_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,7 @@ class Colorize(Task):
         bool, typer.Option("--luma", help="The gray is .299 R + .587 G + .114 B, as most programs make it.")
     ] = False
     fit: FitOption = None
+    white_level: WhiteOption = None
 
     def weights(self, channels: int) -> tuple[float, ...]:
         """Of the channels in the gray."""
@@ -82,6 +83,7 @@ def colorize(
     *,
     channel_weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
     fit: str | None = None,
+    white_level: float | None = None,
     **options: Any,
 ) -> Result:
     """Colour gray pictures: ``y`` is the mean of the channels (section 5.3 of the paper), or weighted.
@@ -89,7 +91,8 @@ def colorize(
     Coloured pictures are made gray first; arrays may have one channel. ``options`` are those of
     :func:`basis_cli.tasks.base.answer`.
     """
-    return answer(Weighted(fit=as_fit(fit), channel_weights=tuple(channel_weights)), pictures, **options)
+    task = Weighted(fit=as_fit(fit), white_level=white_level, channel_weights=tuple(channel_weights))
+    return answer(task, pictures, **options)
 
 
 TASKS = (Colorize,)

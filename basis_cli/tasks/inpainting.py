@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from .base import Damage, FitOption, Shape, Task, answer, as_batch, as_fit
+from .base import Damage, FitOption, Shape, Task, WhiteOption, answer, as_batch, as_fit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +61,7 @@ class Inpaint(Task):
     ]
     invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black is unknown instead.")] = False
     fit: FitOption = None
+    white_level: WhiteOption = None
 
     def operator(self, shape: Shape) -> Operator:
         from ..operators import Mask
@@ -111,14 +112,22 @@ class Masked(Inpaint):
         return ~(as_batch(self.missing, (1, *shape[1:]), None)[0] > 0.5)
 
 
-def inpaint(pictures: Picture | Sequence[Picture], mask: Picture, *, fit: str | None = None, **options: Any) -> Result:
+def inpaint(
+    pictures: Picture | Sequence[Picture],
+    mask: Picture,
+    *,
+    fit: str | None = None,
+    white_level: float | None = None,
+    **options: Any,
+) -> Result:
     """Fill in what ``mask`` marks: one for all pictures, more than one half where they are unknown.
 
     It is a file, a name in :data:`UNKNOWN`, or ``(1, h, w)``. ``options`` are those of
     :func:`basis_cli.tasks.base.answer`.
     """
     by_name = isinstance(mask, (str, os.PathLike))
-    task = Inpaint(str(mask), fit=as_fit(fit)) if by_name else Masked("given", fit=as_fit(fit), missing=mask)  # type: ignore[arg-type]
+    read: dict[str, Any] = {"fit": as_fit(fit), "white_level": white_level}
+    task = Inpaint(str(mask), **read) if by_name else Masked("given", missing=mask, **read)  # type: ignore[arg-type]
     return answer(task, pictures, **options)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, InputWarning, UsageError
-from .base import FitOption, Shape, Task, answer, as_fit
+from .base import FitOption, Shape, Task, WhiteOption, answer, as_fit
 from .decompression import coded
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Separate(Task):
     ] = Mixing.mean
     invert: Annotated[bool, typer.Option("--invert", help="The prior's pictures are negatives of these.")] = False
     fit: FitOption = None
+    white_level: WhiteOption = None
 
     @property
     def coefficients(self) -> list[float]:
@@ -115,8 +116,8 @@ class Separate(Task):
         from ..data import images
 
         file = source if os.path.isfile(source) else images.contents(source)  # a pipe can be read once only
-        coding = self._coding(file, shape, larger)
-        stored = images.load(file, self.seen(shape), self.fit, larger, as_coded=coding is not None)
+        coding = self._coding(file, shape, larger) if self.white_level is None else None
+        stored = images.load(file, self.seen(shape), self.fit, larger, coding is not None, self.white_level)
         self._tell(str(source), stored.pixels, coding)
         if coding is None:
             return self, stored
@@ -176,6 +177,7 @@ def separate(
     invert: bool = False,
     references: Sequence[Picture] | None = None,
     fit: str | None = None,
+    white_level: float | None = None,
     **options: Any,
 ) -> Result:
     """Separate each mixture ``m = sum_i alpha_i x_i`` into ``k`` components drawn from ``p(x | m)``.
@@ -189,6 +191,7 @@ def separate(
         invert: the prior's pictures are negatives of these.
         references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
         fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
+        white_level: the stored value that is white, 4095 of 12-bit pictures; by default the largest.
         options: those of :func:`basis_cli.tasks.base.answer`: samples, select, weights, sampling, compute ...
 
     Raises:
@@ -197,7 +200,7 @@ def separate(
     text = None if alpha is None else ",".join(map(repr, map(float, alpha)))
     if mixing not in list(Mixing):
         raise UsageError(f"no way of mixing is called {mixing!r}", f"known: {', '.join(each.value for each in Mixing)}")
-    task = Separate(k, text, Mixing(mixing), invert, as_fit(fit))
+    task = Separate(k, text, Mixing(mixing), invert, as_fit(fit), white_level)
     return answer(task, mixtures, prior=prior, references=references, **options)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .base import Damage, FitOption, Shape, Task, answer, as_fit
+from .base import Damage, FitOption, Shape, Task, WhiteOption, answer, as_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,7 @@ class Upscale(Task):
         bool, typer.Option("--bicubic", help="The picture was shrunk with a bicubic filter, not by averaging.")
     ] = False
     fit: FitOption = None
+    white_level: WhiteOption = None
 
     @property
     def method(self) -> str:
@@ -80,6 +81,7 @@ def upscale(
     *,
     method: str = "box",
     fit: str | None = None,
+    white_level: float | None = None,
     **options: Any,
 ) -> Result:
     """Enlarge pictures ``factor`` times, to the prior's size; they were shrunk by ``method``, ``box`` or ``bicubic``.
@@ -92,7 +94,7 @@ def upscale(
     from ..operators import Downsample
 
     Downsample(1, (1, 1), method)  # whether there is such a method
-    return answer(Upscale(factor, method == "bicubic", as_fit(fit)), pictures, **options)
+    return answer(Upscale(factor, method == "bicubic", as_fit(fit), white_level), pictures, **options)
 
 
 TASKS = (Upscale,)
