@@ -150,7 +150,9 @@ class Job:
         files = [self._files(self.place.folder / stem) for stem in stems]
         if self.output.overwrite and (self.output.skip_existing or self.output.resume):
             raise UsageError("--overwrite excludes --skip-existing and --resume")
-        skip = (lambda i: self._unlike(pairs[i][0], files[i])) if self.output.skip_existing or self.output.resume else None
+        skip = (
+            (lambda i: self._unlike(pairs[i][0], files[i])) if self.output.skip_existing or self.output.resume else None
+        )
         again = set(to_do(files, self.output.overwrite, skip, self.output.resume))
         again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
         self.to_do = [pairs[i] for i in sorted(again)]

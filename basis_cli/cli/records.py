@@ -133,7 +133,9 @@ def to_do(
         raise UsageError(f"two inputs would write {twice}", "rename one")
     again = []
     for i, own in enumerate(files):
-        there = [] if overwrite else [file for file in own if os.path.lexists(file)]  # a link into nothing is somebody's too
+        there = (
+            [] if overwrite else [file for file in own if os.path.lexists(file)]
+        )  # a link into nothing is somebody's too
         why, lost = skip(i) if skip and own[-1] in there else ("", False)
         if own[-1] in there and skip and not why:
             continue
