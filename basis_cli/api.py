@@ -7,7 +7,8 @@ first asked for, so ask at the head of a module that itself imports torch, and i
 * ``training``: ``fit`` and its ``Settings`` (:mod:`basis_cli.training`); ``Dataset`` is what it learns from.
 * ``commands``: groups to add commands to, and the options that training and conversion share
   (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
-* ``weights``, ``prior_spec``, ``load_prior``: verified files of weights, and the priors of all plugins, by name;
+* ``weights``, ``prior_spec``, ``load_prior``, ``load_model``: verified files of weights, the priors and the direct
+  models of all plugins, by name;
   ``resolve``: what a spec's ``"module:function"`` names.
 * ``DenoiserPrior``: a prior from a denoiser of another library.
 * ``samplers``, ``operators``, ``write_sheet``: to draw samples of a prior while it learns, to write a sampler.
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from .posterior.ranking import bits_per_dim as bits_per_dim
     from .priors import DenoiserPrior as DenoiserPrior
     from .priors import load_prior as load_prior
+    from .priors.loading import load_model as load_model
     from .tasks.base import Damage as Damage
     from .tasks.base import FitOption as FitOption
     from .tasks.base import Task as Task
@@ -75,6 +77,7 @@ _HOMES = {
     "Task": "tasks.base",
     "atomically": "data.files",
     "bits_per_dim": "posterior.ranking",
+    "load_model": "priors.loading",
     "load_prior": "priors",
     "prior_spec": "plugins",
     "resolve": "plugins",

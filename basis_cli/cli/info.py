@@ -186,12 +186,13 @@ def doctor(as_json: AsJson = False) -> None:
         taken = [*plugin.clashes, *(name for name in plugin.samplers if name in built_in())]
         problems += [f"plugin {plugin.name}: the name {name!r} is taken" for name in taken]
         problems += [f"plugin {plugin.name}: {command} is there already: not replaced" for command in plugin.refused]
-        for name, spec in plugin.priors.items():
-            if spec.weights:
-                try:
-                    weights.find(spec.weights)
-                except BasisError as error:
-                    problems.append(f"prior {name}: {error}")
+        for kind, specs in (("prior", plugin.priors), ("model", plugin.posteriors)):
+            for name, spec in specs.items():  # type: ignore[attr-defined]
+                if spec.weights:
+                    try:
+                        weights.find(spec.weights)
+                    except BasisError as error:
+                        problems.append(f"{kind} {name}: {error}")
     if facts["torchmetrics"] != "not installed (an extra)":
         try:
             torchmetrics("image.fid")

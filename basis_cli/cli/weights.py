@@ -29,7 +29,7 @@ def main() -> None:
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """Show the weights of every prior, and those behind cifar-FID, and where they are."""
+    """Show the weights of every prior and every model, and those behind cifar-FID, and where they are."""
     rows = [_row(name, file, licence) for name, (file, licence) in _files().items()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -88,13 +88,13 @@ app.add_typer(conversions, name="convert")
 
 
 def _files() -> dict[str, tuple[WeightFile, str]]:
-    """Every file and its licence, by the name to type: a prior's (``plugin/name`` where another plugin holds the short
-    one), or the feature network's.
+    """Every file and its licence, by the name to type: a prior's or a direct model's (``plugin/name`` where another
+    plugin holds the short one), or the feature network's.
     """
     files = {
         f"{plugin.name}/{name}" if name in plugin.clashes else name: (spec.weights, spec.licence)
         for plugin in plugins()
-        for name, spec in plugin.priors.items()
+        for name, spec in (plugin.posteriors | plugin.priors).items()
         if spec.weights
     }
     return files | {FEATURES: (weights.FEATURES, "")}
@@ -108,7 +108,8 @@ def _own(name: str) -> PriorSpec | None:
 def _file(name: str) -> WeightFile:
     if name == FEATURES:
         return weights.FEATURES
-    spec = prior_spec(name)
+    models = [plugin.posteriors[name] for plugin in plugins() if name in plugin.posteriors]
+    spec = models[0] if models else prior_spec(name)
     if spec.weights is None:
         raise UsageError(f"{spec.name} has no weights", "`basis weights list` shows what has")
     return spec.weights

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from basis_cli.api import PosteriorSpec, hookimpl
+from basis_cli.api import PosteriorSpec, WeightFile, hookimpl
 
 if TYPE_CHECKING:
     import typer
@@ -18,10 +18,12 @@ def basis_posteriors() -> list[PosteriorSpec]:
     return [
         PosteriorSpec(
             name="cinn-mnist",
-            summary="Handwritten digits of a class, 28 x 28 gray (train it: basis train cinn)",
+            summary="Handwritten digits of a class, 28 x 28 gray",
             task="sample",
             shape=(1, 28, 28),
             load="basis_cinn.model:load",
+            weights=WeightFile("cinn-mnist.safetensors"),
+            licence="MIT",
         ),
         PosteriorSpec(
             name="cinn-colour",

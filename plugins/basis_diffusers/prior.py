@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -89,32 +91,43 @@ def load(spec: PriorSpec, weights: Path | None, device: torch.device) -> Diffuse
         raise WeightsError("which checkpoint of diffusers?", "--prior diffusers:FOLDER")
     folder = weights.parent
     config = _config(folder / "config.json")
-    if config.get("_class_name") != "UNet2DModel":
-        reason = f"{folder} holds a {config.get('_class_name', 'network without a name')}, not a UNet2DModel"
-        raise WeightsError(reason, "only unconditional models of pixels can be priors")
     if (folder.parent / "vae").is_dir() or (folder.parent / "vqvae").is_dir():
         raise WeightsError(f"{folder.parent} models a latent space", "only models of pixels can be priors")
     if not config.get("sample_size"):
         raise WeightsError(f"{folder / 'config.json'} states no sample_size", "add the size of its pictures")
-    network = _network(folder)
+    network = _network(folder, config.get("_class_name", "network without a name"))
     network = network.to(device, memory_format=torch.channels_last)
     return DiffusersPrior(network, schedule(_scheduler(folder)), split(spec.own)[1])
 
 
-def _network(folder: Path) -> Any:
+def _network(folder: Path, name: str) -> Any:
     try:
-        from diffusers import UNet2DModel
         from diffusers.utils import logging
     except ImportError as error:
         hint = "pip install 'basis-cli[diffusers]'"
         raise UsageError(f"checkpoints of diffusers need diffusers: {error}", hint) from error
     logging.set_verbosity_error()
     try:
-        return UNet2DModel.from_pretrained(
+        return _class(folder, name).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
         )
+    except WeightsError:
+        raise
     except Exception as error:  # whatever it raises for a file that does not fit
         raise WeightsError(f"cannot load {folder}: {error}".splitlines()[0], "is it complete?") from error
+
+
+def _class(folder: Path, name: str) -> Any:
+    """The class of the network: diffusers' own, or that of a plugin of basis which the pipeline's index names."""
+    if name == "UNet2DModel":
+        return import_module("diffusers").UNet2DModel
+    index = folder.parent / "model_index.json"
+    library, stated = (_config(index).get("unet") or ["", ""]) if index.is_file() else ["", ""]
+    trusted = {entry.module.partition(".")[0] for entry in entry_points(group="basis")}
+    if stated != name or library.partition(".")[0] not in trusted:
+        hint = "only unconditional models of pixels can be priors"
+        raise WeightsError(f"{folder} holds a {name}, not a UNet2DModel", hint)
+    return getattr(import_module(library), name)
 
 
 def _scheduler(folder: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def train_ncsn(
 
 @commands.with_options
 def convert_ncsn(conversion: commands.Conversion) -> None:
-    """Turn the checkpoint.pth of Song & Ermon's code into weights that `--weights` takes."""
+    """Turn a checkpoint of Song & Ermon's code, of NCSN or NCSNv2, into weights that `--weights` takes."""
     conversion.check()
     from .convert import convert
 

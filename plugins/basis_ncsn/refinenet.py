@@ -56,6 +56,18 @@ class InstanceNormPlus(nn.Module):
         return torch.addcmul(shift, centred, scale)
 
 
+class Unnormalized(nn.Module):
+    """In place of :class:`InstanceNormPlus`, in NCSNv2's refinement."""
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return x
+
+
+def normalization(channels: int, levels: int) -> nn.Module:
+    """For so many noise levels; 0: none."""
+    return InstanceNormPlus(channels, levels) if levels else Unnormalized()
+
+
 class ResidualBlock(nn.Module):
     """Pre-activation block of the downward path. The first of a stage (``enter``) has a learned shortcut.
 
@@ -105,7 +117,7 @@ class ResidualUnits(nn.ModuleDict):
         self.units = units
         for unit in range(1, units + 1):
             for half in (1, 2):
-                self[f"{unit}_{half}_norm"] = InstanceNormPlus(channels, levels)
+                self[f"{unit}_{half}_norm"] = normalization(channels, levels)
                 self[f"{unit}_{half}_conv"] = conv3x3(channels, channels, bias=False)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -122,7 +134,7 @@ class Fusion(nn.Module):
 
     def __init__(self, in_channels: list[int], channels: int, levels: int):
         super().__init__()
-        self.norms = nn.ModuleList(InstanceNormPlus(c, levels) for c in in_channels)
+        self.norms = nn.ModuleList(normalization(c, levels) for c in in_channels)
         self.convs = nn.ModuleList(conv3x3(c, channels) for c in in_channels)
 
     def forward(self, xs: list[Tensor], level: Tensor) -> Tensor:
@@ -136,13 +148,14 @@ class ChainedPooling(nn.Module):
 
     def __init__(self, channels: int, levels: int):
         super().__init__()
-        self.norms = nn.ModuleList(InstanceNormPlus(channels, levels) for _ in range(2))
+        self.norms = nn.ModuleList(normalization(channels, levels) for _ in range(2))
         self.convs = nn.ModuleList(conv3x3(channels, channels, bias=False) for _ in range(2))
+        self.pool = F.avg_pool2d if levels else F.max_pool2d
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         x = path = F.elu(x)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            path = conv(F.avg_pool2d(norm(path, level), 5, stride=1, padding=2))
+            path = conv(self.pool(norm(path, level), 5, stride=1, padding=2))
             x = x + path
         return x
 
@@ -194,6 +207,9 @@ class RefineNet(FixedLevels):
 
     A dilated RefineNet with 64 ``filters`` for MNIST and 128 for CIFAR-10. Modules are named, and parameters shaped, as
     in the authors' ``CondRefineNetDilated``, so that their checkpoints load. Pictures of any size fit.
+
+    ``version`` 2 is the network of NCSNv2 (Song & Ermon 2020): the same for all levels but for its output, which is
+    divided by sigma, and without normalization, but with maxima for means, in the refinement.
     """
 
     def __init__(
@@ -204,23 +220,30 @@ class RefineNet(FixedLevels):
         sigma_begin: float = 1.0,
         sigma_end: float = 0.01,
         schedule: str = "geometric",
+        version: int = 1,
     ):
         super().__init__(ladder(schedule, levels, sigma_begin, sigma_end))
+        self.version, levels, refined = version, *((levels, levels) if version == 1 else (1, 0))
         narrow, wide = filters, 2 * filters
         self.begin_conv = conv3x3(channels, narrow)
         self.res1 = Stage(narrow, narrow, levels, enter=False)
         self.res2 = Stage(narrow, wide, levels)
         self.res3 = Stage(wide, wide, levels, dilation=2)
         self.res4 = Stage(wide, wide, levels, dilation=4)
-        self.refine1 = RefineBlock([wide], wide, levels)
-        self.refine2 = RefineBlock([wide, wide], wide, levels)
-        self.refine3 = RefineBlock([wide, wide], narrow, levels)
-        self.refine4 = RefineBlock([narrow, narrow], narrow, levels, units=3)
+        self.refine1 = RefineBlock([wide], wide, refined)
+        self.refine2 = RefineBlock([wide, wide], wide, refined)
+        self.refine3 = RefineBlock([wide, wide], narrow, refined)
+        self.refine4 = RefineBlock([narrow, narrow], narrow, refined, units=3)
         self.normalizer = InstanceNormPlus(narrow, levels)
         self.end_conv = conv3x3(narrow, channels)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """``grad log p(x)`` at the noise levels with indices ``level`` ``(n,)``: ``x`` ``(n, c, h, w)``."""
+        if self.version == 2:
+            return self._forward(x, torch.zeros_like(level)) / self.levels[level][:, None, None, None]
+        return self._forward(x, level)
+
+    def _forward(self, x: Tensor, level: Tensor) -> Tensor:
         h1 = self.res1(self.begin_conv(2 * x - 1), level)
         h2 = self.res2(h1, level)
         h3 = self.res3(h2, level)

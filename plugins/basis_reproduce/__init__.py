@@ -1,6 +1,7 @@
 """Every table and figure of the papers, one experiment each, beside the published numbers.
 
-BASIS is Jayaram & Thickstun (2020); NCSN is the reproduction of Song & Ermon (2019) by Matosevic, Hein & Nuzzo.
+BASIS is Jayaram & Thickstun (2020); NCSN is the reproduction of Song & Ermon (2019) by Matosevic, Hein & Nuzzo; cINN is
+Ardizzone, Lüth, Kruse, Rother & Köthe (2019).
 Importing this package does not import torch.
 """
 
@@ -100,6 +101,20 @@ class Setup:
         except (WeightsError, UnknownPriorError) as error:
             hint = f"train or convert one, then --weights {name}=FILE"
             raise WeightsError(f"this needs the prior {name}: {error.message}", hint) from error
+
+    def model(self, name: str) -> Any:
+        """The direct model called ``name``.
+
+        Raises:
+            WeightsError: it is not there, or has no weights; the hint says how to give them.
+        """
+        from basis_cli.api import load_model
+
+        verb = "colorize" if "colo" in name else "sample"
+        try:
+            return load_model(name, verb, self.weights.get(name), self.device)
+        except WeightsError as error:
+            raise WeightsError(f"this needs {name}: {error.message}", f"--weights {name}=FILE") from error
 
     def priors(self, *names: str) -> tuple[dict[str, Prior], list[str]]:
         """Those of the priors that are there, and a line for each that is not.
@@ -324,6 +339,61 @@ _ALL = (
         filters=(8, 128),
         samples=(6, 100),
         steps=(30, 100),
+    ),
+    _experiment(
+        "cinn-mnist",
+        "cINN, class-conditional MNIST",
+        "digits of each class, likelihood, Bayes' rule",
+        "flows:digits",
+        pictures=(1_000, 10_000),
+        samples=(300, 2_560),
+        iterations=(400, 4_000),
+    ),
+    _experiment(
+        "cinn-mnist-interpolation",
+        "cINN, interpolation",
+        "codes between two, as every digit",
+        "flows:interpolation",
+        steps=(12, 12),
+    ),
+    _experiment(
+        "cinn-mnist-transfer",
+        "cINN, style transfer",
+        "test digits encoded, decoded as every digit",
+        "flows:transfer",
+        pictures=(10, 10),
+    ),
+    _experiment(
+        "cinn-mnist-components",
+        "cINN, principal components",
+        "axes of the latent space",
+        "flows:components",
+        pictures=(2_000, 10_000),
+        steps=(10, 10),
+    ),
+    _experiment(
+        "cinn-ablation",
+        "cINN, supplement 3",
+        "no conditioning network, a fixed one, one trained jointly",
+        "flows:ablation",
+        iterations=(150, 10_000),
+        batch=(32, 64),
+        pictures=(100, 1_000),
+        samples=(8, 8),
+    ),
+    _experiment(
+        "cinn-interpolation",
+        "cINN, supplement 4",
+        "combinations of two codes, colours of photographs",
+        "flows:colour_interpolation",
+        pictures=(2, 8),
+    ),
+    _experiment(
+        "cinn-colour-transfer",
+        "cINN, colour transfer",
+        "colours of one photograph on others",
+        "flows:colour_transfer",
+        pictures=(5, 10),
     ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

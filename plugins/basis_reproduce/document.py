@@ -18,9 +18,10 @@ HEAD = """# The papers' numbers, and ours
 
 Made from the results in `{folder}/` by `basis reproduce document -o docs/{folder}`. BASIS is *Source Separation
 with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by Estimating
-Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo. Each section is one command, which
-also draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger
-runs of MNIST separation are in [evaluation.md](evaluation.md), and how long all of this takes is there too.
+Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo; cINN is *Guided Image Generation
+with Conditional Invertible Neural Networks* (Ardizzone et al. 2019). Each section is one command, which also draws the
+figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger runs of MNIST
+separation are in [evaluation.md](evaluation.md), and how long all of this takes is there too.
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from basis_cinn import lab, training
+from basis_cinn import lab, latent, training
 from basis_cinn.files import read, save
 from basis_cinn.layers import Coupling, Haar, Permutation, Principal, Rotation, Squeeze, convolutional, dense
 from basis_cinn.model import Colours, Digits, load
@@ -355,3 +355,35 @@ def test_color_mnist_is_made_of_mnist(tmp_path):
 def test_networks_that_cannot_be(config):
     with pytest.raises(ValueError, match="halved|resolution|conditioning"):
         ColourFlow(**COLOURS | config)
+
+
+def test_codes_between_and_combined():
+    first, last = torch.zeros(4), torch.ones(4)
+    assert latent.between(first, last, 3).tolist() == [[0] * 4, [0.5] * 4, [1] * 4]
+    plane = latent.plane(torch.tensor([1.0, 0]), torch.tensor([0, 1.0]), 3, 0.9)
+    assert plane.shape == (3, 3, 2)
+    assert plane[1, 1].tolist() == [0, 0]
+    torch.testing.assert_close(plane[0, 2], torch.tensor([-0.9, 0.9]))
+
+
+def test_principal_components_of_codes():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2000, 3, generator=generator) * torch.tensor([1.0, 5.0, 2.0]) + 1
+    found = latent.Components.of(z, 2)
+    torch.testing.assert_close(found.directions.abs(), torch.eye(3)[:, [1, 2]], atol=0.05, rtol=0)
+    torch.testing.assert_close(found.deviations, torch.tensor([5.0, 2.0]), rtol=0.1, atol=0)
+    torch.testing.assert_close(found.of_codes(z).std(0), torch.ones(2), rtol=0.01, atol=0)
+    moved = found.along({1: 0.5}, torch.tensor([0.0, 4.0]))
+    torch.testing.assert_close(found.of_codes(moved), torch.tensor([[0.0, 0], [0, 2]]), atol=1e-3, rtol=0)
+
+
+def test_a_code_decodes_as_every_class_and_a_level_of_it_can_be_renewed():
+    model = Digits(digits())
+    found = latent.with_every_label(model, torch.randn(2, 16))
+    assert found.shape == (3, 2, 1, 4, 4)
+    network = colours()
+    assert latent.levels(network) == [96, 32]  # a quarter goes on behind the Haar transform, nothing leaves before it
+    z, noise = torch.randn(2, 128), torch.randn(2, 128)
+    new = latent.renewed(network, z, (1.0, 0.36), noise)
+    assert torch.equal(new[:, :96], noise[:, :96])
+    torch.testing.assert_close(new[:, 96:], 0.8 * z[:, 96:] + 0.6 * noise[:, 96:])

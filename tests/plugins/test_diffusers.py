@@ -238,6 +238,21 @@ def test_only_pull_downloads(tmp_path, monkeypatch):
     assert run("weights", "pull", "ncsn:mine.safetensors").exit_code == 2
 
 
+def test_our_own_network_in_their_format_is_the_same_prior(tmp_path):
+    from basis_ncsn.export import export
+
+    export(Path(__file__).parents[2] / "weights" / "ncsn-mnist.safetensors", tmp_path / "mnist")
+    ours, theirs = (load_prior(name, device="cpu") for name in ("ncsn-mnist", f"diffusers:{tmp_path / 'mnist'}"))
+    assert theirs.shape == ours.shape
+    for sigma in (0.03, 0.3, 1.3):
+        x = noisy(sigma, (2, 1, 28, 28))
+        torch.testing.assert_close(denoised(theirs, x, sigma), denoised(ours, x, sigma), rtol=0, atol=1e-5)
+        assert torch.equal(theirs.at(sigma).score(x)[:1], theirs.at(sigma).score(x[:1]))
+    _changed("model_index.json", unet=["os", "ScoreUNet"])(tmp_path / "mnist")
+    with pytest.raises(WeightsError, match="holds a ScoreUNet"):
+        load_prior(f"diffusers:{tmp_path / 'mnist'}", device="cpu")
+
+
 def test_weights_of_ones_own_stand_behind_a_colon(tmp_path):
     weights = Path(__file__).parents[2] / "weights" / "ncsn-mnist.safetensors"
     x = noisy(0.3, (2, 1, 28, 28))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from basis_ncsn import convert, prior, refinenet, training, unet
 from basis_ncsn.network import NETWORKS, RefineNet, UNet
 from safetensors import safe_open
@@ -453,6 +454,103 @@ def test_convert(tmp_path, channels, size, shape, form):
     x, level = pictures(2, channels, 28), torch.tensor([1, 3])
     assert torch.equal(again.eval()(x, level), net(x, level))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth", "out.safetensors"]
+
+
+def ncsnv2(state: dict[str, Tensor], x: Tensor, sigma: float) -> Tensor:
+    """The network of Song & Ermon (2020) as its authors lay out its tensors, written out."""
+
+    def conv(name: str, x: Tensor, dilation: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        pad = dilation * (weight.shape[-1] // 2)
+        return F.conv2d(x, weight, state.get(f"{name}.bias"), padding=pad, dilation=dilation)
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        means = x.mean((2, 3))
+        means = (means - means.mean(1, keepdim=True)) / (means.var(1, keepdim=True) + 1e-5).sqrt()
+        gamma, alpha, beta = (state[f"{name}.{part}"][:, None, None] for part in ("gamma", "alpha", "beta"))
+        return gamma * (F.instance_norm(x) + means[:, :, None, None] * alpha) + beta
+
+    def block(name: str, x: Tensor, dilation: int, enter: bool) -> Tensor:
+        h = conv(f"{name}.conv1", F.elu(norm(f"{name}.normalize1", x)), dilation)
+        h = F.elu(norm(f"{name}.normalize2", h))
+        if enter and dilation == 1:
+            halved = [
+                F.avg_pool2d(conv(f"{name}.{part}.conv", each), 2) for part, each in (("conv2", h), ("shortcut", x))
+            ]
+            return halved[0] + halved[1]
+        h = conv(f"{name}.conv2", h, dilation)
+        return h + (conv(f"{name}.shortcut", x, dilation) if enter else x)
+
+    def units(name: str, x: Tensor, count: int) -> Tensor:
+        for unit in range(1, count + 1):
+            h = conv(f"{name}.{unit}_1_conv", F.elu(x))
+            x = x + conv(f"{name}.{unit}_2_conv", F.elu(h))
+        return x
+
+    def refine(name: str, xs: list[Tensor], count: int = 1) -> Tensor:
+        hs = [units(f"{name}.adapt_convs.{i}", x, 2) for i, x in enumerate(xs)]
+        if len(hs) > 1:
+            hs = [conv(f"{name}.msf.convs.{i}", h) for i, h in enumerate(hs)]
+            hs[1] = F.interpolate(hs[1], xs[0].shape[2:], mode="bilinear", align_corners=True)
+        h = path = F.elu(sum(hs))
+        for i in range(2):
+            path = conv(f"{name}.crp.convs.{i}", F.max_pool2d(path, 5, 1, 2))
+            h = h + path
+        return units(f"{name}.output_convs", h, count)
+
+    h, layers = conv("begin_conv", 2 * x - 1), []
+    for stage, dilation in enumerate((1, 1, 2, 4), 1):
+        h = block(f"res{stage}.0", h, dilation, stage > 1)
+        h = block(f"res{stage}.1", h, dilation, False)
+        layers.append(h)
+    h = refine("refine1", [layers[3]])
+    h = refine("refine2", [layers[2], h])
+    h = refine("refine3", [layers[1], h])
+    h = refine("refine4", [layers[0], h], 3)
+    return conv("end_conv", F.elu(norm("normalizer", h))) / sigma
+
+
+def second(levels: int = 6) -> dict[str, Tensor]:
+    """NCSNv2's tensors, random, as its authors name them."""
+    state = {}
+    for name, tensor in roughened(RefineNet(3, filters=8, levels=levels, version=2)).state_dict().items():
+        if name.endswith("embed.weight"):
+            parts = zip(("gamma", "alpha", "beta"), tensor[0].chunk(3), strict=True)
+            state |= {f"{name.removesuffix('embed.weight')}{part}": values for part, values in parts}
+        else:
+            state[name] = tensor
+    return state | {"sigmas": torch.tensor(np.geomspace(50, 0.01, levels))}
+
+
+def test_convert_takes_the_averages_in_a_checkpoint_of_ncsnv2(tmp_path):
+    checkpoint, out = tmp_path / "checkpoint_300000.pth", tmp_path / "out.safetensors"
+    averages = second()
+    sigmas = averages["sigmas"]
+    newest = {f"module.{name}": 2 * tensor if name != "sigmas" else tensor for name, tensor in averages.items()}
+    averages = {name: tensor for name, tensor in averages.items() if name != "sigmas"}
+    torch.save([newest, {"state": {}, "param_groups": []}, 7, 300000, averages], checkpoint)
+    about = convert.convert(checkpoint, out)
+    assert (about["levels"], about["sigma_begin"], about["version"]) == (6, pytest.approx(50), 2)
+    net, shape = prior.read(out)
+    assert (shape, net.sigmas) == ((3, 32, 32), pytest.approx(sigmas.tolist()))
+    x = pictures(2, 3, 32)
+    for level in (1, 4):
+        expected = ncsnv2(averages, x, float(sigmas[level]))
+        torch.testing.assert_close(net.eval()(x, torch.tensor([level] * 2)), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(net.score(x, sigmas[level][None].float()), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_convert_names_what_ncsnv2_lacks(tmp_path):
+    for change, reason in (
+        (lambda state: state.pop("res1.0.normalize1.alpha"), "res1.0.normalize1.alpha or .beta is missing"),
+        (lambda state: state.pop("refine4.crp.convs.1.weight"), "refine4.crp.convs.1.weight is missing"),
+        (lambda state: state.update(sigmas=torch.linspace(50, 1, 6)), "no constant ratio"),
+    ):
+        state = second()
+        change(state)
+        torch.save([state], tmp_path / "checkpoint.pth")
+        with pytest.raises(WeightsError, match=reason):
+            convert.convert(tmp_path / "checkpoint.pth", tmp_path / "out.safetensors")
 
 
 class Exploit:
