@@ -41,6 +41,16 @@ def fail(error: BasisError) -> None:
     stderr.print(Text.assemble(("error:", "bold red"), f" {error.message}", hint), soft_wrap=True)
 
 
+def tell_time(seconds: float) -> None:
+    """One line for the eye, if it is long."""
+    if seconds > 10:
+        minutes = seconds / 60
+        shown = (
+            f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+        )
+        stderr.print(f"about {shown}", highlight=False)
+
+
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """Show this project's warnings as one line each instead of Python's two with a source line."""

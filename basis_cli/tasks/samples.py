@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 class Sample(Task):
     """Nothing is observed: what the prior believes pictures look like."""
 
-    name, noun, prior, defaults = "sample", "samples", "ncsn-mnist", {"sampler": "langevin"}
+    name, noun, prior = "sample", "samples", "ncsn-mnist"
+    defaults = {"sampler": "project", "overrelaxation": -1.0, "sigma_max": 1.3, "sigma_min": 0.01}  # noqa: RUF012
+    """The probability flow (Song et al. 2021), by steps of DDIM."""
+    presets = {"fast": {"levels": 20}, "best": {"sampler": "langevin"}}  # noqa: RUF012
 
     def operator(self, shape: Shape) -> Operator:
         from ..operators import Unobserved
