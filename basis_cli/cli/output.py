@@ -44,10 +44,8 @@ def fail(error: BasisError) -> None:
 def tell_time(seconds: float) -> None:
     """One line for the eye, if it is long."""
     if seconds > 10:
-        minutes = seconds / 60
-        shown = (
-            f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-        )
+        minutes, hours = seconds / 60, seconds / 3600
+        shown = f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
         stderr.print(f"about {shown}", highlight=False)
 
 
