@@ -94,6 +94,7 @@ def separation(
 
     check_plot(plot)
     tiles.check()
+    sampling, samples, select = several.chosen(Separate(k), sampler.sampling(several.noise_std))
     if bool(size) != tiles.tile:
         raise UsageError("--size and --tile are for pictures larger than the prior's", "give both")
     where = compute.compute()
@@ -107,9 +108,9 @@ def separation(
             protocol=protocol.value,
             pairs=pairs,
             pairs_seed=sampler.seed,
-            samples=several.samples,
-            select=several.select.value,
-            sampling=sampler.sampling(several.noise_std),
+            samples=samples,
+            select=select,
+            sampling=sampling,
             compute=where,
             realism=_realism(tests[0], data[0], inception, data_dir, where) if len(tests) == 1 else None,
             sheet=sheet,

@@ -318,7 +318,7 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
     prior = of_shape(prior, data.name, data[:1])
-    sampling, compute = (sampling or Sampling()).over(Sample.defaults), compute or Compute()
+    sampling, compute = sampling or Sampling(), compute or Compute()
     began = time.perf_counter()
     x = sample(prior, count, sampling=sampling, compute=compute, watch=watch)
     return {
@@ -331,5 +331,5 @@ def evaluate_samples(
         },
         **_caveats(realism, count),
         "seconds": time.perf_counter() - began,
-        "settings": sampling.described([prior]) | compute.described(),
+        "settings": Sample().posterior([prior], sampling).described() | compute.described(),
     }

@@ -47,6 +47,7 @@ class Separate(Task):
     """
 
     name, noun, prior, defaults, several = "separate", "separation", "ncsn-mnist", {"sampler": "ep"}, True
+    presets = {**Task.presets, "best": {"samples": 4, "select": "mode", "levels": 58}}  # noqa: RUF012
     k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2
     alpha: Annotated[
         str | None,
