@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +238,19 @@ def test_only_pull_downloads(tmp_path, monkeypatch):
     result = run("weights", "pull", "diffusers:owner/name")
     assert (result.exit_code, "no network" in result.stderr) == (4, True)
     assert run("weights", "pull", "ncsn:mine.safetensors").exit_code == 2
+
+
+def test_the_example_trains_a_prior(tmp_path, monkeypatch):
+    digits = bytes(16) + np.random.default_rng(0).integers(0, 255, 10 * 28 * 28, np.uint8).tobytes()
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(digits))
+    out = tmp_path / "ddpm"
+    example = Path(__file__).parents[2] / "examples" / "train_ddpm.py"
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path), str(out), "--minutes", "1e-9", "--batch", "2"])
+    with torch.random.fork_rng():
+        runpy.run_path(str(example))
+    prior = load_prior(f"diffusers:{out}", device="cpu")
+    assert prior.shape == (1, 28, 28)
+    assert prior.noise.prediction == "v_prediction"
 
 
 def test_our_own_network_in_their_format_is_the_same_prior(tmp_path):
