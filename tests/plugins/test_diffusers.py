@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,15 @@ def test_what_is_no_prior_is_refused(tmp_path, change, reason):
     change(tmp_path / "a")
     with pytest.raises(WeightsError, match=reason):
         load_prior(name, device="cpu")
+
+
+def test_without_diffusers_it_says_what_to_install(tmp_path, monkeypatch):
+    name = saved(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "diffusers.utils", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for each in (name, "diffusers:owner/name"):
+        with pytest.raises(UsageError, match=r"pip install 'basis-cli\[diffusers\]'"):
+            load_prior(each, device="cpu")
 
 
 def run(*arguments: object):
