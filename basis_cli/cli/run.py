@@ -112,7 +112,7 @@ def sample(
     record: dict[str, Any] = {"basis": __version__, "task": "sample", "model" if model else "prior": name}
     record |= {"weights_sha256": hashes}
     record |= {} if label is None else {"label": label}
-    record |= {"settings": posterior.described() | where.described(), "sheet": str(sheet)}
+    record |= {"settings": where.described() | posterior.described(), "sheet": str(sheet)}
     record |= {"pictures": [str(file) for file in files]}
     images.write_text(record_file, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record) if as_json else "\n".join([str(sheet), *record["pictures"]]))

@@ -294,7 +294,7 @@ def evaluate_restoration(
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
         "seconds": result.seconds,
-        "settings": posterior.described() | compute.described() | {"samples": samples},
+        "settings": compute.described() | posterior.described() | {"samples": samples},
     }
 
 

@@ -239,7 +239,7 @@ class _Run:
             log_prob=None if log_prob is None else log_prob.cpu().view(operator.k, len(y), m),
             std=std,
             ranked=ranked,
-            settings=posterior.described() | self.compute.described() | {"samples": samples, "select": select},
+            settings=self.compute.described() | posterior.described() | {"samples": samples, "select": select},
         )
 
 
