@@ -299,6 +299,7 @@ class Job:
 
         from ..data import images
         from ..posterior import Frames, Guided, answers, estimated_seconds
+        from ..priors.tiles import in_words
         from ..samplers.noise import image_seed
 
         if self.output.dry_run:
@@ -316,7 +317,8 @@ class Job:
         begun = [[stems.index(stem) for stem in chunk if stem in stems] for chunk in self.begun]
         began, before = time.perf_counter(), len(self.records)
         if isinstance(posterior, Guided) and not self.output.quiet:
-            tell_time(estimated_seconds(posterior, len(y), self.samples, self.compute))
+            seconds = estimated_seconds(posterior, len(y), self.samples, self.compute)
+            tell_time(seconds, in_words(posterior.priors[0]))
         with sampling_progress(self.output.quiet) as progress:
             frames = Frames(progress) if self.output.frames else None
             for i, result in answers(

@@ -41,12 +41,12 @@ def fail(error: BasisError) -> None:
     stderr.print(Text.assemble(("error:", "bold red"), f" {error.message}", hint), soft_wrap=True)
 
 
-def tell_time(seconds: float) -> None:
-    """One line for the eye, if it is long."""
+def tell_time(seconds: float, what: str = "") -> None:
+    """One line for the eye, if it is long: of ``what``, and how long it will take."""
     if seconds > 10:
         minutes, hours = seconds / 60, seconds / 3600
         shown = f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
-        stderr.print(f"about {shown}", highlight=False)
+        stderr.print(f"{what}{what and ': '}about {shown}", highlight=False)
 
 
 @contextmanager

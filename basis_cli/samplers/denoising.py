@@ -87,8 +87,12 @@ def _relative_levels(operator: Operator, ladder: float) -> list[float]:
 
 def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
     """The pictures nearest to gray ones that explain ``y``, or gray ones where the operator does not know them."""
-    gray = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
-    return operator.project(gray, y) if isinstance(operator, Constraint) else gray
+    x = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
+    if not isinstance(operator, Constraint):
+        return x
+    for _ in range(8 if x.shape[2] > 1 else 1):  # onto gray and onto y in turn: the nearest to one gray may be coloured
+        x = operator.project(x.mean(2, keepdim=True).expand_as(x), y)
+    return x
 
 
 def project(
