@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..api import Prior, SamplerSpec
 from ..errors import UsageError
-from ..operators import Constraint, LinearOperator, Operator, Updating, consistent, linearized, misfit
+from ..operators import Constraint, Gray, LinearOperator, Operator, Updating, consistent, linearized, misfit
 from .base import (
     Descent,
     Progress,
@@ -90,7 +90,8 @@ def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
     x = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
     if not isinstance(operator, Constraint):
         return x
-    for _ in range(8 if x.shape[2] > 1 else 1):  # onto gray and onto y in turn: the nearest to one gray may be coloured
+    x = operator.project(x, y)
+    for _ in range(8 if isinstance(operator, Gray) else 0):  # of another weight the nearest to one gray is coloured
         x = operator.project(x.mean(2, keepdim=True).expand_as(x), y)
     return x
 
