@@ -126,9 +126,10 @@ def evaluate_separation(
         "settings": posterior.described() | compute.described() | {"samples": samples, "select": select},
     }
     if unknown:
-        assert task.coefficients
-        off_by = estimated(fitted(posterior.operator, x, y)) - torch.tensor(task.coefficients)[:, None]
-        found["alpha_error"] = [round(float(error), 4) for error in off_by.abs().amax(0)]
+        alpha = estimated(fitted(posterior.operator, x, y))
+        assert alpha is not None
+        off_by = (alpha - torch.tensor(task.coefficients)[:, None]).abs().amax(0)
+        found["alpha_error"] = [round(float(error), 4) for error in off_by]
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
         found |= _caveats(realism, k * pairs)

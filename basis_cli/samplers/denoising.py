@@ -152,7 +152,8 @@ def project(
 
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
         denoised = joint_denoiser(priors, sigmas)(x)
-        if isinstance(operator, Updating) and len(set(sigmas)) > 1:  # nearest in units of each component's noise
+        linear = isinstance(operator, LinearOperator)
+        if isinstance(operator, Updating) and not (linear and len(set(sigmas)) == 1):  # in units of each one's noise
             return operator.update(denoised, _each([sigma**2 for sigma in sigmas], x), y)[0]
         return operator.project(denoised, y)
 
