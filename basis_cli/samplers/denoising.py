@@ -188,7 +188,12 @@ def conjugate(
 
     A non-linear operator is linearized about ``D(x)`` (one Gauss-Newton step a level) and ``S`` solved by conjugate
     gradients. Not exact: the spread of its samples is below the posterior's. Otherwise as :func:`project`.
+
+    Raises:
+        UsageError: JPEG, whose rounding has no derivative that could be inverted.
     """
+    if isinstance(operator, Constraint) and not isinstance(operator, (LinearOperator, Updating)):
+        raise UsageError("the sampler 'conjugate' cannot invert this operator", "--sampler project, mmps or langevin")
     stds = [prior_std] * operator.k if isinstance(prior_std, (int, float)) else prior_std
 
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
