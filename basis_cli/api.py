@@ -172,6 +172,13 @@ class AnySizeModel(DirectModel, Protocol):
 
 
 @runtime_checkable
+class OwnPrecision(Protocol):
+    """A direct model that computes in ``dtype`` whatever the command says: a flow is exact in float32 only."""
+
+    dtype: str
+
+
+@runtime_checkable
 class Labelled(Protocol):
     """A direct model of ``basis sample``: what is given are classes ``y`` ``(n,)``, int64 below ``classes``."""
 

@@ -268,5 +268,5 @@ def resolve(target: str) -> Callable[..., Any]:
     module, _, attribute = target.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BasisError(f"cannot load {target!r}: {error}", "`basis plugins list` shows who offers it") from error

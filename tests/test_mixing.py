@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from basis_toy.prior import soft_blobs
+from basis_toy.prior import GaussianMixture, soft_blobs
 
+import basis_cli
 from basis_cli import operators, samplers
 from basis_cli.operators import Composed, Maximum, Mixture, Mixtures, Quantized, Saturated, Screen
 from basis_cli.priors.wrapper import NegativePrior, wrapped
@@ -179,3 +180,28 @@ def test_a_prior_of_negatives_scores_them():
     (gradient,) = torch.autograd.grad(level.log_prob(x).sum(), x)
     torch.testing.assert_close(level.score(x), gradient, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(level.log_prob(1 - x), prior.at(0.3).log_prob(x))
+
+
+def test_unknown_coefficients_are_fitted_exactly_where_the_pictures_are_known():
+    x = torch.rand(3, 4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    alpha = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.3, 0.6]]).T
+    y = (alpha.view(3, 4, 1, 1, 1) * x).sum(0)
+    start = operators.Unknown([1 / 3] * 3)
+    torch.testing.assert_close(operators.estimated(start.fitted(x, y)), alpha, atol=2e-3, rtol=0)
+    half = start.fitted(x, y, 0.5)
+    torch.testing.assert_close(operators.estimated(half), (alpha + 1 / 3) / 2, atol=2e-3, rtol=0)
+    composed = operators.fitted(Composed(Quantized(), start), x, (y * 255).round() / 255)
+    torch.testing.assert_close(operators.estimated(composed), alpha, atol=2e-2, rtol=0)
+    assert operators.fitted(Mixture([0.5, 0.5]), x, y).alpha == (0.5, 0.5)
+
+
+def test_coefficients_are_estimated_with_the_components():
+    """Two sharp pictures that one prior knows, so that the mixture tells the coefficients."""
+    means = torch.tensor([[0.9, 0.9, 0.1, 0.1], [0.1, 0.9, 0.1, 0.9]])
+    prior = GaussianMixture(torch.tensor([0.5, 0.5]), means, 1e-3 * torch.eye(4).expand(2, 4, 4), (1, 2, 2))
+    y = torch.stack([a * means[0] + (1 - a) * means[1] for a in (0.7, 0.5, 0.8)]).view(3, 1, 2, 2)
+    result = basis_cli.separate(y, prior=prior, alpha="auto")
+    found = result.alpha[:, :, 0].sort(0, descending=True).values[0]
+    torch.testing.assert_close(found, torch.tensor([0.7, 0.5, 0.8]), atol=0.06, rtol=0)
+    assert result.residual.max() < 1
+    assert result.of(1).alpha.shape == (2, 1, 1)

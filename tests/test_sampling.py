@@ -31,7 +31,8 @@ def levels(sampling, prior=Free):
 
 def test_each_task_has_its_sampler():
     assert Sampling().over(DEFAULTS["separate"]).sampler == "ep"
-    assert Sampling().over(Sample.defaults).sampler == "langevin"
+    assert Sample().posterior([Free()], Sampling()).sampling.sampler == "project"
+    assert Sample().posterior([Ladder()], Sampling()).sampling.sampler == "langevin"
     assert Sampling().over(DEFAULTS["colorize"]).sampler == "project"
     assert Sampling(noise_std=0.1).over(DEFAULTS["colorize"]).sampler == "conjugate"
     assert Sampling("mmps").over(DEFAULTS["separate"]) == Sampling("mmps")

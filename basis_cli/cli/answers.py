@@ -63,6 +63,8 @@ def write_answers(
             "components": [str(file) for file in files],
             "residual_8bit_rms": round(float(result.residual[0, sample]), 4),
         }
+        if result.alpha is not None:
+            answer["alpha"] = numbers(result.alpha[:, 0, sample], 4)
         if result.psnr is not None:
             answer["psnr_db"] = numbers(result.psnr[:, 0, sample], 3)
         if result.log_prob is not None:

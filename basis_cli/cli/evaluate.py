@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from ..errors import UsageError
+from ..tasks.separation import Mixing
 from .options import (
     AsJson,
     ComputeOptions,
@@ -73,6 +74,9 @@ def separation(
     protocol: ProtocolOption = Protocol.class_agnostic,
     pairs: Annotated[int, typer.Option(min=1, help="Mixtures to separate; the paper has 6,000.")] = 500,
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
+    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,... (default: 1/k each)")] = None,
+    unknown: Annotated[bool, typer.Option("--unknown", help="The coefficients are not told: --alpha auto.")] = False,
+    mixing: Annotated[Mixing, typer.Option(help="How pictures are laid over each other.")] = Mixing.mean,
     size: Annotated[
         int | None, typer.Option(min=1, help="--tile, folders and LSUN: side of the pictures. (default: the prior's)")
     ] = None,
@@ -94,6 +98,7 @@ def separation(
 
     check_plot(plot)
     tiles.check()
+    sampling, samples, select = several.chosen(Separate(k), sampler.sampling(several.noise_std))
     if bool(size) != tiles.tile:
         raise UsageError("--size and --tile are for pictures larger than the prior's", "give both")
     where = compute.compute()
@@ -105,18 +110,21 @@ def separation(
             tests,
             priors,
             protocol=protocol.value,
+            task=Separate(k, alpha, mixing),
+            unknown=unknown,
             pairs=pairs,
             pairs_seed=sampler.seed,
-            samples=several.samples,
-            select=several.select.value,
-            sampling=sampler.sampling(several.noise_std),
+            samples=samples,
+            select=select,
+            sampling=sampling,
             compute=where,
             realism=_realism(tests[0], data[0], inception, data_dir, where) if len(tests) == 1 else None,
             sheet=sheet,
             watch=watch,
         )
     about = {"prior": prior, "weights_sha256": hashes, "shape": priors[0].shape, "tiles": about_tiles(priors[0])}
-    published = PAPER_PSNR[protocol.value] if (data, k) == (["mnist"], 2) else {}
+    usual = (data, k, alpha, mixing) == (["mnist"], 2, None, Mixing.mean)
+    published = PAPER_PSNR[protocol.value] if usual else {}
     show(about | result | {"published": published}, as_json, *_separation_tables(about | result, published))
     if plot:
         _histogram(result, published, plot)

@@ -15,8 +15,8 @@ import typer
 from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
 from .inputs import named, placed
-from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions
-from .output import fail, sampling_progress, stderr
+from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions, preset
+from .output import fail, sampling_progress, stderr, tell_time
 from .records import Options, contents, to_do, unlike, weights_sha256
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ class Job:
         options: Options,
     ):
         self.task, self.model, self.compute = task, model, compute
-        self.sampling, self.several, self.tiles, self.output = sampling, several, tiles, output
+        self.tiles, self.output = tiles, output
+        self.preset = preset(several.fast, several.best)
+        self.sampling, self.samples, self.select = several.chosen(task, sampling)
         self.options, self.others = options, contents(options.files)
         self.priors: list[Prior] = []
         self.direct: DirectModel | None = None
@@ -109,6 +111,7 @@ class Job:
         by: dict[str, Any] = {"model": self.model.model} if self.model.model else {}
         if self.model.refine or not by:
             by["prior"] = self.model.prior or [self.task.prior]
+        by |= {"preset": self.preset} if self.preset else {}
         made = {"basis": __version__, "task": self.task.name, "options": self.options.words}
         return made | by | {"weights_sha256": self.hashes}
 
@@ -129,7 +132,7 @@ class Job:
         """All that is written for an input, its record last."""
         from .answers import component_files, std_files
 
-        answers = self.several.samples if self.several.select.value == "all" else 1
+        answers = self.samples if self.select == "all" else 1
         files = [file for own in component_files(base, self.task.k, answers, self.place) for file in own]
         files += std_files(base, self.task.k) if self.output.uncertainty else []
         files += [Path(f"{base}.sheet.png")] if self.output.sheet else []
@@ -182,8 +185,8 @@ class Job:
         return self.place.folder / f"{stem}.state.safetensors"
 
     def _check(self) -> None:
-        if self.several.samples < 1:
-            raise UsageError(f"samples must be at least 1, not {self.several.samples}")
+        if self.samples < 1:
+            raise UsageError(f"samples must be at least 1, not {self.samples}")
         self.tiles.check()
         if self.model.model and self.tiles.tile:
             raise UsageError("a direct model answers pictures of its own size only", "leave out --tile")
@@ -195,7 +198,7 @@ class Job:
             self.sampling.of_model()
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
-        if self.output.uncertainty and self.several.samples < 2:
+        if self.output.uncertainty and self.samples < 2:
             raise UsageError("--uncertainty compares samples", "--samples 10")
 
     def _settle(self) -> None:
@@ -315,7 +318,8 @@ class Job:
         import torch
 
         from ..data import images
-        from ..posterior import Frames, answers
+        from ..posterior import Frames, Guided, answers, estimated_seconds
+        from ..priors.tiles import in_words
         from ..samplers.noise import picture_seeds
 
         if self.output.dry_run:
@@ -331,14 +335,17 @@ class Job:
         stems = [picture.stem for picture in pictures]
         begun = [[stems.index(stem) for stem in chunk if stem in stems] for chunk in self.begun]
         began, before = time.perf_counter(), len(self.records)
+        if isinstance(posterior, Guided) and not self.output.quiet:
+            seconds = estimated_seconds(posterior, len(y), self.samples, self.compute)
+            tell_time(seconds, in_words(posterior.priors[0]))
         with sampling_progress(self.output.quiet) as progress:
             frames = Frames(progress) if self.output.frames else None
             for i, result in answers(
                 posterior,
                 y,
-                picture_seeds(self.sampling.seed, y, self.several.samples),
+                picture_seeds(self.sampling.seed, y, self.samples),
                 compute=self.compute,
-                select=self.several.select.value,
+                select=self.select,
                 truth=torch.from_numpy(np.stack(self.references))[:, None] if self.references else None,
                 watch=frames or progress,
                 saved=lambda inputs: self._saved(posterior, [stems[i] for i in inputs]),

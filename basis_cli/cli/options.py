@@ -17,6 +17,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..compute import Compute
     from ..posterior import Sampling
+    from ..tasks.base import Task
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,6 +38,17 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     spelled_out.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     spelled_out.__annotations__ = {p.name: p.annotation for p in shown}
     return spelled_out
+
+
+def preset(fast: bool, best: bool) -> str | None:
+    """The name of the one that was chosen.
+
+    Raises:
+        UsageError: both were.
+    """
+    if fast and best:
+        raise UsageError("--fast excludes --best", "leave out one of them")
+    return "fast" if fast else "best" if best else None
 
 
 class Dtype(str, Enum):
@@ -93,6 +105,8 @@ Batch = Annotated[
 StepSize = Annotated[
     float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5. (default: 2e-5)")
 ]
+Fast = Annotated[bool, typer.Option("--fast", help="Few noise levels, unless --levels says how many.")]
+Best = Annotated[bool, typer.Option("--best", help="What measured best, at several times the cost.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths or tables.")]
@@ -192,17 +206,25 @@ class ModelOptions:
 class SampleOptions:
     """How many samples, and what to keep of them."""
 
-    samples: Annotated[int, typer.Option("--samples", help="Samples for each picture, ranked by likelihood.")] = 1
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Samples for each picture, ranked by likelihood. (default: 1)")
+    ] = None
     select: Annotated[
-        Select,
+        Select | None,
         typer.Option(
             help="all; the most probable (best); the mean of the samples that give the same answer as the best "
-            "(mode); the mean of all (mean)."
+            "(mode); the mean of all (mean). (default: all)"
         ),
-    ] = Select.all
+    ] = None
+    fast: Fast = False
+    best: Best = False
     noise_std: Annotated[
         float | None, typer.Option(help="Standard deviation of white noise in the picture, in intensities.")
     ] = None
+
+    def chosen(self, task: Task, sampling: Sampling) -> tuple[Sampling, int, str]:
+        """``sampling``, how many samples, and what to keep of them: see :meth:`basis_cli.tasks.base.Task.chosen`."""
+        return task.chosen(preset(self.fast, self.best), sampling, self.samples, self.select and self.select.value)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,14 @@ def fail(error: BasisError) -> None:
     stderr.print(Text.assemble(("error:", "bold red"), f" {error.message}", hint), soft_wrap=True)
 
 
+def tell_time(seconds: float, what: str = "") -> None:
+    """One line for the eye, if it is long: of ``what``, and how long it will take."""
+    if seconds > 10:
+        minutes, hours = seconds / 60, seconds / 3600
+        shown = f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
+        stderr.print(f"{what}{what and ': '}about {shown}", highlight=False)
+
+
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """Show this project's warnings as one line each instead of Python's two with a source line."""

@@ -17,7 +17,9 @@ from ..tasks.base import Task
 from .job import Job, load_model, load_priors
 from .options import (
     AsJson,
+    Best,
     ComputeOptions,
+    Fast,
     Inputs,
     ModelOptions,
     Out,
@@ -28,9 +30,10 @@ from .options import (
     SamplerOptions,
     TileOptions,
     Weights,
+    preset,
     with_options,
 )
-from .output import sampling_progress
+from .output import sampling_progress, tell_time
 from .records import compare, options, to_do
 
 
@@ -70,6 +73,8 @@ def sample(
     model: Annotated[str | None, typer.Option(help="A network that draws pictures in one pass, instead.")] = None,
     label: Annotated[int | None, typer.Option(help="--model: of this class. (default: each in turn)")] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="How many pictures.")] = 16,
+    fast: Fast = False,
+    best: Best = False,
     weights: Weights = None,
     out: Out = Path("out"),
     overwrite: Overwrite = False,
@@ -81,7 +86,7 @@ def sample(
     Writes NAME-0001.png ..., and NAME.png with all of them, after the prior or the model.
     """
     from ..data import images
-    from ..posterior import Direct, Guided
+    from ..posterior import Direct, Guided, estimated_seconds
     from ..tasks.samples import Sample, samples
 
     if out.suffix.lower() in images.SAVED and not out.is_dir():
@@ -94,14 +99,17 @@ def sample(
     files = [out / f"{stem}-{i + 1:04d}.png" for i in range(count)]
     to_do([[sheet, *files, record_file]], overwrite)
     where = compute.compute()
+    sampling, *_ = Sample().chosen(preset(fast, best), sampler.sampling(), None, None)
     posterior: Guided | Direct
     if model:
         network, hashes = load_model(Sample(), model, weights, where)
-        posterior = Direct(network, Sample().operator(network.shape), model, sampler.sampling())
+        posterior = Direct(network, Sample().operator(network.shape), model, sampling)
     else:
         priors, hashes = load_priors(Sample(), [name], weights, where)
-        posterior = Sample().posterior(priors, sampler.sampling())
+        posterior = Sample().posterior(priors, sampling)
     images.out_folder(out)
+    if isinstance(posterior, Guided) and not quiet:
+        tell_time(estimated_seconds(posterior, count, 1, where))
     with sampling_progress(quiet) as watch:
         pictures = samples(posterior, count, label, where, watch).numpy()
     for file, picture in zip(files, pictures, strict=True):
@@ -110,7 +118,7 @@ def sample(
     record: dict[str, Any] = {"basis": __version__, "task": "sample", "model" if model else "prior": name}
     record |= {"weights_sha256": hashes}
     record |= {} if label is None else {"label": label}
-    record |= {"settings": posterior.described() | where.described(), "sheet": str(sheet)}
+    record |= {"settings": where.described() | posterior.described(), "sheet": str(sheet)}
     record |= {"pictures": [str(file) for file in files]}
     images.write_text(record_file, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record) if as_json else "\n".join([str(sheet), *record["pictures"]]))

@@ -18,7 +18,6 @@ from ..posterior.ranking import bits_per_dim
 from ..priors import contract
 from ..samplers import Watch, unwatched
 from ..samplers.noise import picture_seeds
-from ..tasks.samples import Sample
 from .protocols import mixtures, of_shape
 
 PAPER_BITS_PER_DIM = {  # Table 1, BASIS with Glow
@@ -63,7 +62,7 @@ def evaluate_likelihood(
         UsageError: a prior has no likelihood; neither one data set nor two, or one for two different priors; pictures
             of another shape than the priors'.
     """
-    sampling = (sampling or Sampling()).over(Sample.defaults)
+    sampling = (sampling or Sampling()).over({"sampler": "langevin"})
     compute = compute or Compute()
     data = [data] if isinstance(data, Dataset) else data
     if len(data) == 1 and priors[0] is not priors[1]:

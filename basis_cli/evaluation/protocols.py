@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from ..compute import Compute
 from ..data import images
 from ..data.datasets import Dataset, mixture_indices, one_of_each
 from ..errors import UsageError
+from ..operators import estimated, fitted
 from ..posterior import Posterior, Sampling, drawn, ordering, ranking
 from ..posterior.runner import corrected
 from ..samplers import Watch, unwatched
-from ..samplers.noise import picture_seeds
+from ..samplers.noise import PerImageNoise, image_seed, picture_seeds
 from ..tasks import sample
 from ..tasks.base import Task
 from ..tasks.samples import Sample
@@ -62,6 +64,8 @@ def evaluate_separation(
     priors: Sequence[Prior],
     *,
     protocol: str = "class-agnostic",
+    task: Separate | None = None,
+    unknown: bool = False,
     pairs: int = 500,
     pairs_seed: int = 0,
     samples: int = 1,
@@ -74,11 +78,14 @@ def evaluate_separation(
 ) -> dict[str, Any]:
     """Separate ``pairs`` mixtures of ``len(priors)`` pictures of ``data``: Table 2 and Figure 6.
 
-    Several data sets are one for each component. The PSNR of a mixture is the mean over its components, clipped to
-    [0, 1], under the best permutation of those that share a prior. Samples are judged as the sampler leaves them, as in
-    the paper; only ``psnr_corrected`` is after the correction of :func:`basis_cli.separate`, which improves baselines.
-    Of several ``samples`` one is made as ``select`` says (``all``: the most probable). ``sheet`` is a PNG file for the
-    first mixtures: each a column of mixture, components, truth.
+    Several data sets are one for each component. ``task`` says how pictures are laid over each other, unless it is
+    their mean, and what is stored, in 8 bits; noise of ``sampling.noise_std`` is added before. With ``unknown`` the
+    coefficients are not told, and ``alpha_error`` is how far each estimate is off. The PSNR of a mixture is the mean
+    over its components, clipped to [0, 1], under the best permutation of those that share a prior. Samples are judged
+    as the sampler leaves them, as in the paper; only ``psnr_corrected`` is after the correction of
+    :func:`basis_cli.separate`, which improves baselines. Of several ``samples`` one is made as ``select`` says
+    (``all``: the most probable). ``sheet`` is a PNG file for the first mixtures: each a column of mixture, components,
+    truth.
 
     Returns:
         ``psnr``, ``psnr_corrected`` and ``average`` (the baseline, the mean picture) as :func:`summary` makes them,
@@ -95,10 +102,13 @@ def evaluate_separation(
     made = {id(prior): of_shape(prior, about["data"], truth) for prior in priors}
     priors = [made[id(prior)] for prior in priors]
     _ready(sheet, realism)
-    posterior = Separate(k).posterior(priors, sampling)
+    task = task or Separate(k)
+    if task != Separate(k) or sampling.noise_std:
+        y = _observed(task, truth, sampling)
+    posterior = (replace(task, alpha="auto") if unknown else task).posterior(priors, sampling)
     result = drawn(posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, watch=watch)
     chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
-    off = ordering.residual(posterior.operator(chosen), y)
+    off = ordering.residual(fitted(posterior.operator, chosen, y)(chosen), y)
     x, written = (
         ordering.reordered(x, ordering.component_order(x, posterior.kinds, references=truth, mixture=y))
         for x in (chosen.clamp(0, 1), corrected(posterior, chosen, y))
@@ -115,6 +125,11 @@ def evaluate_separation(
         "distinct_answers": float(np.mean([max(one.answer) + 1 for one in result.ranked])),
         "settings": posterior.described() | compute.described() | {"samples": samples, "select": select},
     }
+    if unknown:
+        alpha = estimated(fitted(posterior.operator, x, y))
+        assert alpha is not None
+        off_by = (alpha - torch.tensor(task.coefficients)[:, None]).abs().amax(0)
+        found["alpha_error"] = [round(float(error), 4) for error in off_by]
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
         found |= _caveats(realism, k * pairs)
@@ -122,6 +137,15 @@ def evaluate_separation(
         found["assigned"] = {"separations": assigned(x, priors, truth, compute)}
         found["assigned"]["truth"] = assigned(truth, priors, compute=compute)
     return found
+
+
+def _observed(task: Separate, truth: Tensor, sampling: Sampling) -> Tensor:
+    """The mixtures ``(n, c, h, w)`` of ``truth`` ``(k, n, c, h, w)`` as files hold them, with noise if there is any."""
+    y = task.operator(tuple(truth.shape[2:]))(truth)  # type: ignore[arg-type]
+    if sampling.noise_std:
+        noise = PerImageNoise([image_seed(sampling.seed, i, 1) for i in range(len(y))])
+        y = (y + sampling.noise_std * noise.normal((1, *y.shape))[0]).clamp(0, 1)
+    return (y * 255).round() / 255
 
 
 def _psnrs(truth: Tensor, x: Tensor, written: Tensor, average: Tensor) -> dict[str, Any]:
@@ -289,7 +313,7 @@ def evaluate_restoration(
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
         "seconds": result.seconds,
-        "settings": posterior.described() | compute.described() | {"samples": samples},
+        "settings": compute.described() | posterior.described() | {"samples": samples},
     }
 
 
@@ -313,7 +337,7 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """How much ``count`` samples of the prior itself look like ``data``, beside as many pictures of it."""
     prior = of_shape(prior, data.name, data[:1])
-    sampling, compute = (sampling or Sampling()).over(Sample.defaults), compute or Compute()
+    sampling, compute = sampling or Sampling(), compute or Compute()
     began = time.perf_counter()
     x = sample(prior, count, sampling=sampling, compute=compute, watch=watch)
     return {
@@ -326,5 +350,5 @@ def evaluate_samples(
         },
         **_caveats(realism, count),
         "seconds": time.perf_counter() - began,
-        "settings": sampling.described([prior]) | compute.described(),
+        "settings": Sample().posterior([prior], sampling).described() | compute.described(),
     }

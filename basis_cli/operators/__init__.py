@@ -19,7 +19,10 @@ from .mixture import Maximum as Maximum
 from .mixture import Mixture as Mixture
 from .mixture import Mixtures as Mixtures
 from .mixture import Screen as Screen
+from .mixture import Unknown as Unknown
 from .record import Composed as Composed
 from .record import Digitized as Digitized
 from .record import Quantized as Quantized
 from .record import Saturated as Saturated
+from .record import estimated as estimated
+from .record import fitted as fitted

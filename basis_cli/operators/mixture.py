@@ -83,6 +83,34 @@ class Mixture(Superposition, Linear):
         return self.adjoint(y) / sum(self.gram)
 
 
+class Unknown(Superposition):
+    """A mixture whose coefficients are not known: ``alpha`` at first, then fitted to each picture."""
+
+    def __init__(self, alpha: Sequence[float], each: Tensor | None = None):
+        self.nominal, self.each = Mixture(alpha), each
+        self.k, self.scale = self.nominal.k, self.nominal.scale
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """``(k, n, 1, 1, 1)`` once fitted."""
+        return self.nominal.coefficients(x) if self.each is None else self.each
+
+    def fitted(self, x: Tensor, y: Tensor, share: float = 1.0) -> Unknown:
+        """With coefficients moved by a ``share`` of the way to those with which ``x`` explains ``y`` best.
+
+        Least squares, with ``(sum_i alpha_i - 1)^2`` as if of one more pixel: eight-bit files hold means.
+        """
+        seen = torch.cat([x.clamp(0, 1).flatten(2), torch.ones_like(x[..., :1, :1, :1]).flatten(2)], dim=2)
+        target = torch.cat([y.flatten(1), torch.ones_like(y[:, :1, :1, :1]).flatten(1)], dim=1)
+        squares = torch.einsum("ind,jnd->nij", seen, seen) + TINY * torch.eye(self.k, device=x.device, dtype=x.dtype)
+        best = torch.linalg.solve(squares, torch.einsum("ind,nd->ni", seen, target)).T.clamp(LEAST, 1 - LEAST)
+        before = self.coefficients(x)
+        return Unknown(self.nominal.alpha, before + share * (best.view(self.k, -1, 1, 1, 1) - before))
+
+
+LEAST = 0.05
+"""The smallest coefficient that is looked for: a fainter component is lost in the other's detail."""
+
+
 class Screen(Superposition):
     """``1 - y = (1 - x_1) ... (1 - x_k)``, as projectors and image editors lay light over light."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 
 from .base import Noise, Record, Updating, truncated
-from .mixture import Superposition
+from .mixture import Superposition, Unknown
 
 
 class Digitized:
@@ -97,3 +98,17 @@ class Composed:
         if isinstance(self.inner, Superposition):
             return self.inner.absorb(mean, variance, seen, left)
         return self.inner.update(mean, variance, seen, left.sqrt())
+
+
+def fitted(operator: Any, x: Tensor, y: Tensor, share: float = 1.0) -> Any:
+    """``operator`` with its coefficients fitted (:meth:`Unknown.fitted`); itself if they are known."""
+    if isinstance(operator, Composed):
+        return Composed(operator.outer, fitted(operator.inner, x, operator.nearest(operator.inner(x), y), share))
+    return operator.fitted(x, y, share) if isinstance(operator, Unknown) else operator
+
+
+def estimated(operator: Any) -> Tensor | None:
+    """The coefficients ``(k, n)`` that were fitted to each picture, if they were not known."""
+    if isinstance(operator, Composed):
+        return estimated(operator.inner)
+    return operator.each.flatten(1) if isinstance(operator, Unknown) and operator.each is not None else None

@@ -2,6 +2,8 @@
 
 from .base import Posterior as Posterior
 from .base import Result as Result
+from .blind import Blind as Blind
+from .cost import estimated_seconds as estimated_seconds
 from .direct import Direct as Direct
 from .frames import Frames as Frames
 from .guided import Guided as Guided

@@ -67,6 +67,8 @@ class Result:
     log_prob: Tensor | None = None
     """Nats, of each component under its own prior, ``(k, n, m)``, see
     :func:`basis_cli.posterior.ranking.component_log_prob`; ``None`` for priors without a likelihood, and baselines."""
+    alpha: Tensor | None = None
+    """Mixing coefficients as they were estimated, ``(k, n, m)``; ``None`` where they were given."""
     std: Tensor | None = None
     """Standard deviation of each pixel over the samples, ``(k, n, c, h, w)``; ``None`` for a single sample."""
     ranked: list[Ranked] = field(default_factory=list)
@@ -114,6 +116,6 @@ class Result:
         )
 
 
-AXES = {"components": 1, "y": 0, "residual": 0, "psnr": 1, "log_likelihood": 0, "log_prob": 1, "std": 1}
+AXES = {"components": 1, "y": 0, "residual": 0, "psnr": 1, "log_likelihood": 0, "log_prob": 1, "alpha": 1, "std": 1}
 """Which axis of each of a :class:`Result`'s tensors is that of the inputs."""
 assert set(AXES) < {f.name for f in fields(Result)}

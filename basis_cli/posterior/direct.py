@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..api import DirectModel, Tractable
+from ..api import DirectModel, OwnPrecision, Tractable
 from ..compute import compile_networks
 from ..errors import UsageError
 from ..operators import Operator
@@ -91,4 +91,5 @@ class Direct:
 
     def described(self) -> dict[str, Any]:
         """Every setting, for a record."""
-        return {"model": self.name, "seed": self.sampling.seed} | self.options
+        dtype = {"dtype": self.model.dtype} if isinstance(self.model, OwnPrecision) else {}
+        return {"model": self.name, "seed": self.sampling.seed} | self.options | dtype

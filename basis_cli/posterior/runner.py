@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..compute import Compute
 from ..errors import BasisError, NotFiniteError, UsageError
-from ..operators import consistent
+from ..operators import consistent, estimated, fitted
 from ..samplers import Progress, Watch, unwatched
 from . import memory, ordering, ranking
 from .base import Posterior, Result
@@ -192,7 +192,7 @@ class _Run:
             def residual() -> float:
                 if not y.numel() or not y.is_floating_point():  # nothing was measured; a class is none of pixels
                     return 0.0
-                return float(ordering.residual(posterior.operator(progress.x), y).mean())
+                return float(ordering.residual(fitted(posterior.operator, progress.x, y)(progress.x), y).mean())
 
             self.watch(replace(progress, batch=self.batch, batches=batches, chosen=whose, residual=residual))
 
@@ -226,12 +226,15 @@ class _Run:
             order = ordering.component_order(x[:, ::m], kinds, references=truth, mixture=y)
             x = ordering.reordered(x, order.repeat_interleave(m, dim=1))
             std = None if std is None else ordering.reordered(std, order)
+        made = fitted(operator, x, repeated)
+        alpha = estimated(made)
         log_prob = posterior.log_prob(x.to(self.compute.place))
         psnr = None if truth is None else ordering.psnr(x, truth.repeat_interleave(m, dim=1))
         return Result(
             components=x.unflatten(1, (len(y), m)),
             y=y,
-            residual=ordering.residual(operator(x), repeated).view(len(y), m),
+            residual=ordering.residual(made(x), repeated).view(len(y), m),
+            alpha=None if alpha is None else alpha.unflatten(1, (len(y), m)),
             psnr=None if psnr is None else psnr.unflatten(1, (len(y), m)),
             seconds=0.0,
             evaluations=self.evaluations,
@@ -240,10 +243,10 @@ class _Run:
             std=std,
             ranked=ranked,
             seeds=[list(self.seeds[i]) for i in inputs],
-            settings=posterior.described() | self.compute.described() | {"samples": samples, "select": select},
+            settings=self.compute.described() | posterior.described() | {"samples": samples, "select": select},
         )
 
 
 def corrected(posterior: Posterior, x: Tensor, y: Tensor) -> Tensor:
     """The pictures ``x`` ``(k, n, c, h, w)`` within [0, 1] and, unless ``y`` is noisy, consistent with it."""
-    return consistent(x, posterior.operator, y) if posterior.exact else x.clamp(0, 1)
+    return consistent(x, fitted(posterior.operator, x, y), y) if posterior.exact else x.clamp(0, 1)

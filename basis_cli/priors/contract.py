@@ -30,7 +30,7 @@ def blamed(what: str) -> Iterator[None]:
         yield
     except BasisError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may even call sys.exit
         torchs_own = type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch.utils.checkpoint"))
         recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         if out_of_memory(error) or torchs_own or recording:

@@ -52,7 +52,7 @@ def _loaded(
         loaded = resolve(spec.load)(spec, path, where)
     except BasisError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may even call sys.exit
         reason = f"{kind} {spec.name!r} failed to load: {type(error).__name__}: {error}"
         raise BasisError(reason, "report it to its plugin's author") from error
     shape, of_spec = getattr(loaded, "shape", None), tuple(spec.shape or ("channels", "height", "width"))

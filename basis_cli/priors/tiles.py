@@ -221,3 +221,14 @@ def about_tiles(prior: Prior) -> dict[str, Any] | None:
     counts = [len(scale.corners) for scale in tiled]
     count = counts if isinstance(prior, PyramidPrior) else counts[0]
     return {"count": count, "size": tiled[0].tile, "overlap": tiled[0].overlaps}
+
+
+def in_words(prior: Prior) -> str:
+    """How it sees its pictures, for the eye: ``"600 x 400 as a whole"``, ``"in 35 tiles of 64 x 64"``."""
+    h, w = prior.shape[1:]
+    about = about_tiles(prior)
+    if about is None:
+        return f"{w} x {h} as a whole"
+    if isinstance(about["count"], list):
+        return f"{w} x {h} at {len(about['count'])} scales"
+    return f"{w} x {h} in {about['count']} tiles of {about['size'][1]} x {about['size'][0]}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..api import Prior, SamplerSpec
 from ..errors import UsageError
-from ..operators import Constraint, LinearOperator, Operator, Updating, consistent, linearized, misfit
+from ..operators import Constraint, Gray, LinearOperator, Operator, Updating, consistent, fitted, linearized, misfit
 from .base import (
     Descent,
     Progress,
@@ -39,6 +39,7 @@ def _renoised(
     descent: Descent,
     overrelaxation: float = 0.0,
     ladder: float = 0.0,
+    polish: Callable[[Tensor], Tensor] = lambda x: x,
     ancestral: bool = False,
 ) -> Tensor:
     """``x0 <- estimate(x, s); x <- x0 + t e`` from each level s to the next, t: the frame of every sampler below.
@@ -74,8 +75,26 @@ def _renoised(
                 keep = -overrelaxation * after / sigma
                 fresh = after * (1 - overrelaxation**2) ** 0.5
             x.copy_(x0 + weighted([fresh * each for each in own], noise.normal(x0.shape)) + keep * (x - x0))
+    x0 = polish(x0)
     check_finite(x0, sigmas[-1])
     return x0
+
+
+def _polish(priors: Sequence[Prior], noise_std: float) -> Callable[[Tensor], Tensor]:
+    """What takes noise in ``y`` out of pictures that explain it, noise and all: one more denoising.
+
+    Of a single picture the noise is that of ``y``; what several have is :data:`SHARED` times as much, since how they
+    share it is not known.
+    """
+    if not noise_std:
+        return lambda x: x
+    return joint_denoiser(priors, noise_std * (SHARED if len(priors) > 1 else 1.0))
+
+
+FITTED = 0.9
+"""Below this noise level unknown coefficients are fitted: before, estimates are still each other's."""
+SHARED = 1.5
+"""What took noise of .05 and .15 out of mixtures of digits best, of 1 and 1.5."""
 
 
 def _relative_levels(operator: Operator, ladder: float) -> list[float]:
@@ -87,8 +106,13 @@ def _relative_levels(operator: Operator, ladder: float) -> list[float]:
 
 def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
     """The pictures nearest to gray ones that explain ``y``, or gray ones where the operator does not know them."""
-    gray = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
-    return operator.project(gray, y) if isinstance(operator, Constraint) else gray
+    x = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
+    if not isinstance(operator, Constraint):
+        return x
+    x = operator.project(x, y)
+    for _ in range(8 if isinstance(operator, Gray) else 0):  # of another weight the nearest to one gray is coloured
+        x = operator.project(x.mean(2, keepdim=True).expand_as(x), y)
+    return x
 
 
 def project(
@@ -98,6 +122,7 @@ def project(
     *,
     seeds: Sequence[int],
     sigmas: Sequence[float] = karras(50),
+    noise_std: float = 0.0,
     overrelaxation: float = 0.0,
     ladder: float = 1.6,
     watch: Watch = unwatched,
@@ -108,8 +133,9 @@ def project(
         x0 <- the nearest to D(x) with A x0 = y,   x <- x0 + sigma_next z
 
     For a linear operator that is ``D(x) + A^+ (y - A D(x))`` (DDNM, Wang et al. 2023); JPEG's coefficients are moved
-    into the file's quantization intervals. The renoising is DDIM's with eta = 1 taken to the end. For measurements
-    without noise. Good pictures from few evaluations, but it is not exact, and too sure of itself: the
+    into the file's quantization intervals. The renoising is DDIM's with eta = 1 taken to the end. Noise of
+    ``noise_std`` in ``y`` is explained like the rest of it, and taken out at the end by one more denoising. Good
+    pictures from few evaluations, but it is not exact, and too sure of itself: the
     spread of its samples is below the posterior's. Components of a mixture have levels of their own, ``sigma_i = sigma
     (mean(alpha) / alpha_i)^ladder``, and what is left to explain is shared in proportion to ``alpha_i sigma_i^2``: with
     ``ladder`` 0 the strong component is settled, the weak one's ghost in it, long before that.
@@ -126,12 +152,15 @@ def project(
 
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
         denoised = joint_denoiser(priors, sigmas)(x)
-        if isinstance(operator, Updating):  # nearest in units of each component's noise
+        linear = isinstance(operator, LinearOperator)
+        if isinstance(operator, Updating) and not (linear and len(set(sigmas)) == 1):  # in units of each one's noise
             return operator.update(denoised, _each([sigma**2 for sigma in sigmas], x), y)[0]
         return operator.project(denoised, y)
 
     start = _start(operator, y, priors)
-    return _renoised(estimate, operator, start, seeds, sigmas, watch, descent, overrelaxation, ladder)
+    return _renoised(
+        estimate, operator, start, seeds, sigmas, watch, descent, overrelaxation, ladder, _polish(priors, noise_std)
+    )
 
 
 def conjugate(
@@ -159,7 +188,12 @@ def conjugate(
 
     A non-linear operator is linearized about ``D(x)`` (one Gauss-Newton step a level) and ``S`` solved by conjugate
     gradients. Not exact: the spread of its samples is below the posterior's. Otherwise as :func:`project`.
+
+    Raises:
+        UsageError: JPEG, whose rounding has no derivative that could be inverted.
     """
+    if isinstance(operator, Constraint) and not isinstance(operator, (LinearOperator, Updating)):
+        raise UsageError("the sampler 'conjugate' cannot invert this operator", "--sampler project, mmps or langevin")
     stds = [prior_std] * operator.k if isinstance(prior_std, (int, float)) else prior_std
 
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
@@ -197,13 +231,15 @@ def ep(
         m'_i, c_i    the same once y is seen, all other components being what is believed of them
         o_i, v_i     what y alone says of it:  1 / v_i = 1 / c_i - 1 / r_i^2,  o_i / v_i = m'_i / c_i - m_i / r_i^2
         x~_i = s~_i^2 (x_i / s_i^2 + o_i / v_i),   s~_i^-2 = s_i^-2 + v_i^-1
-        x0 <- the same once y is seen, of D(x~, s~); without noise the nearest to that in [0, 1] with A x0 = y, nearly
+        x0 <- the same once y is seen, of D(x~, s~); then the nearest to that in [0, 1] with A x0 = y, nearly
 
-    For a mixture ``o_i = (y - sum_{j != i} alpha_j m_j) / alpha_i`` and ``v_i = (noise_std^2 + sum_{j != i} alpha_j^2
-    r_j^2) / alpha_i^2``: the second denoising sees what the others leave of it. It sees two observations of each
+    For a mixture ``o_i = (y - sum_{j != i} alpha_j m_j) / alpha_i`` and ``v_i = sum_{j != i} alpha_j^2 r_j^2 /
+    alpha_i^2``: the second denoising sees what the others leave of it. It sees two observations of each
     component instead of one, at the lower noise level ``s~_i``. ``prior_std`` sets ``r``; its default is what
-    separated digits best. For mixtures of all kinds, and priors that take any noise level. Not exact: the spread of its
-    samples is below the posterior's. Otherwise as :func:`project`.
+    separated digits best. Where ``y`` says little of a pixel, as where it is cut at white, ``o_i`` stays nearer to what
+    is believed. Noise in ``y`` is treated as by :func:`project`. For mixtures of all kinds, and priors that take any
+    noise level. Coefficients that are not known are fitted at every level below :data:`FITTED`. Not exact: the
+    spread of its samples is below the posterior's. Otherwise as :func:`project`.
 
     Raises:
         UsageError: the operator is no mixture.
@@ -211,24 +247,31 @@ def ep(
     if not isinstance(operator, Updating):
         raise UsageError("the sampler 'ep' separates mixtures only", "--sampler conjugate")
 
+    made, fitting = operator, FITTED * _relative_levels(operator, ladder)[0]
+
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
+        nonlocal made
         left = [sigma**2 * prior_std**2 / (sigma**2 + prior_std**2) for sigma in sigmas]
-        r2, told = _each(left, x), _told(operator, left, noise_std)
+        r2, told = _each(left, x), _told(operator, left)
         after = [
             max((1 / sigma**2 + t / (1 - t) / r) ** -0.5, sigma / 100)
             for sigma, t, r in zip(sigmas, told, left, strict=True)
         ]
         old = [(new / sigma) ** 2 for new, sigma in zip(after, sigmas, strict=True)]  # the share of x in x~
         denoised = joint_denoiser(priors, sigmas)(x)
-        mean, variance = operator.update(denoised, r2, y, noise_std)
+        mean, variance = made.update(denoised, r2, y)
         seen = denoised + (mean - denoised) / (1 - variance / r2).maximum(_each(told, x))
         observed = weighted(old, x) + weighted([1 - share for share in old], seen)
         x0 = joint_denoiser(priors, after)(observed)
-        x0, _ = operator.update(x0, r2, y, noise_std)
-        return x0 if noise_std else consistent(x0, operator, y, rounds=3)
+        if sigmas[0] < fitting:
+            made = fitted(made, x0, y, 0.5)
+        x0, _ = made.update(x0, r2, y)
+        return consistent(x0, made, y, rounds=3)
 
     start = _start(operator, y, priors)
-    return _renoised(estimate, operator, start, seeds, sigmas, watch, descent, overrelaxation, ladder)
+    return _renoised(
+        estimate, operator, start, seeds, sigmas, watch, descent, overrelaxation, ladder, _polish(priors, noise_std)
+    )
 
 
 def _each(values: Sequence[float], x: Tensor) -> Tensor:
@@ -236,14 +279,14 @@ def _each(values: Sequence[float], x: Tensor) -> Tensor:
     return x.new_tensor(values).view(-1, 1, 1, 1, 1)
 
 
-def _told(operator: Updating, left: Sequence[float], noise_std: float) -> list[float]:
+def _told(operator: Updating, left: Sequence[float]) -> list[float]:
     """The share of each component's variance ``left`` that ``y`` takes at pixels of which all is seen.
 
     Computed on the CPU, so that no GPU is waited for.
     """
     nothing = torch.zeros(operator.k, 1, 1, 1, 1, dtype=torch.float64)
     r2 = _each(left, nothing)
-    _, variance = operator.nominal.update(nothing, r2, operator.nominal(nothing), noise_std)
+    _, variance = operator.nominal.update(nothing, r2, operator.nominal(nothing))
     return (1 - variance / r2).flatten().tolist()
 
 

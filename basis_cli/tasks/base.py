@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -75,6 +75,12 @@ class Task:
     """Whether large shapes matter, so that priors of any size see pictures at every scale."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
     """Of :class:`basis_cli.posterior.Sampling`; the sampler at least."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "fast": {"levels": 10},
+        "best": {"samples": 4, "select": "mode"},
+    }
+    """What ``--fast`` and ``--best`` say of :class:`basis_cli.posterior.Sampling`, of how many samples, and of what to
+    keep of them; what is said beside them counts (docs/samplers.md)."""
     damage: ClassVar[type[Damage] | None] = None
     """How ``basis evaluate NOUN`` makes tasks; ``None``: it has no such command."""
     several: ClassVar[bool] = False
@@ -181,6 +187,24 @@ class Task:
         """Whether the answer to a picture ``(c, h, w)`` of several channels is gray, because the picture is."""
         return not self.colours and len(picture) > 1 and all(bool((channel == picture[0]).all()) for channel in picture)
 
+    def chosen(
+        self, preset: str | None, sampling: Sampling, samples: int | None, select: str | None
+    ) -> tuple[Sampling, int, str]:
+        """The same, with what ``preset`` says where nothing else is said; without it one sample.
+
+        Raises:
+            UsageError: no such preset, or another sampler than its own.
+        """
+        if preset is not None and preset not in self.presets:
+            raise UsageError(f"no preset is called {preset!r}", f"known: {', '.join(self.presets)}")
+        says: dict[str, Any] = {"samples": 1, "select": "all"} | dict(self.presets[preset] if preset else {})
+        count, keep = says.pop("samples"), says.pop("select")
+        own = says.get("sampler", self.defaults["sampler"])
+        if says and sampling.sampler not in (None, own):
+            raise UsageError(f"the preset {preset!r} is the sampler {own!r}'s", "leave out one of them")
+        free = {name: value for name, value in says.items() if getattr(sampling, name) is None}
+        return replace(sampling, **free), count if samples is None else samples, select or keep
+
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
         """``p(x | y)`` under these priors."""
         from ..posterior import Guided
@@ -202,8 +226,9 @@ def answer(
     pictures: Picture | Sequence[Picture],
     *,
     prior: str | Prior | Sequence[str | Prior] | None = None,
-    samples: int = 1,
-    select: str = "all",
+    preset: str | None = None,
+    samples: int | None = None,
+    select: str | None = None,
     references: Any = None,
     weights: Path | None = None,
     sampling: Sampling | None = None,
@@ -219,8 +244,9 @@ def answer(
         pictures: one or several files or ``(c, h, w)`` arrays in [0, 1], or one ``(n, c, h, w)`` array.
         prior: a name or a :class:`basis_cli.api.Prior`; for several components one for all, or one for each. By default
             the task's.
-        samples: posterior samples for each picture.
-        select: what to keep of several samples, see :meth:`basis_cli.posterior.ranking.Ranked.select`.
+        preset: ``fast`` or ``best``: the task's choice of what is not chosen here, see :attr:`Task.presets`.
+        samples: posterior samples for each picture, by default one.
+        select: what to keep of several samples, see :meth:`basis_cli.posterior.ranking.Ranked.select`; by default all.
         references: the true pictures, one for each, if known; of several components ``(k, n, c, h, w)``.
         sampling: sampler, noise levels, seed. A picture depends on the seed and what was observed, not on what runs
             beside it.
@@ -238,7 +264,8 @@ def answer(
     from ..posterior import Result, Sampling, answers
     from ..samplers import picture_seeds, unwatched
 
-    sampling, compute = sampling or Sampling(), compute or Compute()
+    compute = compute or Compute()
+    sampling, samples, select = task.chosen(preset, sampling or Sampling(), samples, select)
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
     if model is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,21 @@ if TYPE_CHECKING:
     from ..samplers import Watch
 
 
+LANGEVIN = {"sampler": "langevin"}
+
+
 @dataclass(frozen=True)
 class Sample(Task):
     """Nothing is observed: what the prior believes pictures look like."""
 
-    name, noun, prior, defaults = "sample", "samples", "ncsn-mnist", {"sampler": "langevin"}
+    name, noun, prior = "sample", "samples", "ncsn-mnist"
+    defaults = {"sampler": "project", "overrelaxation": -0.9, "sigma_max": 1.3, "sigma_min": 0.01}  # noqa: RUF012
+    """Nearly the probability flow (Song et al. 2021), by steps of DDIM: docs/samplers.md."""
+    presets = {"fast": {"levels": 20}, "best": LANGEVIN}  # noqa: RUF012
+
+    def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
+        """As of every task; the flow needs levels between those that a prior may be confined to."""
+        return super().posterior(priors, sampling.over(LANGEVIN) if priors[0].sigmas else sampling)
 
     def operator(self, shape: Shape) -> Operator:
         from ..operators import Unobserved

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..api import Prior
     from ..data.images import JpegCoding, Stored
     from ..operators import Updating
-    from ..posterior import Result
+    from ..posterior import Guided, Result, Sampling
     from .base import Picture
 
 
@@ -47,12 +47,13 @@ class Separate(Task):
     """
 
     name, noun, prior, defaults, several = "separate", "separation", "ncsn-mnist", {"sampler": "ep"}, True
+    presets = {**Task.presets, "best": {"samples": 4, "select": "mode", "levels": 58}}  # noqa: RUF012
     k: Annotated[int, typer.Option("-k", help="How many pictures were laid over each other.")] = 2
     alpha: Annotated[
         str | None,
         typer.Option(
-            help="Mixing coefficients, a,b,... (default: 1/k each, of a sum 1); of over, the opacity of each layer but "
-            "the lowest, from the top."
+            help="Mixing coefficients, a,b,... (default: 1/k each, of a sum 1), or auto: not known, at three times the "
+            "cost. Of over, the opacity of each layer but the lowest, from the top."
         ),
     ] = None
     mixing: Annotated[
@@ -73,12 +74,14 @@ class Separate(Task):
         Raises:
             UsageError: not a number for each, or a way of mixing that has none.
         """
-        given = numbers(self.alpha, "--alpha")
+        given = None if self.unknown else numbers(self.alpha, "--alpha")
+        if self.unknown and self.mixing not in (Mixing.mean, Mixing.over):
+            raise UsageError("--alpha auto is for a mean of pictures", f"not for --mixing {self.mixing.value}")
         if self.mixing in (Mixing.max, Mixing.screen) and given:
             raise UsageError(f"--mixing {self.mixing.value} has no coefficients", "leave out --alpha")
         if self.mixing is Mixing.over:
-            given, left = [], 1.0
-            for opacity in numbers(self.alpha, "--alpha") or [1 - i / self.k for i in range(1, self.k)]:
+            opacities, given, left = given or [1 / (self.k - i) for i in range(self.k - 1)], [], 1.0
+            for opacity in opacities:
                 given, left = [*given, left * opacity], left * (1 - opacity)
             given.append(left)
         given = given or [1.0 if self.mixing is Mixing.sum else 1 / self.k] * self.k
@@ -86,6 +89,11 @@ class Separate(Task):
             hint = "--alpha takes one number for each" + (" but the lowest" if self.mixing is Mixing.over else "")
             raise UsageError(f"{len(given)} mixing coefficients for {self.k} components", hint)
         return given
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the coefficients are to be estimated."""
+        return self.alpha == "auto"
 
     @property
     def cut(self) -> bool:
@@ -107,6 +115,22 @@ class Separate(Task):
 
         priors = super().suited(priors, seen, gray)
         return wrapped(priors, NegativePrior) if self.invert else priors
+
+    def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
+        from ..operators import Unknown
+        from ..posterior import Blind
+
+        if not self.unknown:
+            return super().posterior(priors, sampling)
+        self.check(priors[0].shape)
+        starts = [[ratio**i for i in range(self.k)] for ratio in RATIOS]
+        scaled = [[a / sum(start) for a in start] for start in starts]
+        shape = priors[0].shape
+        return Blind(priors, [self.stored(Unknown(start), shape) for start in scaled], sampling.over(self.defaults))
+
+    def stored(self, mixture: Updating, shape: Shape) -> Updating:
+        """What a file keeps of ``mixture``."""
+        return mixture
 
     def check(self, shape: Shape, larger: bool = False) -> None:
         self.operator(shape)
@@ -150,6 +174,8 @@ class Separate(Task):
         return y
 
 
+RATIOS = (1.0, 3 / 7, 3 / 17)
+"""Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
 WHITE = 0.05
 """A share of white pixels that a mean of pictures seldom has."""
 
@@ -161,10 +187,13 @@ class Recorded(Separate):
     coding: JpegCoding | None = None
 
     def operator(self, shape: Shape) -> Updating:
+        return self.stored(super().operator(shape), shape)
+
+    def stored(self, mixture: Updating, shape: Shape) -> Updating:
         from ..operators import Composed
 
         assert self.coding
-        return Composed(coded(self.coding, shape), super().operator(shape))
+        return Composed(coded(self.coding, shape), mixture)
 
 
 def separate(
@@ -172,7 +201,7 @@ def separate(
     *,
     k: int = 2,
     prior: str | Prior | Sequence[str | Prior] | None = None,
-    alpha: Sequence[float] | None = None,
+    alpha: Sequence[float] | str | None = None,
     mixing: str = "mean",
     invert: bool = False,
     references: Sequence[Picture] | None = None,
@@ -185,7 +214,8 @@ def separate(
     Args:
         mixtures: one or several files or ``(c, h, w)`` arrays in [0, 1], or one ``(n, c, h, w)`` array.
         prior: one for all components or one for each; names or :class:`basis_cli.api.Prior` objects.
-        alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means, of a sum 1.
+        alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means, of a sum 1. ``auto``:
+            estimated with the components, see ``Result.alpha``.
         mixing: ``mean``; ``sum``, cut at white; ``max``; ``screen``; ``over``, whose ``alpha`` is the opacity of every
             layer but the lowest, from the top.
         invert: the prior's pictures are negatives of these.
@@ -197,7 +227,7 @@ def separate(
     Raises:
         InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
     """
-    text = None if alpha is None else ",".join(map(repr, map(float, alpha)))
+    text = alpha if alpha is None or isinstance(alpha, str) else ",".join(map(repr, map(float, alpha)))
     if mixing not in list(Mixing):
         raise UsageError(f"no way of mixing is called {mixing!r}", f"known: {', '.join(each.value for each in Mixing)}")
     task = Separate(k, text, Mixing(mixing), invert, as_fit(fit), white_level)

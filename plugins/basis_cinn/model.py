@@ -34,6 +34,8 @@ class Digits:
     (Tweedie).
     """
 
+    dtype = "float32"
+
     def __init__(self, network: ClassFlow):
         self.network = network.eval().requires_grad_(False)
         self.shape, self.classes = network.shape, network.classes
@@ -68,6 +70,8 @@ class Colours:
     ``y`` is taken for the gray that it shows: its lightness is kept. Colours are drawn at the network's size, whatever
     the proportions of ``y``, and brought up along the edges of ``y``.
     """
+
+    dtype = "float32"
 
     def __init__(self, network: ColourFlow, size: tuple[int, int] | None = None):
         self.network, self.side = network.eval().requires_grad_(False), network.shape[1]

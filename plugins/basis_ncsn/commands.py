@@ -50,6 +50,10 @@ def train_ncsn(
     blocks: Annotated[int, typer.Option(min=1, help="unet: residual blocks at each resolution.")] = 3,
     patch: Annotated[int, typer.Option(min=1, help="unet: side of the pixel blocks it works on.")] = 2,
     attention: Annotated[bool, typer.Option(help="unet: see the whole picture; without it, any size fits.")] = True,
+    sigma_max: Annotated[
+        float | None,
+        typer.Option(help="unet: highest noise level of all; from 10, it learns whole areas' colours. (default: 1.4)"),
+    ] = None,
     filters: Annotated[
         int, typer.Option(min=8, help="refinenet, resnet: base channels (64 MNIST, 128 CIFAR-10).")
     ] = 64,
@@ -64,6 +68,7 @@ def train_ncsn(
     if backbone is Backbone.unet:
         config = {"widths": commands.whole_numbers(widths), "blocks": blocks, "patch": patch}
         config |= {} if attention else {"attention": False}
+        config |= {"sigma_max": sigma_max} if sigma_max else {}
     if schedule or levels:
         spacing, count, begin = schedule or Schedule.geometric, levels or 10, 0.01 if levels == 1 else 1.0
         if backbone is Backbone.unet:

@@ -61,6 +61,6 @@ def export(weights: Path, folder: Path) -> None:
         raise WeightsError(f"{weights} holds a {about['backbone']}", "only a unet has a form in diffusers")
     exported = ScoreUNet([height, width], channels, channels, config)  # type: ignore[arg-type]  # lists, as in JSON
     exported.unet.load_state_dict(network.state_dict())
-    low, high = (2 * sigma for sigma in SIGMAS)
+    low, high = 2 * SIGMAS[0], 2 * network.sigma_max
     scheduler = EDMEulerScheduler(sigma_min=low, sigma_max=high, sigma_data=2 * network.std)
     DDPMPipeline(exported, scheduler).save_pretrained(folder)

@@ -21,25 +21,30 @@ OBJECTIVES = ("dsm", "ssm")
 SIGMAS = (0.008, 1.4)  # a margin around the paper's 0.01 ... 1
 
 
-def random_levels(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A noise level in :data:`SIGMAS` for each picture, ``(n,)``, stratified over the batch.
+def random_levels(x: Tensor, generator: torch.Generator, highest: float = SIGMAS[1]) -> Tensor:
+    """A noise level from the lowest of :data:`SIGMAS` to ``highest`` for each picture, ``(n,)``, stratified over them.
 
     The density of ``log s`` rises linearly from nothing: the high levels, where a separation is decided, are also the
     hardest to learn.
     """
-    low, high = map(math.log, SIGMAS)
+    low, high = math.log(SIGMAS[0]), math.log(highest)
     strata = torch.arange(len(x), device=x.device) + torch.rand(len(x), generator=generator, device=x.device)
     return torch.exp(low + (high - low) * (strata / len(x)).sqrt())
 
 
 def denoising_loss(
-    network: nn.Module, x: Tensor, generator: torch.Generator, std: float, sigmas: Tensor | None = None
+    network: nn.Module,
+    x: Tensor,
+    generator: torch.Generator,
+    std: float,
+    sigmas: Tensor | None = None,
+    highest: float = SIGMAS[1],
 ) -> Tensor:
     """``E lambda(s) ||D(x + s z, s) - x||^2`` per pixel over ``sigmas``, by default :func:`random_levels`.
 
     ``lambda = (s^2 + std^2) / (s std)^2`` makes every level weigh the same at the start (Karras et al. 2022).
     """
-    sigma = random_levels(x, generator) if sigmas is None else sigmas[_indices(sigmas, x, generator)]
+    sigma = random_levels(x, generator, highest) if sigmas is None else sigmas[_indices(sigmas, x, generator)]
     s = sigma[:, None, None, None]
     noisy = x + s * torch.randn(x.shape, generator=generator, device=x.device)
     weight = (s**2 + std**2) / (s * std) ** 2
@@ -113,7 +118,7 @@ def loss_of(network: Any, objective: str = "dsm") -> training.Loss:
         if objective == "ssm":
             return sliced_loss(model, x, generator, sigmas, is_denoiser)
         if is_denoiser:
-            return denoising_loss(model, x, generator, network.std, sigmas)
+            return denoising_loss(model, x, generator, network.std, sigmas, network.sigma_max)
         return score_matching_loss(model, x, generator, network.levels.to(x.device))
 
     return loss

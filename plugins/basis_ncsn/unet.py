@@ -59,7 +59,9 @@ class UNet(nn.Module):
     it learns from small pictures nearly holds for large ones. Its input and
     output are scaled so that both have unit variance at every noise level; ``mean`` and ``std`` are the data's, per
     pixel.
-    Any sigma > 0 is accepted; accuracy is what training covered: all levels, or ``sigmas`` if given, high to low.
+    Any sigma > 0 is accepted; accuracy is what training covered: all levels up to ``sigma_max``, or ``sigmas`` if
+    given, high to low. Noise of s hides the mean of n pixels if ``s / sqrt(n)`` exceeds that mean's spread: a network
+    learns to guess the colours of large areas only from noise that hides them.
     So is any size: inside, sides that are no multiples of the stride are padded by reflection.
 
     Raises:
@@ -76,9 +78,10 @@ class UNet(nn.Module):
         std: float = 0.25,
         sigmas: Sequence[float] | None = None,
         attention: bool = True,
+        sigma_max: float = 1.4,
     ):
         super().__init__()
-        self.sigmas = tuple(sigmas) if sigmas else None
+        self.sigmas, self.sigma_max = tuple(sigmas) if sigmas else None, sigma_max
         if not widths or any(width < 8 or width % 8 for width in widths) or widths[-1] % 32:
             raise ValueError(f"widths must be multiples of 8 and the last of 32, not {tuple(widths)}")
         self.patch, self.mean, self.std = patch, mean, std

@@ -24,13 +24,15 @@ def flow(basis, digits):
 
 
 def test_digits_of_a_class_are_drawn(basis, flow):
-    arguments = ("sample", "--model", "cinn-mnist", "--weights", flow, "--temperature", 0.88, "-q")
+    options = ("--temperature", 0.88, "--dtype", "bfloat16", "-q")
+    arguments = ("sample", "--model", "cinn-mnist", "--weights", flow, *options)
     result = basis(*arguments, "--label", 3, "-n", 2, "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert (record["model"], record["label"], len(record["pictures"])) == ("cinn-mnist", 3, 2)
     assert (record["settings"]["temperature"], record["settings"]["seed"]) == (0.88, 0)
     assert "prior" not in record
+    assert record["settings"]["dtype"] == "float32"  # whatever is usual on this machine
     assert Image.open(record["pictures"][0]).size == (28, 28)
     first = Path(record["pictures"][1]).read_bytes()
     result = basis(*arguments, "-n", 12, "-o", "all")

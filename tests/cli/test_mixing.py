@@ -76,3 +76,13 @@ def test_negatives_of_what_the_prior_knows(basis, picture):
 def test_what_cannot_be_is_said(basis, picture, options):
     result = basis("separate", picture(), *options, *QUICK)
     assert result.exit_code == 2
+
+
+def test_coefficients_that_are_not_known_are_in_the_record(basis, picture):
+    record, *_ = answered(basis("separate", picture(), "--alpha", "auto", *QUICK))
+    alpha = record["answers"][0]["alpha"]
+    assert len(alpha) == 2
+    assert sum(alpha) == pytest.approx(1, abs=0.2)
+    assert record["evaluations"] == 3 * (4 * 2)  # the toy prior's own likelihood chooses
+    for refused in (["--mixing", "max"], ["--sampler", "project"], ["--resume"]):
+        assert basis("separate", "mix.png", "--alpha", "auto", *QUICK, "-o", "no", *refused).exit_code == 2

@@ -90,6 +90,15 @@ def test_the_answer_to_a_gray_picture_is_gray(basis, photo, picture):
     assert np.ptp(pixels("colours/drawn.x1.png"), axis=-1).max() > 0.1
 
 
+@pytest.mark.parametrize("sampler", ["project", "conjugate", "ep", "mmps", "langevin", "average"])
+def test_decompress_with_any_sampler_answers_or_says_why_not(basis, photo, sampler):
+    Image.open(photo()).save("photo.jpg", quality=10)
+    quick = ["--prior", "blobs", "--quiet", "--sampler", sampler] + ["--steps", "3"] * (sampler == "langevin")
+    result = basis("decompress", "photo.jpg", *quick)
+    assert (result.exit_code == 0) == (sampler in ("project", "mmps", "langevin")), result.output
+    assert result.exit_code == 0 or len(result.stderr.splitlines()) == 1
+
+
 def test_decompress_reads_stdin(basis, photo):
     file = photo("coarse.jpg", quality=10)
     assert basis("decompress", file, *QUICK).exit_code == 0

@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 import basis_cli
+from basis_cli.data.images import LUMA
 from basis_cli.errors import InputError, UsageError
-from basis_cli.operators import Downsample
+from basis_cli.operators import Downsample, Gray
 from basis_cli.posterior import Sampling
 from basis_cli.priors import tiles
-from basis_cli.priors.tiles import PyramidPrior, TiledPrior, about_tiles, suited
+from basis_cli.priors.tiles import PyramidPrior, TiledPrior, about_tiles, in_words, suited
+from basis_cli.samplers import project
 from basis_cli.tasks.colorization import Colorize
 
 ANY = """
@@ -76,6 +78,18 @@ def test_where_large_shapes_matter_every_scale_is_seen_as_a_whole():
     assert isinstance(pyramid, PyramidPrior)
     assert [scale.shape for scale in pyramid.scales] == [(3, 33, 40), (3, 17, 20), (3, 9, 10)]
     assert about_tiles(pyramid) == {"count": [1, 1, 1], "size": [33, 40], "overlap": [0, 0]}
+    assert in_words(pyramid) == "40 x 33 at 3 scales"
+    assert in_words(small) == "40 x 15 as a whole"
+    assert in_words(TiledPrior(small.sized((8, 8)), (15, 40))) == "40 x 15 in 27 tiles of 8 x 8"
+
+
+def test_colours_begin_with_gray_however_the_gray_is_weighted():
+    """The nearest to medium gray with that brightness would be green where it is bright and purple where it is dark."""
+    y, started = torch.rand(1, 1, 4, 6), []
+    prior = White((3, 4, 6))
+    prior.mean = torch.full((3, 1, 1), 0.5)
+    project([prior], Gray(LUMA), y, seeds=[0], sigmas=[1e-6], watch=lambda progress: started.append(progress.x))
+    torch.testing.assert_close(started[0][0], y.expand(-1, 3, -1, -1), atol=1e-3, rtol=0)
 
 
 def test_the_library_takes_pictures_of_any_size():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +188,15 @@ def test_what_is_no_prior_is_refused(tmp_path, change, reason):
         load_prior(name, device="cpu")
 
 
+def test_without_diffusers_it_says_what_to_install(tmp_path, monkeypatch):
+    name = saved(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "diffusers.utils", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for each in (name, "diffusers:owner/name"):
+        with pytest.raises(UsageError, match=r"pip install 'basis-cli\[diffusers\]'"):
+            load_prior(each, device="cpu")
+
+
 def run(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -236,6 +248,19 @@ def test_only_pull_downloads(tmp_path, monkeypatch):
     result = run("weights", "pull", "diffusers:owner/name")
     assert (result.exit_code, "no network" in result.stderr) == (4, True)
     assert run("weights", "pull", "ncsn:mine.safetensors").exit_code == 2
+
+
+def test_the_example_trains_a_prior(tmp_path, monkeypatch):
+    digits = bytes(16) + np.random.default_rng(0).integers(0, 255, 10 * 28 * 28, np.uint8).tobytes()
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(digits))
+    out = tmp_path / "ddpm"
+    example = Path(__file__).parents[2] / "examples" / "train_ddpm.py"
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path), str(out), "--minutes", "1e-9", "--batch", "2"])
+    with torch.random.fork_rng():
+        runpy.run_path(str(example))
+    prior = load_prior(f"diffusers:{out}", device="cpu")
+    assert prior.shape == (1, 28, 28)
+    assert prior.noise.prediction == "v_prediction"
 
 
 def test_our_own_network_in_their_format_is_the_same_prior(tmp_path):

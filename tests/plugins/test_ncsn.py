@@ -676,11 +676,14 @@ def test_denoising_loss_of_the_posterior_mean_is_one():
         assert loss(error) - loss(0.0) == pytest.approx(error**2 * weight, rel=0.25)
 
 
-def test_denoising_loss_visits_all_levels_the_high_ones_more_often():
-    net, n = GaussianDenoiser(), 64
-    training.denoising_loss(net, gaussian_pictures(n), torch.Generator().manual_seed(0), STD)
-    low, high = map(math.log, training.SIGMAS)
-    place = ((net.seen[0].log().double() - low) / (high - low)).square() * n
+@pytest.mark.parametrize("highest", [1.4, 14.0])
+def test_denoising_loss_visits_all_levels_the_high_ones_more_often(highest):
+    net, n = UNet(1, (8, 32), 1, sigma_max=highest), 64
+    seen = []
+    net.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    training.loss_of(net)(net, gaussian_pictures(n), torch.Generator().manual_seed(0))
+    low, high = math.log(training.SIGMAS[0]), math.log(highest)
+    place = ((seen[0].log().double() - low) / (high - low)).square() * n
     assert place.floor().tolist() == list(range(n))  # one in each of n parts of equal probability
 
 
