@@ -149,7 +149,7 @@ def test_answers_are_those_of_the_cpu(monkeypatch, name, sampler):
         how = {"levels": 2} if sampler != "average" else {}
         how |= {"steps": 2} if sampler in ("langevin", "ascent") else {}
         prior = ScorePrior(network, (1, 8, 8))
-        options = {"sampling": Sampling(sampler, seed=5, **how), "compute": Compute(device), "samples": 2}
+        options = {"sampling": Sampling(sampler, seed=5, **how), "compute": Compute(device, "float32"), "samples": 2}
         return TASKS[name][0](y, prior=prior, **options)
 
     here = answered(network, "cpu").components

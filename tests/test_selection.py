@@ -133,7 +133,8 @@ def test_separate_says_how_sure_it_is():
     best = tasks.separate(y, select="best", **run)
     assert torch.equal(best.components[:, :, 0], result.components[:, :, 0])
     mean = tasks.separate(y, select="mean", **run).components[:, 0, 0]
-    torch.testing.assert_close(mean, result.components[:, 0].mean(1), atol=0.02, rtol=0)
+    parts = result.components[:, 0].mean(1)  # the mean of all may be in another order than the most probable
+    assert min((mean - each).abs().max() for each in (parts, parts.flip(0))) < 0.02
     with pytest.raises(UsageError, match="median"):
         tasks.separate(y, select="median", **run)
 

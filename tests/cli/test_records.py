@@ -76,6 +76,7 @@ def test_pictures_that_are_gone_are_made_again(basis, picture):
     [
         ["separate", "mix.png", *TOY, "-k", 3, "--alpha", "-0.2,0.7,0.5", "--samples", 2, "--uncertainty", "--sheet"],
         ["separate", "mix.png", *TOY, "--reference", "new.png", "--reference", "mix.png", "--format", "tiff"],
+        ["separate", "mix.png", "--prior", "toy-mixture", "--fast", "--samples", 2, "--quiet"],
         ["inpaint", "mix.png", *TOY, "--mask", "mask.png", "--invert-mask", "--seed", 5, "--select", "mean"],
     ],
 )
@@ -124,7 +125,7 @@ def test_rerun_with_other_weights_is_an_error(basis, picture):
 
 def test_rerun_of_what_is_no_record(basis, picture):
     Path("empty.json").touch()
-    assert basis("sample", "--prior", "toy-gaussian", "-n", 1, "--levels", 2, "--steps", 2).exit_code == 0
+    assert basis("sample", "--prior", "toy-gaussian", "-n", 1, "--levels", 2).exit_code == 0
     for name in ("empty.json", "nothing.json", "out/toy-gaussian.json"):
         run = basis("rerun", name)
         assert run.exit_code == 1
