@@ -16,7 +16,7 @@ COUNT = 12
 test = datasets.load_dataset("mnist", "test")
 chosen = datasets.mixture_indices(test, k=2, count=COUNT, protocol="class-agnostic", seed=0)
 truth = test[chosen.T]
-better = {"samples": 4, "select": "mode", "sampling": basis_cli.Sampling(levels=58)}
+better = {"preset": "best"}
 result = basis_cli.separate(truth.mean(0), references=truth, prior="ncsn-mnist", **better)
 rows = torch.cat([result.y, result.components[:, :, 0].flatten(0, 1), truth.flatten(0, 1)])
 enlarged = rows.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
