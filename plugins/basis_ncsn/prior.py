@@ -92,9 +92,12 @@ def read(path: Path) -> tuple[nn.Module, tuple[int, int, int]]:
     """
     hint = "convert it: basis weights convert ncsn"
     with checkpoint.opened(path, "basis-ncsn", "a score network", hint) as (tensors, about):
-        network = NETWORKS[about["backbone"]](**json.loads(about["config"]))
+        config = json.loads(about["config"])
+        network = NETWORKS[about["backbone"]](**config)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         c, h, w = json.loads(about["shape"])
+        if c != config.get("channels", c):
+            raise ValueError(f"pictures of {c} channels, but a network of {config['channels']}")
     return network, (c, h, w)
 
 
