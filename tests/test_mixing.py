@@ -202,6 +202,6 @@ def test_coefficients_are_estimated_with_the_components():
     y = torch.stack([a * means[0] + (1 - a) * means[1] for a in (0.7, 0.5, 0.8)]).view(3, 1, 2, 2)
     result = basis_cli.separate(y, prior=prior, alpha="auto")
     found = result.alpha[:, :, 0].sort(0, descending=True).values[0]
-    torch.testing.assert_close(found, torch.tensor([0.7, 0.5, 0.8]), atol=0.06, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([0.7, 0.5, 0.8]), atol=0.1, rtol=0)
     assert result.residual.max() < 1
     assert result.of(1).alpha.shape == (2, 1, 1)

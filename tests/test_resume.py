@@ -97,7 +97,7 @@ def test_restoring_resumes(tmp_path):
         )
     picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     options = {"prior": prior, "sampling": sampling}
-    with pytest.raises(UsageError, match="differs in picture, operator"):
+    with pytest.raises(UsageError, match="differs in seeds, picture, operator"):
         tasks.inpaint(picture, "right", saved=SavedState(path, {}), **options)
     resumed = tasks.inpaint(picture, "left", saved=SavedState(path, {}), **options)
     assert same(resumed, tasks.inpaint(picture, "left", **options))
@@ -111,7 +111,7 @@ def test_restoring_resumes(tmp_path):
         ({"sampling": {"sampler": "project"}}, "sampler"),
         ({"samples": 2}, "likelihood, seeds, picture"),
         ({"mixtures": MIXTURES[:2]}, "seeds, picture"),
-        ({"mixtures": MIXTURES.flip(0)}, "differs in picture"),
+        ({"mixtures": MIXTURES.flip(0)}, "differs in seeds, picture"),
         ({"alpha": [0.7, 0.3]}, "differs in alpha, operator"),
         ({"about": {"weights": "other"}}, "differs in weights"),
     ],
