@@ -6,7 +6,7 @@ does not know their names.
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -50,6 +50,8 @@ DataSets = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of its files; default: $BASIS_DATA.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for weights, state, metrics, samples.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")]
+OptimizerChoice = Annotated[Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")]
 Steps = Annotated[int, typer.Option(min=1, help="Batches to train on.")]
 LearningRate = Annotated[float, typer.Option(help="Adam's; Muon takes 20 times as much.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")]
@@ -106,11 +108,9 @@ class TrainingOptions:
     hours: Annotated[
         float | None, typer.Option(min=0.001, help="End after so many hours instead, the learning rate by the clock.")
     ] = None
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 64
+    batch: BatchSize = 64
     learning_rate: LearningRate = 1e-3
-    optimizer: Annotated[Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")] = (
-        Optimizer.muon
-    )
+    optimizer: OptimizerChoice = Optimizer.muon
     decay: Annotated[Decay, typer.Option(help="How the learning rate falls.")] = Decay.cosine
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe and in hardware.")] = True
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the network first.")] = False
@@ -132,6 +132,12 @@ class TrainingOptions:
 
         own = {name: value for name, value in asdict(self).items() if name not in ("device", "resume")}
         return Settings(**own | {"optimizer": self.optimizer.value, "decay": self.decay.value, "flip": flip} | more)
+
+    def run(self, train: Callable[..., Path], *given: Any, **own: Any) -> None:
+        """Call a network's ``train`` as these options say, with a bar, and print the file of its weights."""
+        with training_progress() as callback:
+            path = train(*given, device=self.device, resume=self.resume, callback=callback, **own)
+        print(path)
 
 
 @dataclass(frozen=True)

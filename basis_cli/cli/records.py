@@ -133,17 +133,15 @@ def to_do(
         raise UsageError(f"two inputs would write {twice}", "rename one")
     again = []
     for i, own in enumerate(files):
-        there = (
-            [] if overwrite else [file for file in own if os.path.lexists(file)]
-        )  # a link into nothing is somebody's too
+        # a link into nothing is somebody's too
+        there = [] if overwrite else [file for file in own if os.path.lexists(file)]
         why, lost = skip(i) if skip and own[-1] in there else ("", False)
         if own[-1] in there and skip and not why:
             continue
         if there and not lost and not (resume and own[-1] not in there):
-            reason = f"{there[0]} exists{', and ' * bool(why)}{why}"
-            raise UsageError(
-                reason, "--overwrite, --skip-existing, or another --out" if not why else "--overwrite, or another --out"
-            )
+            if why:
+                raise UsageError(f"{there[0]} exists, and {why}", "--overwrite, or another --out")
+            raise UsageError(f"{there[0]} exists", "--overwrite, --skip-existing, or another --out")
         again.append(i)
     return again
 

@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .commands import DataDir, Out, SaveEvery, Steps, TrainingOptions, splits, whole_numbers
+from .commands import BatchSize, DataDir, Out, SaveEvery, Steps, TrainingOptions, splits, whole_numbers
 from .options import with_options
-from .output import training_progress
 
 app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures or on a standard data set.")
 
@@ -21,7 +20,7 @@ class ClassifierTraining(TrainingOptions):
     """With the defaults of a classifier."""
 
     steps: Steps = 1_100
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 500
+    batch: BatchSize = 500
     save_every: SaveEvery = 100
     sheet_every: Annotated[int, typer.Option("--test-every", min=1, help="Steps between held-out measurements.")] = 200
 
@@ -50,16 +49,4 @@ def features(
     train_set, test_set, notes = splits(data, data_dir)
     if not train_set.labels.any():
         raise UsageError(f"{data} says nothing of classes", "--data cifar10")
-    with training_progress() as callback:
-        path = train_features(
-            train_set,
-            test_set,
-            out,
-            settings,
-            widths=stages,
-            device=training.device,
-            resume=training.resume,
-            notes=notes,
-            callback=callback,
-        )
-    print(path)
+    training.run(train_features, train_set, test_set, out, settings, widths=stages, notes=notes)

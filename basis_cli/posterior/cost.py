@@ -13,7 +13,7 @@ from . import ranking
 from .guided import Guided
 
 
-def estimated_seconds(posterior: Guided, inputs: int, samples: int, compute: Compute, rank: bool = True) -> float:
+def estimated_seconds(posterior: Guided, inputs: int, samples: int, compute: Compute) -> float:
     """About how long ``samples`` of each of ``inputs`` take, from one evaluation of a batch; 0 for baselines.
 
     It costs that evaluation more: of a picture alone a fiftieth of what :func:`~basis_cli.samplers.project` takes.
@@ -24,8 +24,8 @@ def estimated_seconds(posterior: Guided, inputs: int, samples: int, compute: Com
         return 0.0
     sigmas = sampling.sigmas(priors)
     steps = sampling.described(priors).get("steps") or 1 if spec.steps else 1
-    evaluations = len(sigmas) * steps * spec.evaluations + (len(ranking.SIGMAS) if rank and samples > 1 else 0)
-    with compute.inference(), torch.no_grad():
+    evaluations = len(sigmas) * steps * spec.evaluations + (len(ranking.SIGMAS) if samples > 1 else 0)
+    with compute.inference():
         size = compute.batch or posterior.batch_size(inputs * samples, compute.place)
         x = torch.full((len(priors), size, *posterior.shape), 0.5, device=compute.place)
         try:

@@ -17,10 +17,8 @@ class FlowTraining(commands.TrainingOptions):
     """With the defaults of a conditional flow."""
 
     steps: commands.Steps = 10_000
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 256
-    optimizer: Annotated[
-        commands.Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")
-    ] = commands.Optimizer.adam
+    batch: commands.BatchSize = 256
+    optimizer: commands.OptimizerChoice = commands.Optimizer.adam
 
 
 @commands.with_options
@@ -44,20 +42,16 @@ def train_cinn(
 
     config = {"blocks": blocks, "width": width, "hidden": hidden, "directions": directions}
     train_set, test_set, notes = commands.splits(data, data_dir)
-    with commands.training_progress() as callback:
-        path = train_classes(
-            train_set,
-            test_set,
-            out,
-            training.settings(False),
-            config=config | {"clamp": clamp, "noise": noise},
-            device=training.device,
-            resume=training.resume,
-            start_from=start_from,
-            notes=notes,
-            callback=callback,
-        )
-    print(path)
+    training.run(
+        train_classes,
+        train_set,
+        test_set,
+        out,
+        training.settings(False),
+        config=config | {"clamp": clamp, "noise": noise},
+        start_from=start_from,
+        notes=notes,
+    )
 
 
 class Conditioning(str, Enum):
@@ -70,10 +64,8 @@ class Conditioning(str, Enum):
 class ColourTraining(FlowTraining):
     """With the defaults of one of colours."""
 
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a batch, on each device.")] = 32
-    optimizer: Annotated[
-        commands.Optimizer, typer.Option(help="muon: matrices by Muon, the rest by Adam; or adam alone.")
-    ] = commands.Optimizer.muon
+    batch: commands.BatchSize = 32
+    optimizer: commands.OptimizerChoice = commands.Optimizer.muon
 
 
 @commands.with_options
@@ -106,17 +98,4 @@ def train_cinn_colour(
     config |= {name: commands.whole_numbers(text, f"--{name}") for name, text in numbers.items() if text}
     settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = commands.splits(data, data_dir, squares)
-    with commands.training_progress() as callback:
-        path = train_colours(
-            train_set,
-            test_set,
-            out,
-            settings,
-            config=config,
-            device=training.device,
-            resume=training.resume,
-            start_from=start_from,
-            notes=notes,
-            callback=callback,
-        )
-    print(path)
+    training.run(train_colours, train_set, test_set, out, settings, config=config, start_from=start_from, notes=notes)

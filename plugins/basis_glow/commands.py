@@ -81,21 +81,17 @@ def train_glow(
     config |= {"directions": directions} if directions else {}
     settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = commands.splits(data, data_dir, squares)
-    with commands.training_progress() as callback:
-        path = train(
-            train_set,
-            test_set,
-            out,
-            settings,
-            config=config,
-            device=training.device,
-            resume=training.resume,
-            start_from=start_from,
-            score_matching=score_matching,
-            notes=notes,
-            callback=callback,
-        )
-    print(path)
+    training.run(
+        train,
+        train_set,
+        test_set,
+        out,
+        settings,
+        config=config,
+        start_from=start_from,
+        score_matching=score_matching,
+        notes=notes,
+    )
 
 
 @commands.with_options
@@ -131,21 +127,17 @@ def finetune_glow(
     def report(text: str) -> None:
         commands.stderr.print(text, style="yellow", soft_wrap=True)
 
-    with commands.training_progress() as callback:
-        path = finetune(
-            train_set,
-            test_set,
-            out,
-            settings,
-            start_from=weights.find(spec.weights or WeightFile(""), start_from),
-            sigmas=ladder,
-            device=training.device,
-            resume=training.resume,
-            notes=notes,
-            callback=callback,
-            report=report,
-        )
-    print(path)
+    training.run(
+        finetune,
+        train_set,
+        test_set,
+        out,
+        settings,
+        start_from=weights.find(spec.weights or WeightFile(""), start_from),
+        sigmas=ladder,
+        notes=notes,
+        report=report,
+    )
 
 
 @commands.with_options

@@ -77,22 +77,18 @@ def train_ncsn(
             config |= {"schedule": spacing.value, "levels": count, "sigma_begin": begin}
     settings = training.settings(flip, **squares.cropped())
     train_set, test_set, notes = commands.splits(data, data_dir, squares)
-    with commands.training_progress() as callback:
-        path = train(
-            train_set,
-            test_set,
-            out,
-            settings,
-            backbone=backbone.value,
-            config=config,
-            objective=loss.value,
-            device=training.device,
-            resume=training.resume,
-            start_from=start_from,
-            notes=notes,
-            callback=callback,
-        )
-    print(path)
+    training.run(
+        train,
+        train_set,
+        test_set,
+        out,
+        settings,
+        backbone=backbone.value,
+        config=config,
+        objective=loss.value,
+        start_from=start_from,
+        notes=notes,
+    )
 
 
 @commands.with_options

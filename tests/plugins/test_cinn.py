@@ -311,7 +311,7 @@ def test_the_conditioning_network_may_be_trained_before_or_be_none(conditioning,
     if conditioning == "none":
         assert network.condition is None
     else:
-        alone = torch.load(tmp_path / "run/condition/state.pt")["average"]["condition.begin.weight"]
+        alone = torch.load(tmp_path / "run/condition/state.pt", weights_only=True)["average"]["condition.begin.weight"]
         torch.testing.assert_close(network.condition.begin.weight, alone, atol=0.01, rtol=0.01)
     assert all(p.requires_grad for name, p in network.named_parameters() if ".net" in name)
 
