@@ -90,7 +90,7 @@ class Downsample(Linear):
             raise UsageError(f"{size[1]} x {size[0]} pixels cannot be shrunk {factor} times", "another --factor")
         rows, columns = (shrinking(side, factor, method) for side in size)
         self._down = Constant(rows), Constant(columns)
-        self._up = Constant(torch.linalg.pinv(rows)), Constant(torch.linalg.pinv(columns))
+        self._up = tuple(Constant(torch.linalg.solve(m @ m.T, m).T) for m in (rows, columns))  # A^T (A A^T)^-1
         self.gram = (factor**-2.0,) if method == "box" else None
         self.scale = math.sqrt(float((rows @ rows.T).diagonal().mean() * (columns @ columns.T).diagonal().mean()))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UsageError
-from .base import Constant, Noise, resampled, truncated
-from .image import shrinking
+from .base import Constant, Noise, truncated
+
+Plane = Callable[[Tensor], Tensor]
+"""What is done to chroma ``(n, 2, h, w)``."""
 
 
 class Jpeg:
@@ -55,17 +58,14 @@ class Jpeg:
         self._transposed, self._flipped = TURNED[orientation]
         self.size, self.subsampling = size[::-1] if self._transposed else size, subsampling
         self._steps = [Constant(steps[i].repeat(*self._blocks(i))) for i in range(len(steps))]
-        self._cosines = [
-            tuple(Constant(torch.block_diag(*[_cosines()] * n)) for n in self._blocks(i)) for i in range(len(steps))
-        ]
-        self._shrink = tuple(
-            Constant(shrinking(side, s, "box")) for side, s in zip(self._padded, subsampling, strict=True)
-        )
-        self._replicate = tuple(Constant(s * m.values.T) for s, m in zip(subsampling, self._shrink, strict=True))
-        enlarge = _triangular if max(subsampling) <= 2 else _repeated  # as libjpeg-turbo does
-        enlarged = [enlarge(side, s) for side, s in zip(self._padded, subsampling, strict=True)]
-        self._enlarge = tuple(map(Constant, enlarged))
-        self._unenlarge = tuple(Constant(torch.linalg.pinv(matrix)) for matrix in enlarged)
+        self._cosines = Constant(_cosines())
+        self._shrink = partial(F.avg_pool2d, kernel_size=subsampling)
+        self._replicate = partial(F.interpolate, scale_factor=subsampling)
+        if max(subsampling) <= 2:  # as libjpeg-turbo does
+            self._enlarge = partial(F.interpolate, scale_factor=subsampling, mode="bilinear")
+            self._unenlarge = partial(_from_triangular, subsampling=subsampling)
+        else:
+            self._enlarge, self._unenlarge = self._replicate, self._shrink
         self._to_ycc = Constant(torch.tensor(YCC, dtype=torch.float64))
         self._to_rgb = Constant(torch.linalg.inv(torch.tensor(YCC, dtype=torch.float64)))
 
@@ -80,7 +80,7 @@ class Jpeg:
         h, w = self._padded
         return (h // 8, w // 8) if table == 0 else (h // 8 // self.subsampling[0], w // 8 // self.subsampling[1])
 
-    def _coefficients(self, x: Tensor, shrink: tuple[Constant, ...]) -> list[Tensor]:
+    def _coefficients(self, x: Tensor, shrink: Plane) -> list[Tensor]:
         """Cosine coefficients of pictures ``(n, c, h, w)`` in units of their steps: brightness, then chroma."""
         (h, w), (height, width) = self._padded, self.size
         x = 255 * F.pad(x, (0, w - width, 0, h - height), mode="replicate") - 128
@@ -88,21 +88,17 @@ class Jpeg:
             planes = [x]
         else:
             x = torch.einsum("dc,nchw->ndhw", self._to_ycc.like(x), x)  # subtracting 128 changes no chroma
-            planes = [x[:, :1], resampled(shrink, x[:, 1:])]
-        return [
-            resampled(cosines, plane) / steps.like(plane)
-            for plane, cosines, steps in zip(planes, self._cosines, self._steps, strict=False)
-        ]
+            planes = [x[:, :1], shrink(x[:, 1:])]
+        cosines = self._cosines.like(x)
+        return [_blockwise(cosines, plane) / s.like(plane) for plane, s in zip(planes, self._steps, strict=False)]
 
-    def _picture(self, coefficients: list[Tensor], enlarge: tuple[Constant, ...]) -> Tensor:
+    def _picture(self, coefficients: list[Tensor], enlarge: Plane) -> Tensor:
         """Pictures ``(n, c, h, w)`` with these coefficients, not clipped."""
-        planes = [
-            resampled(cosines, quantized * steps.like(quantized), transposed=True)
-            for quantized, cosines, steps in zip(coefficients, self._cosines, self._steps, strict=False)
-        ]
+        back = self._cosines.like(coefficients[0]).T
+        planes = [_blockwise(back, c * s.like(c)) for c, s in zip(coefficients, self._steps, strict=False)]
         x = planes[0]
         if len(planes) > 1:
-            x = torch.cat([x, resampled(enlarge, planes[1])], dim=1)
+            x = torch.cat([x, enlarge(planes[1])], dim=1)
             x = torch.einsum("dc,nchw->ndhw", self._to_rgb.like(x), x)
         return x[..., : self.size[0], : self.size[1]] / 255
 
@@ -183,19 +179,28 @@ def _cosines() -> Tensor:
     return matrix
 
 
-def _triangular(side: int, factor: int) -> Tensor:
-    """The matrix ``(side, side / factor)`` by which libjpeg enlarges one axis of the chroma once or twice."""
-    if factor == 1:
-        return torch.eye(side, dtype=torch.float64)
-    small = side // 2
-    near = torch.eye(small, dtype=torch.float64).repeat_interleave(2, dim=0)
-    neighbour = (torch.arange(side) // 2 + torch.tensor([-1, 1]).repeat(small)).clamp(0, small - 1)
-    return 0.75 * near + 0.25 * torch.eye(small, dtype=torch.float64)[neighbour]
+def _blockwise(matrix: Tensor, x: Tensor) -> Tensor:
+    """The rows and the columns of every 8 x 8 block of ``x`` ``(n, c, h, w)`` combined by ``matrix``."""
+    blocks = x.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)
+    return (matrix @ blocks @ matrix.T).transpose(-3, -2).flatten(-2).flatten(-3, -2)
 
 
-def _repeated(side: int, factor: int) -> Tensor:
-    """The matrix ``(side, side / factor)`` that repeats each value."""
-    return torch.eye(side // factor, dtype=torch.float64).repeat_interleave(factor, dim=0)
+def _from_triangular(x: Tensor, subsampling: tuple[int, int]) -> Tensor:
+    """The planes whose enlargement by triangular interpolation is nearest to ``x`` ``(n, c, h, w)``: its pinv.
+
+    Along an axis the enlargement ``E`` takes (3, 1) / 4 of the two nearest values, edges repeated. So ``E^T E`` is the
+    filter (3, 10, 3) / 8 of a signal mirrored at its ends, and a Fourier transform of that inverts it.
+    """
+    for axis, factor in zip((-2, -1), subsampling, strict=True):
+        if factor == 2:
+            y = x.transpose(axis, -1)
+            y = torch.cat([y[..., :1], y, y[..., -1:]], dim=-1)
+            y = (0.75 * (y[..., 1:-1:2] + y[..., 2:-1:2]) + 0.25 * (y[..., :-2:2] + y[..., 3::2])) / 1.25
+            side = y.shape[-1]
+            gain = 1 + 0.6 * torch.cos(math.pi / side * torch.arange(side + 1, dtype=torch.float64)).to(y)
+            y = torch.fft.irfft(torch.fft.rfft(torch.cat([y, y.flip(-1)], dim=-1)) / gain, n=2 * side)
+            x = y[..., :side].transpose(axis, -1)
+    return x
 
 
 def standard_tables(quality: int) -> list[list[int]]:
