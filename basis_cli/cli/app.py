@@ -43,6 +43,7 @@ class Basis(TyperGroup):
 app = typer.Typer(
     cls=Basis,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Separate and restore pictures by posterior sampling with deep generative priors.",

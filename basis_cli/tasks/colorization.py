@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,26 +20,33 @@ if TYPE_CHECKING:
     from .base import Picture
 
 
+class GrayOf(str, Enum):
+    """How a picture in colour becomes gray."""
+
+    luma = "luma"
+    mean = "mean"
+
+
 @dataclass(frozen=True)
 class Colorization(Damage):
-    """Make test pictures gray, colour them, and compare them with the gray ones (Table 4)."""
+    """Make test pictures gray, colour them, and compare them with the gray ones (Table 4).
+
+    The gray is the mean of the three channels, as in the paper.
+    """
 
     def task(self) -> Task:
-        return Colorize()
+        return Colorize(GrayOf.mean)
 
 
 @dataclass(frozen=True)
 class Colorize(Task):
-    """Colour a gray picture. A coloured one is made gray first.
-
-    The gray is the mean of the three channels, as in the paper, unless --luma says otherwise. Writes STEM.x1.png and
-    STEM.json.
-    """
+    """Colour a gray picture. A coloured one is made gray first. Writes STEM.x1.png and STEM.json."""
 
     name, noun, damage, colours = "colorize", "colorization", Colorization, True
-    luma: Annotated[
-        bool, typer.Option("--luma", help="The gray is .299 R + .587 G + .114 B, as most programs make it.")
-    ] = False
+    weighting: Annotated[
+        GrayOf,
+        typer.Option("--gray", help="luma: .299 R + .587 G + .114 B, as cameras and programs make it; mean: as in the paper."),
+    ] = GrayOf.luma
     fit: FitOption = None
     white_level: WhiteOption = None
 
@@ -46,7 +54,7 @@ class Colorize(Task):
         """Of the channels in the gray."""
         from ..data.images import LUMA
 
-        return tuple(LUMA.tolist()) if self.luma else (1 / channels,) * channels
+        return tuple(LUMA.tolist()) if self.weighting == GrayOf.luma and channels == 3 else (1 / channels,) * channels
 
     def operator(self, shape: Shape) -> Operator:
         from ..operators import Gray
@@ -81,12 +89,12 @@ class Weighted(Colorize):
 def colorize(
     pictures: Picture | Sequence[Picture],
     *,
-    channel_weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3),
+    channel_weights: Sequence[float] = (0.299, 0.587, 0.114),
     fit: str | None = None,
     white_level: float | None = None,
     **options: Any,
 ) -> Result:
-    """Colour gray pictures: ``y`` is the mean of the channels (section 5.3 of the paper), or weighted.
+    """Colour gray pictures: ``y`` is their luma, or weighted otherwise (section 5.3 of the paper: all a third).
 
     Coloured pictures are made gray first; arrays may have one channel. ``options`` are those of
     :func:`basis_cli.tasks.base.answer`.
