@@ -45,7 +45,9 @@ class Colorize(Task):
     name, noun, damage, colours = "colorize", "colorization", Colorization, True
     weighting: Annotated[
         GrayOf,
-        typer.Option("--gray", help="luma: .299 R + .587 G + .114 B, as cameras and programs make it; mean: as in the paper."),
+        typer.Option(
+            "--gray", help="luma: .299 R + .587 G + .114 B, as cameras and programs make it; mean: as in the paper."
+        ),
     ] = GrayOf.luma
     fit: FitOption = None
     white_level: WhiteOption = None
