@@ -252,7 +252,7 @@ class SamplerSpec:
     steps: bool = False
     """Whether it takes steps at each noise level, as Langevin dynamics does; else a level is one step."""
     calibrated: bool = False
-    """Whether its samples spread as much as the posterior (docs/samplers.md)."""
+    """Whether its samples spread as much as the posterior (docs/concepts/samplers.md)."""
     guided: bool = True
     """Whether it asks the priors; baselines do not."""
 

@@ -1,4 +1,4 @@
-"""The pictures of docs/photographs.md: before and after each command.
+"""The pictures of docs/results/photographs.md: before and after each command.
 
 python examples/photographs.py coffee.png astronaut.png chelsea.png OUT, of the photographs in `skimage.data`.
 """

@@ -1,6 +1,6 @@
 """Draw the README's picture: mixtures of two test digits, their separation, and the truth.
 
-BASIS_DATA=~/data python examples/separation_sheet.py docs/separation.png
+BASIS_DATA=~/data python examples/separation_sheet.py docs/sheets/digits.png
 """
 
 import sys

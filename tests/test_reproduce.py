@@ -1,4 +1,4 @@
-"""Every experiment runs, with tiny counts; what it writes, and docs/reproduction.md against the committed results."""
+"""Every experiment runs, with tiny counts; what it writes; docs/results/reproduction.md against committed results."""
 
 import json
 import math
@@ -233,9 +233,9 @@ def test_numbers_for_the_eye():
 def test_the_committed_document_is_that_of_the_committed_results(tmp_path):
     folder = tmp_path / "reproduction"
     folder.mkdir()
-    for path in (DOCS / "reproduction").glob("*.json"):
+    for path in (DOCS / "results" / "reproduction").glob("*.json"):
         (folder / path.name).write_text(path.read_text())
-    assert write_document(folder).read_text() == (DOCS / "reproduction.md").read_text()
+    assert write_document(folder).read_text() == (DOCS / "results" / "reproduction.md").read_text()
     for path in folder.glob("*.json"):
         experiment = EXPERIMENTS[path.stem]
         assert json.loads(path.read_text())["sizes"] in (experiment.quick, experiment.full)  # the command gives them

@@ -19,7 +19,7 @@ class Sampling:
     """How to sample; the same for every task. ``None`` leaves the sampler's own default."""
 
     sampler: str | None = None
-    """See docs/samplers.md. Default: the task's."""
+    """See docs/concepts/samplers.md. Default: the task's."""
     levels: int | None = None
     """Noise levels on the sampler's kind of ladder. Default: the task's, else for Langevin dynamics the prior's own,
     else the sampler's. A pyramid adds some above them for its coarser scales."""

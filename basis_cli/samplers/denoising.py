@@ -308,7 +308,7 @@ def mmps(
 
     ``S`` is solved by ``cg_steps`` conjugate-gradient steps, each with a vector-Jacobian product through the network
     that costs about two evaluations more. Renoised as in ancestral sampling, so that the spread of the samples is the
-    posterior's: exact for Gaussian priors as levels and ``cg_steps`` grow, from below (docs/samplers.md has figures).
+    posterior's: exact for Gaussian priors as levels and ``cg_steps`` grow, from below (docs/concepts/samplers.md).
     For honest uncertainty; ``project`` and ``ep`` make better single pictures. Otherwise as :func:`langevin`.
 
     Raises:

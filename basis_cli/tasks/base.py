@@ -80,7 +80,7 @@ class Task:
         "best": {"samples": 4, "select": "mode"},
     }
     """What ``--fast`` and ``--best`` say of :class:`basis_cli.posterior.Sampling`, of how many samples, and of what to
-    keep of them; what is said beside them counts (docs/samplers.md)."""
+    keep of them; what is said beside them counts (docs/concepts/samplers.md)."""
     damage: ClassVar[type[Damage] | None] = None
     """How ``basis evaluate NOUN`` makes tasks; ``None``: it has no such command."""
     several: ClassVar[bool] = False

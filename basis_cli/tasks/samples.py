@@ -30,7 +30,7 @@ class Sample(Task):
 
     name, noun, prior = "sample", "samples", "ncsn-mnist"
     defaults = {"sampler": "project", "overrelaxation": -0.9, "sigma_max": 1.3, "sigma_min": 0.01}  # noqa: RUF012
-    """Nearly the probability flow (Song et al. 2021), by steps of DDIM: docs/samplers.md."""
+    """Nearly the probability flow (Song et al. 2021), by steps of DDIM: docs/concepts/samplers.md."""
     presets = {"fast": {"levels": 20}, "best": LANGEVIN}  # noqa: RUF012
 
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
@@ -61,7 +61,8 @@ def sample(
         label: which class of a :class:`basis_cli.api.Labelled` model; by default each in turn.
 
     Raises:
-        UsageError, UnknownPriorError, WeightsError, NotFiniteError.
+        BasisError: an option (``UsageError``), a name (``UnknownPriorError``), the weights (``WeightsError``) or the
+            answer (``NotFiniteError``) cannot be used.
     """
     from ..compute import Compute
     from ..posterior import Direct, Sampling

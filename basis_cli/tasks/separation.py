@@ -225,7 +225,8 @@ def separate(
         options: those of :func:`basis_cli.tasks.base.answer`: samples, select, weights, sampling, compute ...
 
     Raises:
-        InputError, UsageError, UnknownPriorError, WeightsError, NotFiniteError.
+        BasisError: the input (``InputError``), an option (``UsageError``), a name (``UnknownPriorError``), the weights
+            (``WeightsError``) or the answer (``NotFiniteError``) cannot be used.
     """
     text = alpha if alpha is None or isinstance(alpha, str) else ",".join(map(repr, map(float, alpha)))
     if mixing not in list(Mixing):

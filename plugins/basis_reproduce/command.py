@@ -45,8 +45,8 @@ def reproduce(
 ) -> None:
     """Run one experiment of the papers and set its numbers beside the published ones.
 
-    [bold]basis reproduce list[/bold] shows them all. [bold]basis reproduce document -o docs/reproduction[/bold] writes
-    docs/reproduction.md from the results in docs/reproduction/.
+    [bold]basis reproduce list[/bold] shows them all. [bold]basis reproduce document -o FOLDER[/bold] writes FOLDER.md
+    from the results in FOLDER.
     """
     if name == "list":
         _list(as_json)

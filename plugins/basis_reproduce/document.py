@@ -1,4 +1,4 @@
-"""docs/reproduction.md, made of the results that ``basis reproduce`` wrote."""
+"""docs/results/reproduction.md, made of the results that ``basis reproduce`` wrote."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from . import EXPERIMENTS, Experiment
 
 HEAD = """# The papers' numbers, and ours
 
-Made from the results in `{folder}/` by `basis reproduce document -o docs/{folder}`. BASIS is *Source Separation
-with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by Estimating
-Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo; cINN is *Guided Image Generation
-with Conditional Invertible Neural Networks* (Ardizzone et al. 2019). Each section is one command, which also draws the
-figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger runs of MNIST
-separation are in [evaluation.md](evaluation.md), and how long all of this takes is there too.
+Made from the results in `{folder}/` by `basis reproduce document -o docs/results/{folder}`. BASIS is *Source
+Separation with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by
+Estimating Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo; cINN is *Guided Image
+Generation with Conditional Invertible Neural Networks* (Ardizzone et al. 2019). Each section is one command, which also
+draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger runs of
+MNIST separation, and how long all of this takes, are in [separation.md](separation.md).
 """
 
 

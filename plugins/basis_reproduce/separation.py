@@ -251,6 +251,6 @@ def figure10(setup: Setup, *, mixtures: int, samples: int) -> Report:
 
     why = (
         "Published numbers are Table 2's. The paper takes the best of several with Glow only; an estimate of the "
-        "likelihood makes it possible with a score network (docs/samplers.md)."
+        "likelihood makes it possible with a score network (docs/concepts/samplers.md)."
     )
     return Report(rows, draw, why, left_out, (7.0, 0.8 + 0.9 * min(mixtures, 6)))

@@ -133,10 +133,10 @@ def table2(
             row("mode of 4 samples", prior, several_pairs, setup.sampling("ep", levels=58), 4, "mode"),
         ]
     why = (
-        "Average agrees (on all 6,000 mixtures, docs/evaluation.md: 14.78 and 14.89 dB), so the protocol is the "
-        "paper's. For class-split mixtures the published NMF is convolutional; ours is plain, with ten atoms for each "
-        "half of the classes (15.91 dB on 6,000). For class-agnostic ones one dictionary serves both components and "
-        "its atoms are dealt out by lot; the published 9.4 dB, taken from Kong et al., is about what the whole "
+        "Average agrees (on all 6,000 mixtures, docs/results/separation.md: 14.78 and 14.89 dB), so the protocol is "
+        "the paper's. For class-split mixtures the published NMF is convolutional; ours is plain, with ten atoms for "
+        "each half of the classes (15.91 dB on 6,000). For class-agnostic ones one dictionary serves both components "
+        "and its atoms are dealt out by lot; the published 9.4 dB, taken from Kong et al., is about what the whole "
         "mixture as one component and a black picture as the other would score (9.7 dB). Algorithm 1 runs with the "
         f"step size of the authors' code ({STEP_SIZE:g}) on a prior with a quarter of the parameters of theirs. The "
         "last two rows of each protocol are this project's own sampler."
@@ -256,4 +256,4 @@ QUOTED: dict[str, list[Row]] = {
         for name, value in zip(("IS", "FID"), found, strict=True)
     ],
 }
-"""For docs/reproduction.md: what the tables say that cannot be run without more priors."""
+"""For docs/results/reproduction.md: what the tables say that cannot be run without more priors."""

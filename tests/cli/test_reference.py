@@ -1,4 +1,4 @@
-"""``docs/cli.md`` says what ``--help`` says."""
+"""``docs/cli.md`` says what ``--help`` says, ``docs/models.md`` what ``weights/`` holds."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def test_the_page_is_up_to_date_whatever_the_terminal_and_the_plugins_of_others(
     assert found.returncode == 0
     page = subprocess.check_output([sys.executable, str(DOCS / "cli.py")], env=environment, text=True)
     assert page == (DOCS / "cli.md").read_text("utf-8"), "run: python docs/cli.py > docs/cli.md"
+
+
+def test_the_page_of_models_is_up_to_date():
+    page = subprocess.check_output([sys.executable, str(DOCS / "models.py")], text=True)
+    assert page == (DOCS / "models.md").read_text("utf-8"), "run: python docs/models.py > docs/models.md"

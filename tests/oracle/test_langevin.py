@@ -150,7 +150,7 @@ def test_spread_is_as_large_as_the_error_over_many_observations(mixture, gaussia
 
 @pytest.mark.parametrize(("k", "h"), [(2, 0.3), (2, 0.45), (2, 0.6), (4, 0.35)])
 def test_large_steps_leave_the_noise_that_the_docs_say_and_a_temperature_takes_it_back(k, h):
-    """A prior of one picture: all spread is noise (docs/samplers.md)."""
+    """A prior of one picture: all spread is noise (docs/concepts/samplers.md)."""
     point = GaussianMixture(torch.ones(1), torch.full((1, 4), 0.5), 1e-9 * torch.eye(4)[None], (1, 2, 2))
     sigma = 0.1
     variance = ((k - 1) / (1 - h / 2) + 1 / ((k + 1) * (1 - (k + 1) * h / 2))) / k
