@@ -57,7 +57,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
     def equation(found: re.Match[str]) -> str:
         latex = found[2].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        return convert(latex, display="block" if found[1] == "div" else "inline")
+        math = convert(latex, display="block" if found[1] == "div" else "inline")
+        return math.replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.17em"/>')
 
     return EQUATION.sub(equation, html)
 
