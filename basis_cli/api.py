@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .evaluation import likelihood as likelihood
     from .evaluation import protocols as protocols
     from .evaluation import soundness as soundness
+    from .operators import LinearOperator
     from .plugins import prior_spec as prior_spec
     from .plugins import resolve as resolve
     from .posterior.ranking import bits_per_dim as bits_per_dim
@@ -132,6 +133,18 @@ class AnySize(Prior, Protocol):
 
     def sized(self, size: tuple[int, int]) -> Prior:
         """The prior of pictures of ``(h, w)``, by the same network."""
+
+
+@runtime_checkable
+class Conditional(Prior, Protocol):
+    """A prior that has also learned what a known part of a picture says of the rest."""
+
+    def given(self, operator: LinearOperator) -> Prior | None:
+        """The prior of pictures of which ``operator`` observes a part; ``None`` if it has not learned that.
+
+        At noise level ``sigma`` that is the distribution of ``x0 + sigma P z`` with ``P = I - A^+ A``, the projection
+        onto what ``A`` leaves open; its score is zero in the rest.
+        """
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ class Gray(Linear):
             raise UsageError(f"channel weights must be finite and not all zero, got {list(weights)}")
         self.gram = (sum(w * w for w in weights),)
         self.scale = math.sqrt(self.gram[0])
+        self.weights = tuple(weights)
         self._weights = Constant(torch.tensor(weights, dtype=torch.float64).view(-1, 1, 1))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -88,6 +89,7 @@ class Downsample(Linear):
             raise UsageError(f"no way to shrink is called {method!r}", "box or bicubic")
         if factor < 1 or any(side % factor for side in size):
             raise UsageError(f"{size[1]} x {size[0]} pixels cannot be shrunk {factor} times", "another --factor")
+        self.method = method
         rows, columns = (shrinking(side, factor, method) for side in size)
         self._down = Constant(rows), Constant(columns)
         self._up = tuple(Constant(torch.linalg.solve(m @ m.T, m).T) for m in (rows, columns))  # A^T (A A^T)^-1

@@ -7,6 +7,7 @@ from .cost import estimated_seconds as estimated_seconds
 from .direct import Direct as Direct
 from .frames import Frames as Frames
 from .guided import Guided as Guided
+from .guided import conditioned as conditioned
 from .guided import refining as refining
 from .resume import SavedState as SavedState
 from .runner import answers as answers

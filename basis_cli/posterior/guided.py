@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..compute import compile_networks
 from ..errors import UsageError
 from ..operators import Operator, Updating
 from ..priors import contract
+from ..priors.given import given, whole
 from ..priors.wrapper import Wrapper
 from ..samplers import Descent, PerImageNoise, Watch, built_in, check_finite, descend, unwatched
 from . import memory, ranking
@@ -82,7 +84,8 @@ class Guided:
             descent["descent"] = partial(_from, self.start.sample(y, seeds), descent.get("descent", descend))
         what = f"the sampler {self.sampling.sampler!r}"
         with contract.blamed(what) if self.sampling.sampler not in built_in() else nullcontext():
-            x = self._draw(self._counted(), self.operator, y, seeds=seeds, watch=watch, **descent, **self.options)
+            asked = self._counted(self.priors)
+            x = self._draw(asked, self.operator, y, seeds=seeds, watch=watch, **descent, **self.options)
         x = contract.checked(x, (self.operator.k, len(y), *self.shape), y.device, f"the answer of {what}")
         check_finite(x, 0.0)
         return x
@@ -91,17 +94,21 @@ class Guided:
         """Of the network, for each component of each of ``pictures``, since :meth:`sample` was called last."""
         return int(self._counter) / (self.operator.k * pictures)
 
-    def _counted(self) -> list[Prior]:
-        distinct = {id(prior): _Counted(prior, self._counter) for prior in self.priors}
-        return [distinct[id(prior)] for prior in self.priors]
+    def _counted(self, priors: Sequence[Prior]) -> list[Prior]:
+        distinct = {id(prior): _Counted(prior, self._counter) for prior in priors}
+        return [distinct[id(prior)] for prior in priors]
+
+    def _whole(self) -> list[Prior]:
+        """The priors of whole pictures, which know how likely those are."""
+        return self._counted([whole(prior) for prior in self.priors])
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         """What samples ``(k, n, c, h, w)`` of :meth:`sample` are ranked by, ``(n,)`` in nats up to a constant."""
-        return ranking.log_likelihood(self._counted(), x.clamp(0, 1))
+        return ranking.log_likelihood(self._whole(), x.clamp(0, 1))
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """Each component's own, ``(k, n)``, see :func:`basis_cli.posterior.ranking.component_log_prob`."""
-        return ranking.component_log_prob(self._counted(), x) if self.guided else None
+        return ranking.component_log_prob(self._whole(), x) if self.guided else None
 
     def batch_size(self, count: int, device: torch.device) -> int:
         """How many of ``count`` pictures to work on at once."""
@@ -117,6 +124,20 @@ class Guided:
         made = {"alpha": operator.nominal.alpha, "operator": str(operator)} if isinstance(operator, Updating) else {}
         start = {"start": self.start.described()} if self.start else {}
         return self.sampling.described(self.priors) | made | start
+
+
+def conditioned(
+    priors: Sequence[Prior],
+    operator: Operator,
+    sampling: Sampling,
+    defaults: Mapping[str, Any],
+    conditional: Mapping[str, Any] = MappingProxyType({}),
+) -> Guided:
+    """The posterior by a task's ``defaults``, or by :func:`~basis_cli.samplers.conditional`, with its own, where the
+    priors know what ``y`` says of the rest, ``y`` has no noise, and no other sampler is chosen."""
+    if sampling.sampler in (None, "conditional") and not sampling.noise_std and (known := given(priors, operator)):
+        return Guided(known, operator, sampling.over({"sampler": "conditional"} | dict(conditional)))
+    return Guided(priors, operator, sampling.over(defaults))
 
 
 MIDDLE, FEW = 0.4, 20

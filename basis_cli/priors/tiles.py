@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..api import AnySize, AnySizeModel, DirectModel, Level, Prior
+from ..api import AnySize, AnySizeModel, Conditional, DirectModel, Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
+from ..operators import Gray, LinearOperator
 from . import contract
 from .wrapper import Wrapper
 
@@ -46,7 +47,7 @@ class TiledPrior:
             raise UsageError(f"{size[1]} x {size[0]} pixels are less than a tile of {self.tile[1]} x {self.tile[0]}")
         if overlap is not None and not 0 <= overlap < min(self.tile):
             raise UsageError(f"tiles of {self.tile[1]} x {self.tile[0]} cannot overlap by {overlap} pixels")
-        self.prior, self.shape, self.sigmas = prior, (channels, *size), prior.sigmas
+        self.prior, self.shape, self.sigmas, self.overlap = prior, (channels, *size), prior.sigmas, overlap
         self.overlaps = [tile // 2 if overlap is None else overlap for tile in self.tile]
         rows, columns = map(starts, size, self.tile, self.overlaps)
         self.corners = [(row, column) for row in rows for column in columns]
@@ -57,6 +58,11 @@ class TiledPrior:
 
     def at(self, sigma: float) -> TiledLevel:
         return TiledLevel(self, contract.level(self.prior, sigma))
+
+    def given(self, operator: LinearOperator) -> TiledPrior | None:
+        """See :class:`basis_cli.api.Conditional`: of operators that do the same to every pixel."""
+        known = given_everywhere(self.prior, operator)
+        return TiledPrior(known, self.shape[1:], self.overlap, self.at_once) if known else None
 
 
 class TiledLevel:
@@ -114,7 +120,7 @@ class PyramidPrior:
         while all(-(-side // 2) >= tile for side, tile in zip(sizes[-1], prior.shape[1:], strict=True)):
             h, w = sizes[-1]
             sizes.append((-(-h // 2), -(-w // 2)))
-        self.prior, self.shape = prior, (prior.shape[0], *size)
+        self.prior, self.shape, self.overlap = prior, (prior.shape[0], *size), overlap
         self.sigmas: tuple[float, ...] | None = None
         self.scales = [
             sized(prior, each) if isinstance(prior, AnySize) and overlap is None else TiledPrior(prior, each, overlap)
@@ -129,6 +135,16 @@ class PyramidPrior:
         speaking = [i for i in range(len(self.scales)) if FINEST <= sigma / 2**i <= COARSEST]
         speaking = speaking or [0 if sigma < FINEST else self.halvings]
         return PyramidLevel([None] * speaking[0] + [self.scales[i].at(sigma / 2**i) for i in speaking], sigma)
+
+    def given(self, operator: LinearOperator) -> PyramidPrior | None:
+        """See :class:`basis_cli.api.Conditional`: of operators that do the same to every pixel, shrunk or not."""
+        known = given_everywhere(self.prior, operator)
+        return PyramidPrior(known, self.shape[1:], self.overlap) if known else None
+
+
+def given_everywhere(prior: Prior, operator: LinearOperator) -> Prior | None:
+    """``prior.given(operator)`` of an operator that does the same to every pixel, else ``None``."""
+    return prior.given(operator) if isinstance(operator, Gray) and isinstance(prior, Conditional) else None
 
 
 FINEST, COARSEST = 0.1, 1.4

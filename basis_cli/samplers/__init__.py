@@ -21,6 +21,7 @@ from .base import joint_denoiser as joint_denoiser
 from .base import joint_score as joint_score
 from .base import unwatched as unwatched
 from .base import weighted as weighted
+from .conditional import conditional as conditional
 from .denoising import conjugate as conjugate
 from .denoising import ep as ep
 from .denoising import mmps as mmps
@@ -33,6 +34,7 @@ from .schedules import from_coarse as from_coarse
 from .schedules import geometric as geometric
 from .schedules import karras as karras
 from .schedules import linear as linear
+from .schedules import wide as wide
 
 
 @cache

@@ -29,6 +29,11 @@ def linear(levels: int, high: float = 1.3, low: float = 0.03) -> tuple[float, ..
     return karras(levels, high, low, rho=1.0)
 
 
+def wide(levels: int, high: float = 14.0, low: float = 0.03) -> tuple[float, ...]:
+    """``levels`` noise levels from what hides the mean colour of 64 x 64 pixels down to ``low``."""
+    return karras(levels, high, low, rho=4.0)
+
+
 def from_coarse(sigmas: Sequence[float], halvings: int) -> tuple[float, ...]:
     """``sigmas``, and before them those of its highest octave again for every halving, twice as high each time.
 

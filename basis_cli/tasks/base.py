@@ -75,6 +75,8 @@ class Task:
     """Whether large shapes matter, so that priors of any size see pictures at every scale."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
     """Of :class:`basis_cli.posterior.Sampling`; the sampler at least."""
+    conditional: ClassVar[Mapping[str, Any]] = {}
+    """The same for priors that know what is observed (:class:`basis_cli.api.Conditional`)."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fast": {"levels": 10},
         "best": {"samples": 4, "select": "mode"},
@@ -207,9 +209,9 @@ class Task:
 
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
         """``p(x | y)`` under these priors."""
-        from ..posterior import Guided
+        from ..posterior import conditioned
 
-        return Guided(priors, self.operator(priors[0].shape), sampling.over(self.defaults))
+        return conditioned(priors, self.operator(priors[0].shape), sampling, self.defaults, self.conditional)
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,11 @@ class Inpaint(Task):
         """``p(x | y)``, by :data:`NARROW` if all gaps are narrow."""
         import torch
 
-        from ..posterior import Guided
+        from ..posterior import conditioned
 
         operator = self.operator(priors[0].shape)
         known = operator(torch.ones(1, 1, *priors[0].shape))[0, :1] > 0
-        return Guided(priors, operator, sampling.over(NARROW if narrow(known) else self.defaults))
+        return conditioned(priors, operator, sampling, NARROW if narrow(known) else self.defaults, self.conditional)
 
     def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
         return operator(pictures[None])

@@ -27,6 +27,12 @@ class Schedule(str, Enum):
     linear = "linear"
 
 
+class Given(str, Enum):
+    gray = "gray"
+    mask = "mask"
+    shrunk = "shrunk"
+
+
 @commands.with_options
 def train_ncsn(
     training: commands.TrainingOptions,
@@ -54,6 +60,10 @@ def train_ncsn(
         float | None,
         typer.Option(help="unet: highest noise level of all; from 10, it learns whole areas' colours. (default: 1.4)"),
     ] = None,
+    given: Annotated[
+        list[Given] | None,
+        typer.Option(help="unet: also learn pictures of which this is given, without noise: repeatable."),
+    ] = None,
     filters: Annotated[
         int, typer.Option(min=8, help="refinenet, resnet: base channels (64 MNIST, 128 CIFAR-10).")
     ] = 64,
@@ -69,6 +79,7 @@ def train_ncsn(
         config = {"widths": commands.whole_numbers(widths), "blocks": blocks, "patch": patch}
         config |= {} if attention else {"attention": False}
         config |= {"sigma_max": sigma_max} if sigma_max else {}
+        config |= {"given": [kind.value for kind in given]} if given else {}
     if schedule or levels:
         spacing, count, begin = schedule or Schedule.geometric, levels or 10, 0.01 if levels == 1 else 1.0
         if backbone is Backbone.unet:

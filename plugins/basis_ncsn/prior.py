@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basis_cli.api import PriorSpec, WeightsError, checkpoint
+from basis_cli.api import PriorSpec, WeightsError, checkpoint, operators
 
+from . import given
 from .network import NETWORKS
 
 
@@ -30,12 +31,31 @@ class ScorePrior:
             self.network.compile()
             self._compiled = True
 
+    def given(self, operator: operators.LinearOperator) -> ScorePrior | None:
+        """See :class:`basis_cli.api.Conditional`: gray pictures, and masks, if the network has learned them."""
+        kind = given.kind(operator, self.shape)
+        return GivenPrior(self.network, self.shape, operator) if kind in getattr(self.network, "given", ()) else None
+
 
 class AnySizePrior(ScorePrior):
     """The prior of a network that takes pictures of any size; see :class:`basis_cli.api.AnySize`."""
 
     def sized(self, size: tuple[int, int]) -> AnySizePrior:
         return AnySizePrior(self.network, (self.shape[0], *size), self.sigmas)
+
+
+class GivenPrior(AnySizePrior):
+    """The prior of pictures of which ``operator`` observes a part, which has no noise."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int], operator: operators.LinearOperator):
+        super().__init__(network, shape)
+        self.operator = operator
+
+    def sized(self, size: tuple[int, int]) -> GivenPrior:
+        return GivenPrior(self.network, (self.shape[0], *size), self.operator)
+
+    def at(self, sigma: float) -> ScoreLevel:
+        return ScoreLevel(self.network, sigma, lambda x: x - self.operator.pinv(self.operator(x[None]))[0])
 
 
 ALONE = 2**13
@@ -45,8 +65,8 @@ ALONE = 2**13
 class ScoreLevel:
     """The network at one noise level; a picture's score does not depend on how many are asked for with it."""
 
-    def __init__(self, network: Any, sigma: float):
-        self.network, self.sigma = network, sigma
+    def __init__(self, network: Any, sigma: float, unknown: given.Projection | None = None):
+        self.network, self.sigma, self.more = network, sigma, (unknown,) if unknown else ()
 
     def score(self, x: Tensor) -> Tensor:
         n = len(x)
@@ -56,7 +76,7 @@ class ScoreLevel:
         elif n == 1:  # on CPUs oneDNN has another convolution for a single picture, which rounds differently
             x = x.expand(2, -1, -1, -1)
         sigma = torch.full((1,), self.sigma, device=x.device)  # one row: a matrix product's rounding varies with rows
-        return self.network.score(x.contiguous(memory_format=torch.channels_last), sigma)[:n]
+        return self.network.score(x.contiguous(memory_format=torch.channels_last), sigma, *self.more)[:n]
 
 
 def alone(x: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from basis_cli.api import Dataset, UsageError, operators, samplers, training, write_sheet
 
+from .given import KINDS
 from .network import NETWORKS
 from .prior import ScorePrior, read, save
 from .unet import UNet
 
 OBJECTIVES = ("dsm", "ssm")
 SIGMAS = (0.008, 1.4)  # a margin around the paper's 0.01 ... 1
+GIVEN = 0.7
+"""Share of the pictures of which a part is given, for a network that learns this."""
 
 
 def random_levels(x: Tensor, generator: torch.Generator, highest: float = SIGMAS[1]) -> Tensor:
@@ -49,6 +52,28 @@ def denoising_loss(
     noisy = x + s * torch.randn(x.shape, generator=generator, device=x.device)
     weight = (s**2 + std**2) / (s * std) ** 2
     return (weight * (network(noisy, sigma) - x) ** 2).mean()
+
+
+def given_loss(
+    network: nn.Module, x: Tensor, generator: torch.Generator, std: float, kinds: Sequence[str], share: float
+) -> Tensor:
+    """:func:`denoising_loss`, but for a ``share`` of ``x`` noise lies only in what is not given (:mod:`.given`).
+
+    That share is divided evenly among ``kinds``, of which one may be there twice.
+    """
+    sizes = [round(share * len(x) * (i + 1) / len(kinds)) for i in range(len(kinds))]
+    parts = x.tensor_split(sizes)
+    white = parts[-1]
+    total = denoising_loss(network, white, generator, std) * len(white) if len(white) else 0.0
+    for kind, part in zip(kinds, parts[:-1], strict=True):
+        if len(part):
+            unknown = KINDS[kind].random(part, generator)
+            sigma = random_levels(part, generator, KINDS[kind].highest)
+            s = sigma[:, None, None, None]
+            noisy = part + s * unknown(torch.randn(part.shape, generator=generator, device=x.device))
+            weight = (s**2 + std**2) / (s * std) ** 2
+            total = total + (weight * (network(noisy, sigma, unknown) - part) ** 2).mean() * len(part)
+    return total / len(x)  # type: ignore[return-value]
 
 
 def score_matching_loss(network: nn.Module, x: Tensor, generator: torch.Generator, sigmas: Tensor) -> Tensor:
@@ -117,6 +142,8 @@ def loss_of(network: Any, objective: str = "dsm") -> training.Loss:
         sigmas = torch.tensor(network.sigmas, device=x.device) if network.sigmas else None
         if objective == "ssm":
             return sliced_loss(model, x, generator, sigmas, is_denoiser)
+        if is_denoiser and network.given:
+            return given_loss(model, x, generator, network.std, network.given, GIVEN)
         if is_denoiser:
             return denoising_loss(model, x, generator, network.std, sigmas, network.sigma_max)
         return score_matching_loss(model, x, generator, network.levels.to(x.device))
@@ -165,7 +192,8 @@ def begin_with(network: nn.Module, path: Path) -> None:
     own = network.state_dict()
     blocks = {name.rsplit(".blocks.", 1)[0] for name in own if ".blocks." in name}
     fits = all(name in own and own[name].shape == p.shape for name, p in start.items())
-    if not fits or any(name not in start and name.rsplit(".blocks.", 1)[0] not in blocks for name in own):
+    added = (name for name in own if name not in start and name != "partial")
+    if not fits or any(name.rsplit(".blocks.", 1)[0] not in blocks for name in added):
         raise UsageError(
             f"{path} holds another network",
             "give its --backbone and --widths, and at least as many --blocks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,9 @@ class UNet(nn.Module):
     learns to guess the colours of large areas only from noise that hides them.
     So is any size: inside, sides that are no multiples of the stride are padded by reflection.
 
+    ``given`` names what the network has also learned to take as known (:mod:`.given`): then noise lies only in the
+    rest of the picture, and it denoises ``x0 + sigma P z``, with ``P`` the projection onto that rest.
+
     Raises:
         ValueError: a width that is not a multiple of 8, or the last one of 32 (the size of an attention head).
     """
@@ -79,8 +82,10 @@ class UNet(nn.Module):
         sigmas: Sequence[float] | None = None,
         attention: bool = True,
         sigma_max: float = 1.4,
+        given: Sequence[str] = (),
     ):
         super().__init__()
+        self.given = tuple(given)
         self.sigmas, self.sigma_max = tuple(sigmas) if sigmas else None, sigma_max
         if not widths or any(width < 8 or width % 8 for width in widths) or widths[-1] % 32:
             raise ValueError(f"widths must be multiples of 8 and the last of 32, not {tuple(widths)}")
@@ -90,6 +95,7 @@ class UNet(nn.Module):
         embedding = 2 * widths[0]
         self.register_buffer("frequencies", 2.0 ** torch.linspace(-2, 4, 16), persistent=False)
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.partial = nn.Parameter(torch.zeros(embedding)) if given else None
         self.begin = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
@@ -110,10 +116,11 @@ class UNet(nn.Module):
         nn.init.zeros_(self.end.weight)
         nn.init.zeros_(self.end.bias)
 
-    def raw(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """The network proper, ``F(c_in x, c_noise)``."""
+    def raw(self, x: Tensor, c_noise: Tensor, partial: bool = False) -> Tensor:
+        """The network proper, ``F(c_in x, c_noise)``; ``partial``: part of ``x`` has no noise."""
         angles = c_noise[:, None] * self.frequencies * math.pi
         embedding = self.embed(torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype))
+        embedding = embedding + self.partial if partial else embedding
         h = self.begin(F.pixel_unshuffle(x, self.patch))
         skips = []
         for stage in self.down:
@@ -129,18 +136,25 @@ class UNet(nn.Module):
                 h = block(h, embedding)
         return F.pixel_shuffle(self.end(F.silu(self.norm(h))), self.patch)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """``E[x0 | x]`` for ``x = x0 + sigma z``: ``x`` ``(n, c, h, w)``, ``sigma`` ``(n,)`` or ``(1,)``."""
+    def forward(self, x: Tensor, sigma: Tensor, unknown: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """``E[x0 | x]`` for ``x = x0 + sigma z``: ``x`` ``(n, c, h, w)``, ``sigma`` ``(n,)`` or ``(1,)``.
+
+        With the projection ``unknown`` ``P``, for ``x = x0 + sigma P z``.
+        """
         s = sigma[:, None, None, None]
         total = s**2 + self.std**2
         centred = x - self.mean
+        scaled = centred * total.rsqrt()
+        if unknown:  # what is known has the scale of pictures without noise
+            scaled = unknown(scaled) + (centred - unknown(centred)) / self.std
         h, w = x.shape[2:]
-        raw = self.raw(reflected(centred * total.rsqrt(), self.stride), sigma.log() / 4)[..., :h, :w].float()
-        return self.mean + centred * (self.std**2 / total) + raw * (s * self.std * total.rsqrt())
+        raw = self.raw(reflected(scaled, self.stride), sigma.log() / 4, unknown is not None)[..., :h, :w].float()
+        denoised = self.mean + centred * (self.std**2 / total) + raw * (s * self.std * total.rsqrt())
+        return x + unknown(denoised - x) if unknown else denoised
 
-    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def score(self, x: Tensor, sigma: Tensor, unknown: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """``grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2`` (Tweedie)."""
-        return (self(x, sigma) - x) / sigma[:, None, None, None] ** 2
+        return (self(x, sigma, unknown) - x) / sigma[:, None, None, None] ** 2
 
 
 def reflected(x: Tensor, stride: int) -> Tensor:
