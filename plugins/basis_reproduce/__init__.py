@@ -376,9 +376,9 @@ _ALL = (
         "cINN, supplement 3",
         "no conditioning network, a fixed one, one trained jointly",
         "flows:ablation",
-        iterations=(150, 10_000),
+        iterations=(700, 10_000),
         batch=(32, 64),
-        pictures=(100, 1_000),
+        pictures=(300, 1_000),
         samples=(8, 8),
     ),
     _experiment(
