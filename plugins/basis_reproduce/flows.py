@@ -181,9 +181,9 @@ def ablation(setup: Setup, *, iterations: int, batch: int, pictures: int, sample
     why = (
         "The published numbers are of ImageNet and eight samples, ours of color-MNIST, where gray says little: which "
         "digit it is, and so which two hues are likely. Their order is what can be compared. Without a conditioning "
-        "network the hues are spread over all digits' (variance) and the error is largest, as published; a fixed one was "
-        "published ahead of a joint one, but that had been trained on a large data set of its own, ours for as many "
-        "steps as the flow."
+        "network the hues are spread over all digits' (variance) and the error is largest, as published; a fixed one "
+        "was published ahead of a joint one, but that had been trained on a large data set of its own, ours for as "
+        "many steps as the flow."
     )
     return Report(rows, draw, why, size=(6.0, 2.4))
 
