@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .tasks import separate as separate
     from .tasks import upscale as upscale
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = (
     {"BasisError": "errors", "Compute": "compute"}

@@ -246,6 +246,8 @@ class PriorSpec:
     ``basis weights pull``, and returns their file. Left out, ``own`` is that file itself."""
     any_size: bool = False
     """Whether it takes pictures of any size: an :class:`AnySize`, whose ``shape`` is one that it learned from."""
+    cites: tuple[str, ...] = ()
+    """What ``basis cite`` prints for it: keys of ``basis_cli/references.bib``, or whole BibTeX entries."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,8 @@ class SamplerSpec:
     """Whether its samples spread as much as the posterior (docs/concepts/samplers.md)."""
     guided: bool = True
     """Whether it asks the priors; baselines do not."""
+    cites: tuple[str, ...] = ()
+    """What ``basis cite`` prints for it: keys of ``basis_cli/references.bib``, or whole BibTeX entries."""
 
 
 @dataclass(frozen=True)
@@ -284,3 +288,5 @@ class PosteriorSpec:
     """``"module:function"``; called as ``function(spec, weights, device)``, and returns a :class:`DirectModel`."""
     weights: WeightFile | None = None
     licence: str = ""
+    cites: tuple[str, ...] = ()
+    """What ``basis cite`` prints for it: keys of ``basis_cli/references.bib``, or whole BibTeX entries."""

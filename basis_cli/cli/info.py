@@ -111,6 +111,17 @@ def priors_check(
         raise typer.Exit(1)
 
 
+def cite(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Priors, models, samplers, or the record STEM.json of an answer.")
+    ] = None,
+) -> None:
+    """Print what to cite as BibTeX: the software, its paper, and the papers of what an answer used."""
+    from ..citations import bibtex
+
+    print(bibtex(names or ()))
+
+
 def samplers(as_json: AsJson = False) -> None:
     """List every sampler: what it is for, what it costs, and whether its spread is the posterior's."""
     from ..samplers import built_in

@@ -380,18 +380,21 @@ SAMPLERS = (
         "basis_cli.samplers.denoising:ep",
         ladder="basis_cli.samplers.schedules:linear",
         evaluations=2,
+        cites=("minka2001",),
     ),
     SamplerSpec(
         "project",
         "for all tasks without noise: denoise, move onto the measurement, renoise",
         "basis_cli.samplers.denoising:project",
         ladder=KARRAS,
+        cites=("wang2023", "karras2022"),
     ),
     SamplerSpec(
         "conjugate",
         "for noisy measurements and any operator: denoise, correct as a Gaussian posterior would, renoise",
         "basis_cli.samplers.denoising:conjugate",
         ladder=KARRAS,
+        cites=("song2023", "zhu2023", "karras2022"),
     ),
     SamplerSpec(
         "mmps",
@@ -400,5 +403,6 @@ SAMPLERS = (
         ladder=KARRAS,
         evaluations=7,
         calibrated=True,
+        cites=("rozet2024", "karras2022"),
     ),
 )

@@ -12,6 +12,8 @@ from basis_cli.api import PosteriorSpec, WeightFile, hookimpl
 if TYPE_CHECKING:
     import typer
 
+PAPERS = ("ardizzone2019",)
+
 
 @hookimpl
 def basis_posteriors() -> list[PosteriorSpec]:
@@ -22,6 +24,7 @@ def basis_posteriors() -> list[PosteriorSpec]:
             task="sample",
             shape=(1, 28, 28),
             load="basis_cinn.model:load",
+            cites=PAPERS,
             weights=WeightFile("cinn-mnist.safetensors"),
             licence="MIT",
         ),
@@ -31,6 +34,7 @@ def basis_posteriors() -> list[PosteriorSpec]:
             task="colorize",
             shape=(3, 64, 64),
             load="basis_cinn.model:load",
+            cites=PAPERS,
         ),
         PosteriorSpec(
             name="cinn-color-mnist",
@@ -38,6 +42,7 @@ def basis_posteriors() -> list[PosteriorSpec]:
             task="colorize",
             shape=(3, 28, 28),
             load="basis_cinn.model:load",
+            cites=PAPERS,
         ),
     ]
 

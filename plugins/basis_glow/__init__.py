@@ -9,6 +9,8 @@ from basis_cli.api import PriorSpec, WeightFile, hookimpl
 if TYPE_CHECKING:
     import typer
 
+PAPERS = ("kingma2018",)
+
 
 @hookimpl
 def basis_priors() -> list[PriorSpec]:
@@ -18,6 +20,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Handwritten digits, 28 x 28 gray: a 1.1 M parameter Glow and 100 Gaussians, with likelihoods",
             shape=(1, 28, 28),
             load="basis_glow.prior:load",
+            cites=PAPERS,
             weights=WeightFile("glow-mnist.safetensors"),
             licence="MIT",
         ),
@@ -26,6 +29,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Photographs, 32 x 32 colour: a 2.1 M parameter Glow for all noise levels, with likelihoods",
             shape=(3, 32, 32),
             load="basis_glow.prior:load",
+            cites=PAPERS,
             weights=WeightFile("glow-cifar.safetensors"),
             licence="MIT",
         ),
@@ -34,6 +38,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Churches from outside, 64 x 64 colour: a 3.1 M parameter Glow for all noise levels",
             shape=(3, 64, 64),
             load="basis_glow.prior:load",
+            cites=PAPERS,
             weights=WeightFile("glow-lsun-church.safetensors"),
             licence="MIT",
         ),
@@ -42,6 +47,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Bedrooms, 64 x 64 colour: a 3.1 M parameter Glow for all noise levels",
             shape=(3, 64, 64),
             load="basis_glow.prior:load",
+            cites=PAPERS,
             weights=WeightFile("glow-lsun-bedroom.safetensors"),
             licence="MIT",
         ),
@@ -50,6 +56,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="A Glow that you trained, for pictures of any shape (give it with --weights)",
             shape=None,
             load="basis_glow.prior:load",
+            cites=PAPERS,
         ),
     ]
 

@@ -9,6 +9,8 @@ from basis_cli.api import PriorSpec, WeightFile, hookimpl
 if TYPE_CHECKING:
     import typer
 
+PAPERS = ("song2019", "karras2022")
+
 
 @hookimpl
 def basis_priors() -> list[PriorSpec]:
@@ -18,6 +20,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Handwritten digits, 28 x 28 gray: a 1.8 M parameter score network",
             shape=(1, 28, 28),
             load="basis_ncsn.prior:load",
+            cites=PAPERS,
             weights=WeightFile("ncsn-mnist.safetensors"),
             licence="MIT",
         ),
@@ -26,6 +29,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="CIFAR-10's small photographs, 32 x 32 colour: a 3.7 M parameter score network",
             shape=(3, 32, 32),
             load="basis_ncsn.prior:load",
+            cites=PAPERS,
             weights=WeightFile("ncsn-cifar.safetensors"),
             licence="MIT",
         ),
@@ -34,6 +38,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Photographs of everything, of any size, in colour: a 6.6 M parameter score network",
             shape=(3, 64, 64),
             load="basis_ncsn.prior:load",
+            cites=PAPERS,
             weights=WeightFile("ncsn-photo.safetensors"),
             licence="MIT",
             any_size=True,
@@ -43,6 +48,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Churches from outside, 64 x 64 colour: a 3.7 M parameter score network",
             shape=(3, 64, 64),
             load="basis_ncsn.prior:load",
+            cites=PAPERS,
             weights=WeightFile("ncsn-lsun-church.safetensors"),
             licence="MIT",
         ),
@@ -51,6 +57,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="Bedrooms, 64 x 64 colour: a 3.7 M parameter score network",
             shape=(3, 64, 64),
             load="basis_ncsn.prior:load",
+            cites=PAPERS,
             weights=WeightFile("ncsn-lsun-bedroom.safetensors"),
             licence="MIT",
         ),
@@ -59,6 +66,7 @@ def basis_priors() -> list[PriorSpec]:
             summary="A score network that you trained, for pictures of any shape (give it with --weights)",
             shape=None,
             load="basis_ncsn.prior:load",
+            cites=PAPERS,
         ),
         PriorSpec(
             name="ncsn-paper-untrained",
