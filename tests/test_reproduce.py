@@ -179,6 +179,31 @@ def test_parts_without_weights_are_left_out_and_named(small, monkeypatch):
     assert [(row["published"], row["ours"]) for row in quoted] == [(22.9, None), (22.7, None)]
 
 
+def test_an_interrupted_table_keeps_its_rows(small, monkeypatch):
+    from basis_cli.evaluation import protocols
+
+    measured, real = [], protocols.evaluate_separation
+
+    def measure(*arguments, **options):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(options["protocol"])
+        return real(*arguments, **options)
+
+    run = {"setup": Setup(device="cpu"), "sizes": TINY["table3"]}
+    unbroken = reproduce("table3", small / "whole", **run)
+    monkeypatch.setattr(protocols, "evaluate_separation", measure)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("table3", small / "out", **run)
+    (kept,) = (small / "out").iterdir()
+    assert len(json.loads(kept.read_text())) == 3
+    with pytest.raises(KeyboardInterrupt):  # other counts, other rows
+        reproduce("table3", small / "out", setup=run["setup"], sizes={"pairs": 3})
+    monkeypatch.setattr(protocols, "evaluate_separation", real)
+    assert reproduce("table3", small / "out", **run)["rows"] == unbroken["rows"]
+    assert not kept.exists()
+
+
 def test_figure2_of_white_pictures_is_the_root_of_the_dimensions_where_noise_is_high(small):
     record = reproduce("figure2", small / "out", setup=Setup(device="cpu"), sizes={"pictures": 20})
     first = record["rows"][0]
@@ -213,6 +238,8 @@ def test_sliced_score_matching_learns_the_score_near_the_modes():
 def test_errors(tmp_path):
     with pytest.raises(UsageError, match="no experiment is called 'table9'"):
         reproduce("table9", tmp_path)
+    with pytest.raises(UsageError, match="table1 has no size 'pears' .known: pictures, pairs"):
+        reproduce("table1", tmp_path, sizes={"pears": 3})
     with pytest.raises(InputError, match="no results"):
         document(tmp_path)
     (tmp_path / "table2.json").write_text("{}")
@@ -238,6 +265,6 @@ def test_the_committed_document_is_that_of_the_committed_results(tmp_path):
     assert write_document(folder).read_text() == (DOCS / "results" / "reproduction.md").read_text()
     for path in folder.glob("*.json"):
         experiment = EXPERIMENTS[path.stem]
-        assert json.loads(path.read_text())["sizes"] in (experiment.quick, experiment.full)  # the command gives them
+        assert json.loads(path.read_text())["sizes"].keys() == experiment.quick.keys()
     of_colours = {"cinn-interpolation", "cinn-colour-transfer"}  # their model is not trained yet
     assert {path.stem for path in folder.glob("*.json")} >= EXPERIMENTS.keys() - of_colours

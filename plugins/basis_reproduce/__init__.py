@@ -7,10 +7,11 @@ Importing this package does not import torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,22 @@ class Setup:
     """Files of weights, by prior."""
     say: Callable[[str], None] = lambda doing: None
     """Told what is being done."""
+    partial: Path | None = None
+    """Where :meth:`once` keeps what is measured until the experiment is complete; ``None``: nowhere."""
+
+    def once(self, what: str, measure: Callable[[], Any]) -> Any:
+        """``measure()``, which JSON can hold; or what it gave in a run of the same settings that was interrupted."""
+        from basis_cli.api import atomically
+
+        found = json.loads(self.partial.read_text()) if self.partial and self.partial.exists() else {}
+        if what not in found:
+            self.say(what)
+            found[what] = measure()
+            if self.partial:
+                self.partial.parent.mkdir(parents=True, exist_ok=True)
+                with atomically(self.partial) as written:
+                    written.write_text(json.dumps(found))
+        return found[what]
 
     @property
     def compute(self) -> Compute:
@@ -409,6 +426,8 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run the experiment ``name`` and write ``out/NAME.json`` and ``out/NAME.png``.
 
+    Rows that were measured when a run is interrupted lie in ``out/NAME.*.partial.json``, for the same call.
+
     Args:
         full: with the paper's own counts instead of the quick ones.
         sizes: counts that replace those.
@@ -417,7 +436,7 @@ def reproduce(
         What was written as JSON: ``rows`` (see :class:`Row`), ``sizes``, what was ``cut``, ``left_out`` and ``why``.
 
     Raises:
-        UsageError: no such experiment, or matplotlib is not installed.
+        UsageError: no such experiment or no such size, or matplotlib is not installed.
         WeightsError: it needs a prior that is not there.
     """
     from basis_cli.api import atomically, resolve
@@ -429,7 +448,13 @@ def reproduce(
     except ImportError:
         raise UsageError("the figures need matplotlib", "pip install 'basis-cli[plot]'") from None
     experiment, setup = EXPERIMENTS[name], setup or Setup()
-    chosen = {**(experiment.full if full else experiment.quick), **(sizes or {})}
+    sizes = sizes or {}
+    if unknown := sorted(sizes.keys() - experiment.full.keys()):
+        raise UsageError(f"{name} has no size {unknown[0]!r}", f"known: {', '.join(experiment.full)}")
+    chosen = {**(experiment.full if full else experiment.quick), **sizes}
+    same = [__version__, setup.seed, setup.dtype, chosen, {key: str(path) for key, path in setup.weights.items()}]
+    mark = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+    setup = replace(setup, partial=out / f"{name}.{mark}.partial.json")
     began = time.perf_counter()
     report: Report = resolve(experiment.run)(setup, **chosen)
     record = {
@@ -453,6 +478,8 @@ def reproduce(
         figure.savefig(partial, dpi=110, format="png", bbox_inches="tight")
     with atomically(out / f"{name}.json") as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n")
+    if setup.partial:
+        setup.partial.unlink(missing_ok=True)
     return record
 
 

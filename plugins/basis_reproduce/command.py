@@ -32,6 +32,9 @@ from .document import shown, write_document
 def reproduce(
     name: Annotated[str, typer.Argument(help="list, an experiment of that list, or document.", show_default=False)],
     full: Annotated[bool, typer.Option("--full/--quick", help="The paper's own counts, or a minute or two.")] = False,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=NUMBER: another count, such as pairs=1000; repeatable.")
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for NAME.json and NAME.png.")] = Path("out"),
     weights: Annotated[
         list[str] | None, typer.Option(help="PRIOR=FILE: weights of your own for a prior; repeatable.")
@@ -46,7 +49,7 @@ def reproduce(
     """Run one experiment of the papers and set its numbers beside the published ones.
 
     [bold]basis reproduce list[/bold] shows them all. [bold]basis reproduce document -o FOLDER[/bold] writes FOLDER.md
-    from the results in FOLDER.
+    from the results in FOLDER. The same command again takes the rows of a table that an interrupted one has measured.
     """
     if name == "list":
         _list(as_json)
@@ -69,13 +72,21 @@ def reproduce(
             {prior: Path(file) for prior, _, file in pairs},
             say=lambda doing: status.update(Text(f"{name}: {doing}")),
         )
-        record = run(name, out, full=full, setup=setup)
+        record = run(name, out, full=full, setup=setup, sizes=counts(sizes or []))
     if as_json:
         print(json.dumps(record))
         return
     stdout.print(_table(record))
     for suffix in ("json", "png"):
         stderr.print(f"written: {out / name}.{suffix}", soft_wrap=True)
+
+
+def counts(given: list[str]) -> dict[str, int]:
+    """``["pairs=1000"]`` as ``{"pairs": 1000}``."""
+    pairs = [one.partition("=") for one in given]
+    if not all(name and number.isdecimal() and int(number) > 0 for name, _, number in pairs):
+        raise UsageError("--set takes NAME=NUMBER", "for example --set pairs=1000")
+    return {name: int(number) for name, _, number in pairs}
 
 
 def _list(as_json: bool) -> None:

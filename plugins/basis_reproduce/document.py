@@ -42,6 +42,10 @@ def section(record: dict[str, Any]) -> str:
     command = f"basis reproduce {record['experiment']}"
     if not record["cut"]:
         command += " --full"
+    else:
+        usual = EXPERIMENTS[record["experiment"]].quick
+        sizes = record["sizes"].items()
+        command += "".join(f" --set {name}={size}" for name, size in sizes if size != usual[name])
     if record["dtype"] != "auto":
         command += f" --dtype {record['dtype']}"
     notes = [f"Seed {record['seed']}, {record['seconds']:.0f} s."]

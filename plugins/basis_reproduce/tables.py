@@ -44,15 +44,17 @@ def table1(setup: Setup, *, pictures: int, pairs: int) -> Report:
     for name, data in names.items():
         measured = None
         if name in found:
-            setup.say(f"{name}: {pictures} pictures, {pairs} separations")
-            measured = likelihood.evaluate_likelihood(
+            measure = partial(
+                likelihood.evaluate_likelihood,
                 setup.data(data),
                 [found[name]] * 2,
                 pictures=pictures,
                 pairs=pairs,
                 sampling=setup.algorithm1(),
                 compute=setup.compute,
-            )["bits_per_dim"][data]
+            )
+            what = f"{name}: {pictures} pictures, {pairs} separations"
+            measured = setup.once(what, measure)["bits_per_dim"][data]
         for what, published in likelihood.PAPER_BITS_PER_DIM[data].items():
             stats = measured[what] if measured else None
             mean, error = (stats["mean"], stats["standard_error"]) if stats else (None, None)
@@ -76,8 +78,8 @@ def _psnr_row(
     samples: int = 1,
     select: str = "best",
 ) -> Row:
-    setup.say(f"{protocol}: {what}, {count} mixtures")
-    found = protocols.evaluate_separation(
+    measure = partial(
+        protocols.evaluate_separation,
         data,
         [prior] * 2,
         protocol=protocol,
@@ -87,6 +89,7 @@ def _psnr_row(
         sampling=sampling,
         compute=setup.compute,
     )
+    found = setup.once(f"{protocol}: {what}, {count} mixtures", measure)
     psnr = found["psnr"]
     settings = f"{count:,} mixtures, {found['evaluations']:,.0f} evaluations"
     published = protocols.PAPER_PSNR[protocol].get(what)
@@ -190,8 +193,8 @@ def table3(setup: Setup, *, pairs: int) -> Report:
             if model is None:
                 rows += _realism_rows(f"{called}: {name}", None, published[name], "no weights")
                 continue
-            setup.say(f"{called}: {name}, {pairs} mixtures")
-            quality = protocols.evaluate_separation(
+            measure = partial(
+                protocols.evaluate_separation,
                 data,
                 [model] * 2,
                 protocol=protocol,
@@ -199,7 +202,8 @@ def table3(setup: Setup, *, pairs: int) -> Report:
                 sampling=setup.sampling(sampler),
                 compute=setup.compute,
                 realism=realism,
-            )["quality"]
+            )
+            quality = setup.once(f"{called}: {name}, {pairs} mixtures", measure)["quality"]
             rows += _realism_rows(f"{called}: {name}", quality["separations"], published.get(name), settings)
         rows += _realism_rows(f"{called}: average", quality["average"], published["average"], settings)
         if "NES" in published:
@@ -219,8 +223,8 @@ def table4(setup: Setup, *, pictures: int) -> Report:
         if model is None:
             rows += _realism_rows(name, None, published[name], "no weights")
             continue
-        setup.say(f"{name}: {pictures} pictures")
-        quality = protocols.evaluate_restoration(
+        measure = partial(
+            protocols.evaluate_restoration,
             data,
             model,
             tasks.built_in()["colorize"](),
@@ -228,7 +232,8 @@ def table4(setup: Setup, *, pictures: int) -> Report:
             sampling=setup.sampling("langevin"),
             compute=setup.compute,
             realism=realism,
-        )["quality"]
+        )
+        quality = setup.once(f"{name}: {pictures} pictures", measure)["quality"]
         rows += _realism_rows(name, quality["one sample"], published[name], f"{pictures} pictures")
     rows += _realism_rows("gray", quality["baseline"], published["gray"], f"{pictures} pictures")
     rows += _realism_rows("CIFAR-10", quality["truth"], published["CIFAR-10"], f"{pictures} pictures")

@@ -14,12 +14,10 @@ def test_lists_what_there_is(basis):
     assert len(names) == len(set(names)) == 26
 
 
-def test_runs_an_experiment_and_makes_the_document(basis, monkeypatch):
-    from basis_reproduce import EXPERIMENTS
-
+def test_runs_an_experiment_and_makes_the_document(basis):
     sizes = {"samples": 20, "iterations": 2}
-    monkeypatch.setattr("basis_reproduce.EXPERIMENTS", EXPERIMENTS | {"ncsn-toy-gmm": _with(sizes)})
-    result = basis("reproduce", "ncsn-toy-gmm", "-o", "found", "-q")
+    few = [word for name, count in sizes.items() for word in ("--set", f"{name}={count}")]
+    result = basis("reproduce", "ncsn-toy-gmm", *few, "-o", "found", "-q")
     assert result.exit_code == 0, result.output
     assert "published" in result.stdout
     assert "cut: samples 20 of 1,280" in " ".join(result.stdout.split())
@@ -28,14 +26,7 @@ def test_runs_an_experiment_and_makes_the_document(basis, monkeypatch):
     page = basis("reproduce", "document", "-o", "found")
     assert page.stdout.split() == ["found.md"]
     assert "## NCSN, Figures 2, 3 and 11" in Path("found.md").read_text()
-
-
-def _with(sizes):
-    from dataclasses import replace
-
-    from basis_reproduce import EXPERIMENTS
-
-    return replace(EXPERIMENTS["ncsn-toy-gmm"], quick=sizes)
+    assert "    basis reproduce ncsn-toy-gmm --set samples=20 --set iterations=2\n" in Path("found.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +37,8 @@ def _with(sizes):
         (["table1", "--weights", "glow-mnist"], 2, "PRIOR=FILE"),
         (["table2", "--data-dir", "nowhere"], 1, "not in nowhere"),
         (["document", "-o", "."], 1, "no results"),
+        (["table2", "--set", "pairs"], 2, "NAME=NUMBER"),
+        (["table2", "--set", "pears=3"], 2, "has no size 'pears'"),
     ],
 )
 def test_errors(basis, monkeypatch, arguments, code, says):
