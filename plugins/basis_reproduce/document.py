@@ -20,8 +20,8 @@ Made from the results in `{folder}/` by `basis reproduce document -o docs/result
 Separation with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by
 Estimating Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo; cINN is *Guided Image
 Generation with Conditional Invertible Neural Networks* (Ardizzone et al. 2019). Each section is one command, which also
-draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`); larger runs of
-MNIST separation, and how long all of this takes, are in [separation.md](separation.md).
+draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`, or `--set`);
+[mixtures of digits](separation.md) have larger runs.
 """
 
 
