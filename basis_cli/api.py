@@ -14,6 +14,7 @@ first asked for, so ask at the head of a module that itself imports torch, and i
 * ``samplers``, ``operators``, ``write_sheet``: to draw samples of a prior while it learns, to write a sampler.
 * ``Task``, ``Damage``, ``FitOption``: a verb of one's own and its evaluation. Light.
 * ``Compute``, ``tasks``, ``posterior``, ``datasets``, ``protocols``, ``likelihood``, ``features``: to run, to measure.
+* ``Conditional``: a prior that knows what a part of a picture says of the rest.
 * ``soundness``: whether a prior is sound, for its tests (:mod:`basis_cli.evaluation.soundness`).
 * ``bits_per_dim``: likelihoods in the field's unit. ``atomically``: files written whole or not at all.
 """
