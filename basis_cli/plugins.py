@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .tasks.base import Task
 
 GROUP = "basis"
-BUILT_IN = ("toy", "ncsn", "glow", "cinn", "reproduce", "diffusers")
+BUILT_IN = ("toy", "ncsn", "glow", "cinn", "imle", "reproduce", "diffusers")
 """First, so that a clash never changes what a built-in name means."""
 
 

@@ -61,7 +61,7 @@ def write_answers(
             images.write_picture(file, pixels, bits=place.bits, opacity=opacity, tags=tags)
         answer: dict[str, Any] = {
             "components": [str(file) for file in files],
-            "residual_8bit_rms": round(float(result.residual[0, sample]), 4),
+            "residual_8bit_rms": numbers(result.residual[0, sample : sample + 1], 4)[0],
         }
         if result.alpha is not None:
             answer["alpha"] = numbers(result.alpha[:, 0, sample], 4)

@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +86,8 @@ class Job:
         output: OutputOptions,
         options: Options,
     ):
-        self.task, self.model, self.compute = task, model, compute
+        self.task, self.compute = task, compute
+        self.model = model if model.prior else replace(model, model=model.model or task.model)
         self.tiles, self.output = tiles, output
         self.preset = preset(several.fast, several.best)
         self.sampling, self.samples, self.select = several.chosen(task, sampling)
@@ -102,8 +104,10 @@ class Job:
         self.begun: list[list[str]] = []
         self.to_do: list[tuple[str, str]] = []
         self._check()
-        self._settle()
-        self._warn()
+        if self.model.refine:
+            from ..posterior import refining
+
+            self.sampling = refining(self.sampling, self.task.defaults)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -201,25 +205,16 @@ class Job:
         if self.output.uncertainty and self.samples < 2:
             raise UsageError("--uncertainty compares samples", "--samples 10")
 
-    def _settle(self) -> None:
-        """Set what was left to the task; a direct model alone has no sampler."""
-        from ..posterior import refining
-
-        if self.model.refine:
-            self.sampling = refining(self.sampling, self.task.defaults)
-        elif not self.model.model:
-            self.sampling = self.sampling.over(self.task.defaults)
-
-    def _warn(self) -> None:
+    def _warn(self, sampling: Sampling) -> None:
         """Say so if the spread of the samples is not the posterior's."""
         from ..plugins import sampler_spec
 
-        if not self.output.uncertainty or self.sampling.sampler is None:
+        if not self.output.uncertainty or sampling.sampler is None:
             return
-        spec = sampler_spec(str(self.sampling.sampler))
-        cold = self.sampling.temperature is not None and self.sampling.temperature < 1
+        spec = sampler_spec(sampling.sampler)
+        cold = sampling.temperature is not None and sampling.temperature < 1
         if cold or (spec.guided and not spec.calibrated):
-            which = f"{self.sampling.sampler}'s samples{' below temperature 1' if cold else ''}"
+            which = f"{sampling.sampler}'s samples{' below temperature 1' if cold else ''}"
             message = f"{which} are too sure of themselves; mmps' and langevin's at temperature 1 are not"
             warnings.warn(message, InputWarning, stacklevel=2)
 
@@ -246,7 +241,7 @@ class Job:
             shape, self.larger = self.priors[0].shape, True
         self.task.check(shape, self.larger)
         if self.priors:
-            self.sampling.options(self.priors)
+            self.sampling.over(self.task.defaults).options(self.priors)
         self._read_references(shape)
         groups: dict[tuple[Task, tuple[int, int], bool], list[Picture]] = {}
         for picture in self._read(shape):
@@ -264,6 +259,8 @@ class Job:
             raise refused[0][0]
         for reason, picture in refused:
             self._failed(InputError(f"{picture.name}: {reason.message}", reason.hint))
+        if work:
+            self._warn(getattr(work[0][0], "sampling", self.sampling))
         for posterior, task, pictures in work:
             self._answer(posterior, task, pictures)
         self._finish()

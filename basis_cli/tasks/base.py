@@ -71,6 +71,8 @@ class Task:
     """What it does: ``colorization``."""
     prior: ClassVar[str] = "ncsn-photo"
     """The prior unless another is chosen."""
+    model: ClassVar[str | None] = None
+    """The direct model that answers unless a prior or another model is chosen."""
     pyramid: ClassVar[bool] = False
     """Whether large shapes matter, so that priors of any size see pictures at every scale."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
@@ -267,6 +269,7 @@ def answer(
     from ..samplers import picture_seeds, unwatched
 
     compute = compute or Compute()
+    model = task.model if model is None and prior is None else model
     sampling, samples, select = task.chosen(preset, sampling or Sampling(), samples, select)
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")

@@ -2,6 +2,7 @@
 
 from .fit import STATE as STATE
 from .fit import Loss as Loss
+from .fit import Rounds as Rounds
 from .fit import check_accelerate as check_accelerate
 from .fit import fit as fit
 from .fit import taken as taken

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,17 @@ def taken(data: Tensor, chosen: Tensor, side: int | None, generator: torch.Gener
     return torch.cat(squares)
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Learn from a few pictures at a time, for so many steps, and begin with something that is done for all of them."""
+
+    pictures: int
+    steps: int
+    begin: Callable[[nn.Module, Tensor, int], None]
+    """Called with the network, the pictures ``(pictures, c, h, w)`` and the number of the round. What it leaves in
+    buffers of the network is saved with that."""
+
+
 class Pictures:
     """All pictures on a device, and a batch of them for each step: the same whenever and wherever it is drawn."""
 
@@ -73,6 +84,7 @@ class Pictures:
             self.images = torch.from_numpy(images).to(run.device)
         self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=run.device)
         self.generator = torch.Generator(run.device)
+        self.pool: Tensor | None = None
 
     def batch(self, step: int) -> tuple[Any, ...]:
         """What the loss of ``step`` is given behind the network: pictures, a generator and labels, if there are any."""
@@ -81,13 +93,28 @@ class Pictures:
         generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
         side = settings.crops[step % len(settings.crops)] if settings.crops else None
         count = settings.pictures(side)
+        if self.pool is not None:
+            chosen = torch.randint(len(self.pool), (count,), generator=generator, device=device)
+            return self.pool[chosen], generator, chosen
         chosen = torch.randint(len(self.images), (count,), generator=generator, device=device)
-        x = taken(self.images, chosen, side, generator, settings.octaves).div_(255)
-        if settings.flip:
-            mirrored = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.5
-            x = torch.where(mirrored, x.flip(-1), x)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self._seen(chosen, side, generator)
         return (x, generator) if self.labels is None else (x, generator, self.labels[chosen])
+
+    def begin(self, rounds: Rounds, step: int) -> None:
+        """From here on, batches are of the round that ``step`` is in, with their places in it for labels."""
+        settings, generator, device = self.settings, self.generator, self.images.device
+        entropy = np.random.SeedSequence((settings.seed, step // rounds.steps, self.process, 1))
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        chosen = torch.randperm(len(self.images), generator=generator, device=device)[: rounds.pictures]
+        self.pool = self._seen(chosen, settings.side, generator)
+
+    def _seen(self, chosen: Tensor, side: int | None, generator: torch.Generator) -> Tensor:
+        """These pictures, cut and mirrored at random, in [0, 1]."""
+        x = taken(self.images, chosen, side, generator, self.settings.octaves).div_(255)
+        if self.settings.flip:
+            mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 class Run:
@@ -283,6 +310,7 @@ def fit(
     device: str = "auto",
     resume: bool = False,
     architecture: dict[str, Any] | None = None,
+    rounds: Rounds | None = None,
     export: Callable[[nn.Module, Path], None] | None = None,
     sheet: Callable[[nn.Module, Path], None] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -295,6 +323,8 @@ def fit(
     ``state.pt`` (everything needed to resume, every ``save_every`` steps), ``samples-STEP.png`` (from ``sheet``) and at
     the end ``weights.safetensors`` (from ``export``). With several processes only the first writes.
 
+    With ``rounds`` the loss is given the places of ``x`` in the round's pictures for labels.
+
     Every ``sheet_every`` steps ``evaluate`` measures the averaged network; its ``held_out_loss`` is what
     ``settings.patience`` waits for.
 
@@ -306,8 +336,15 @@ def fit(
     check_accelerate()
     run = Run(network, settings, out, device, resume, architecture or {})
     pictures = Pictures(images, labels, settings, run)
+    if rounds and run.accelerator.num_processes > 1:
+        raise UsageError("this network is trained by one process", "leave out accelerate launch")
+    if rounds:
+        pictures.begin(rounds, run.step)
     run.begin()
     while not run.over:
+        if rounds and run.step % rounds.steps == 0:
+            pictures.begin(rounds, run.step)
+            rounds.begin(run.network, pictures.pool, run.step // rounds.steps)  # type: ignore[arg-type]
         run.advance(loss, pictures.batch(run.step))
         measuring = run.over or run.step % settings.sheet_every == 0
         reporting = measuring or run.step % REPORTED == 0
