@@ -187,8 +187,9 @@ def with_prior(plugin):
 def test_refining_begins_the_sampler_with_the_answers(basis, picture, with_prior):
     """At hardly any noise the prior leaves the tints; from pure noise nothing is left of them."""
     gray = torch.full((4, 1, 8, 8), 0.5)
-    options = {"prior": "toy-colour", "samples": 2}
-    tints = basis_cli.colorize(gray, model="tint", samples=2).components
+    options = {"samples": 2, "channel_weights": (1 / 3, 1 / 3, 1 / 3)}
+    tints = basis_cli.colorize(gray, model="tint", **options).components
+    options["prior"] = "toy-colour"
     near = basis_cli.colorize(
         gray,
         model="tint",
