@@ -90,7 +90,7 @@ class Pictures:
         """What the loss of ``step`` is given behind the network: pictures, a generator and labels, if there are any."""
         settings, generator, device = self.settings, self.generator, self.images.device
         entropy = np.random.SeedSequence((settings.seed, step, self.process))
-        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0]) >> 1)
         side = settings.crops[step % len(settings.crops)] if settings.crops else None
         count = settings.pictures(side)
         if self.pool is not None:
