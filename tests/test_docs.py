@@ -45,6 +45,7 @@ REDUCED = {
     ("train", "features"): {"--widths": "8,8,8"},
     ("train", "glow"): {"--depth": 1, "--width": 4, "--levels": 2},
     ("train", "cinn"): FLOWS,
+    ("train", "imle"): {"--channels": "8,8,8,8", "--growth": "4,4,4,4", "--samples": "2,2,2,2", "--pool": 4},
     ("finetune-glow",): {"--sigmas": "0.01"},
     ("evaluate", "separation"): {"--pairs": 2},
     ("evaluate", "likelihood"): {"--pairs": 1, "--pictures": 2},
@@ -187,6 +188,18 @@ def picture(path: Path, shape: tuple[int, ...]) -> None:
     Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8).squeeze()).save(path)
 
 
+def layouts(path: Path) -> None:
+    """A layout of all ten classes; where ``path`` is a folder, training and test pictures with theirs."""
+    classes = Image.fromarray((np.arange(64 * 64, dtype=np.uint8) % 10).reshape(64, 64))
+    if path.suffix:
+        classes.save(path)
+        return
+    for split in ("train", "test"):
+        (path / split / "labels").mkdir(parents=True)
+        classes.save(path / split / "labels" / "0.png")
+        picture(path / split / "images" / "0.png", (3, 64, 64))
+
+
 def wanted(argv: list[str]) -> tuple[int, int, int]:
     """The shape of the pictures that the command works on."""
     names = [after for option, after in pairwise(argv) if option == "--prior"]
@@ -207,7 +220,9 @@ def prepare(argv: list[str]) -> None:
         path = Path(token)
         if before in ("-o", "--out", "--plot", "--sheet") or path.parts[:1] in (("examples",), ("out",)):
             continue
-        if path.suffix in (".png", ".jpg"):
+        if path.stem == "layout" or (before == "--data" and "paint" in argv):
+            layouts(path)
+        elif path.suffix in (".png", ".jpg"):
             picture(path, wanted(argv))
             if before == "--mask":
                 Image.open(path).convert("L").point(lambda value: 255 * (value > 120)).save(path)
