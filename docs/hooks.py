@@ -23,6 +23,7 @@ OUTSIDE |= {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"
 ORIGIN = {page: source for source, page in OUTSIDE.items()}
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 SHOWN = re.compile(r"(^```.*?^```|^ {4}[^\n]*$)", re.M | re.S)  # as it is typed: has no links
+CODE = re.compile(r"`[^`\n]*`")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 
 
@@ -47,8 +48,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return text
         return f"[{text}]({posixpath.relpath(target or there, posixpath.dirname(here) or '.')}{anchor or ''})"
 
+    def unescaped(found: re.Match[str]) -> str:  # a table in the repository needs them escaped
+        return found[0].replace("\\|", "|")
+
     parts = SHOWN.split(markdown)
-    parts[::2] = [LINK.sub(link, part) for part in parts[::2]]
+    parts[::2] = [CODE.sub(unescaped, LINK.sub(link, part)) for part in parts[::2]]
     return "".join(parts)
 
 
