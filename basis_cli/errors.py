@@ -16,6 +16,9 @@ class BasisError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[type[BasisError], tuple[str, str]]:
+        return type(self), (self.message, self.hint)  # from a worker's process to the user's
+
 
 class InputError(BasisError):
     """A picture or data set that cannot be used as it is."""

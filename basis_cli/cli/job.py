@@ -6,10 +6,10 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from .inputs import named, placed
 from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions, preset
 from .output import fail, sampling_progress, stderr, tell_time
 from .records import Options, contents, to_do, unlike, weights_sha256
+from .results import Picture, Results
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from ..api import DirectModel, Prior
     from ..compute import Compute
     from ..data.datasets import Dataset
-    from ..data.images import Stored
-    from ..posterior import Frames, Posterior, Result, Sampling, SavedState
+    from ..posterior import Posterior, Sampling, SavedState
     from ..tasks.base import Task
 
 
@@ -59,18 +59,6 @@ def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int
     return load_dataset(name, split, data_dir, Squares(shape[1], gray=shape[0] == 1))
 
 
-class Picture(NamedTuple):
-    """One input."""
-
-    name: str
-    stem: str
-    task: Task
-    """As this file sets it."""
-    stored: Stored
-    sha256: dict[str, str | None]
-    """Of this file and the others that options name."""
-
-
 class Job:
     """One command at work: which inputs, what is done with them, what became of them."""
 
@@ -86,6 +74,7 @@ class Job:
         output: OutputOptions,
         options: Options,
     ):
+        self.given = (task, model, sampling, compute, several, tiles, output, options)
         self.task, self.compute = task, compute
         self.model = model if model.prior else replace(model, model=model.model or task.model)
         self.tiles, self.output = tiles, output
@@ -96,10 +85,11 @@ class Job:
         self.direct: DirectModel | None = None
         self.hashes: dict[str, str] = {}
         self.references: list[np.ndarray] = []
-        self.larger = False
+        self.shape, self.larger = (0, 0, 0), False
         self.failures = 0
         self.records: list[dict[str, Any]] = []
         self.place = placed(output)
+        self.results = Results(task, self.samples if self.select == "all" else 1, self.place, output)
         self.inputs, self.stems = named(inputs, output.recursive, self.place)
         self.begun: list[list[str]] = []
         self.to_do: list[tuple[str, str]] = []
@@ -132,21 +122,6 @@ class Job:
                 self.hashes |= weights_sha256({prior: prior_spec(prior) for prior in priors}, None if model else own)
         return unlike(files[-1], files, self.about | {"inputs_sha256": contents([name]) | self.others})
 
-    def _files(self, base: Path) -> list[Path]:
-        """All that is written for an input, its record last."""
-        from .answers import component_files, std_files
-
-        answers = self.samples if self.select == "all" else 1
-        files = [file for own in component_files(base, self.task.k, answers, self.place) for file in own]
-        files += std_files(base, self.task.k) if self.output.uncertainty else []
-        files += [Path(f"{base}.sheet.png")] if self.output.sheet else []
-        files += [Path(f"{base}.frames.png"), Path(f"{base}.frames.webp")] if self.output.frames else []
-        return [*files, Path(f"{base}.json")]
-
-    def _all_files(self, stem: str) -> list[Path]:
-        """Of an input, its saved state included."""
-        return [*self._files(self.place.folder / stem), self._state(stem)]
-
     def _plan(self) -> None:
         """Which inputs to work on: neither those that are done, nor those whose results have too long names."""
         from ..data.files import remove_partial
@@ -154,7 +129,7 @@ class Job:
         pairs = [(name, stem) for name, stem in zip(self.inputs, self.stems, strict=True) if self._nameable(name, stem)]
         stems = [stem for _, stem in pairs]
         self.begun = self._begun_by_killed_runs(stems)
-        files = [self._files(self.place.folder / stem) for stem in stems]
+        files = [self.results.files(stem) for stem in stems]
         if self.output.overwrite and (self.output.skip_existing or self.output.resume):
             raise UsageError("--overwrite excludes --skip-existing and --resume")
         skip = (
@@ -166,13 +141,13 @@ class Job:
         if skip and not self.output.quiet:
             stderr.print(f"{len(pairs) - len(again)} of {len(pairs)} skipped: they are done")
         if not self.output.dry_run:
-            remove_partial(file for _, stem in self.to_do for file in self._all_files(stem))
+            remove_partial(file for _, stem in self.to_do for file in self.results.all_files(stem))
 
     def _nameable(self, name: str, stem: str) -> bool:
         """Whether the results' names are short enough for a file system; reported if not."""
         from ..data.files import LONGEST_NAME, partial_name
 
-        files = self._all_files(stem)
+        files = self.results.all_files(stem)
         if all(len(os.fsencode(partial_name(file.name))) <= LONGEST_NAME for file in files):
             return True
         self._failed(InputError(f"the name of {name} is too long for those of its results", "rename it"))
@@ -182,11 +157,8 @@ class Job:
         """The inputs that killed runs had at work, each run's together, as their saved states say."""
         from ..posterior.resume import begun
 
-        paths = [path for path in map(self._state, stems) if self.output.resume and os.path.lexists(path)]
+        paths = [path for path in map(self.results.state, stems) if self.output.resume and os.path.lexists(path)]
         return [[stem for stem in begun(path) if stem in stems] for path in paths]
-
-    def _state(self, stem: str) -> Path:
-        return self.place.folder / f"{stem}.state.safetensors"
 
     def _check(self) -> None:
         if self.samples < 1:
@@ -200,6 +172,10 @@ class Job:
             if self.model.prior:
                 raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --refine")
             self.sampling.of_model()
+        if self.output.resume and not self.output.workers.one:
+            raise UsageError("--resume is for one worker", "--skip-existing does only what is missing")
+        if "-" in self.inputs and not self.output.workers.one:
+            raise UsageError("several workers cannot read from stdin", "name files, or leave out --workers")
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.samples < 2:
@@ -230,21 +206,40 @@ class Job:
             self._do()
 
     def _do(self) -> None:
+        from .workers import shared
+
+        if self.output.dry_run or self.output.workers.one:
+            self.load()
+            for pairs in [self.to_do] if self.begun else _parts(self.to_do):
+                self.answer(pairs)
+        else:
+            for records, failures in shared(self.given, self.to_do, self.output.workers, self.output.quiet):
+                self.records += records
+                self.failures += failures
+            places = {name: i for i, name in enumerate(self.inputs)}
+            self.records.sort(key=lambda record: places[record["input"]])
+        self._finish()
+
+    def load(self) -> None:
+        """Read what answers, and the references."""
         if self.model.model:
             self.direct, self.hashes = load_model(self.task, self.model.model, self.model.weights, self.compute)
         if self.model.refine or not self.direct:
             given = None if self.direct else self.model.weights
             self.priors, hashes = load_priors(self.task, self.model.prior, given, self.compute)
             self.hashes |= hashes
-        shape, self.larger = self.task.least([self.direct, *self.priors] if self.direct else self.priors)
+        self.shape, self.larger = self.task.least([self.direct, *self.priors] if self.direct else self.priors)
         if self.tiles.tile:
-            shape, self.larger = self.priors[0].shape, True
-        self.task.check(shape, self.larger)
+            self.shape, self.larger = self.priors[0].shape, True
+        self.task.check(self.shape, self.larger)
         if self.priors:
             self.sampling.over(self.task.defaults).options(self.priors)
-        self._read_references(shape)
+        self._read_references(self.shape)
+
+    def answer(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Answer inputs, each with its stem, and write what comes of them to files and ``records``."""
         groups: dict[tuple[Task, tuple[int, int], bool], list[Picture]] = {}
-        for picture in self._read(shape):
+        for picture in self._read(pairs):
             pixels = picture.stored.pixels
             h, w = pixels.shape[1:]
             groups.setdefault((picture.task, (h, w), picture.task.gray(pixels)), []).append(picture)
@@ -263,7 +258,6 @@ class Job:
             self._warn(getattr(work[0][0], "sampling", self.sampling))
         for posterior, task, pictures in work:
             self._answer(posterior, task, pictures)
-        self._finish()
 
     def _posterior(self, task: Task, seen: tuple[int, int], gray: bool) -> Posterior:
         from ..priors.tiles import tiled
@@ -287,14 +281,14 @@ class Job:
         fit, white_level = self.task.fit, self.task.white_level
         self.references = [images.read(path, shape, fit, self.larger, white_level) for path in paths]
 
-    def _read(self, shape: tuple[int, int, int]) -> list[Picture]:
+    def _read(self, pairs: Iterable[tuple[str, str]]) -> list[Picture]:
         """All inputs that can be read; each that cannot is reported, and the others go on."""
         from ..data import images
 
         pictures = []
-        for name, stem in self.to_do:
+        for name, stem in pairs:
             try:
-                task, stored = self.task.read(name, shape, self.larger)
+                task, stored = self.task.read(name, self.shape, self.larger)
                 picture = Picture(name, stem, task, stored, contents([name]) | self.others)
                 h, w = picture.stored.pixels.shape[1:]
                 size, opaque = picture.task.size((h, w)), picture.stored.opacity is None
@@ -321,7 +315,7 @@ class Job:
 
         if self.output.dry_run:
             for picture in pictures:
-                where = self._files(self.place.folder / picture.stem)[0]
+                where = self.results.files(picture.stem)[0]
                 stderr.print(f"would {task.name} {picture.name} into {where} ...")
             return
         if any(reference.shape != tuple(posterior.shape) for reference in self.references):
@@ -331,6 +325,7 @@ class Job:
         y = task.observed(torch.stack([torch.from_numpy(p.stored.pixels) for p in pictures]), posterior.operator)
         stems = [picture.stem for picture in pictures]
         begun = [[stems.index(stem) for stem in chunk if stem in stems] for chunk in self.begun]
+        about = self._about(posterior)
         began, before = time.perf_counter(), len(self.records)
         if isinstance(posterior, Guided) and not self.output.quiet:
             seconds = estimated_seconds(posterior, len(y), self.samples, self.compute)
@@ -352,12 +347,20 @@ class Job:
                 if isinstance(result, NotFiniteError):
                     self._failed(NotFiniteError(f"{pictures[i].name}: {result.message}", result.hint))
                 else:
-                    self._write(pictures[i], result, frames, i, _tiles(posterior))
+                    self.records.append(self.results.write(pictures[i], result, about, self.references, frames, i))
                 if frames:
                     frames.forget(i)
         if not self.output.quiet:
             done = len(self.records) - before
             stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s")
+
+    def _about(self, posterior: Posterior) -> Mapping[str, Any]:
+        """What every record of this posterior's answers says."""
+        from ..posterior import Guided
+        from ..priors.tiles import about_tiles
+
+        tiles = about_tiles(posterior.priors[0]) if isinstance(posterior, Guided) else None
+        return self.about | ({"tiles": tiles} if tiles else {})
 
     def _saved(self, posterior: Posterior, stems: list[str]) -> SavedState | None:
         """Where the state of a run on these inputs is kept, with what tells it from other runs."""
@@ -365,50 +368,7 @@ class Job:
 
         if not self.output.resume:
             return None
-        return SavedState(self._state(stems[0]), self.about | {"inputs": stems, "tiles": _tiles(posterior)})
-
-    def _write(
-        self, picture: Picture, result: Result, frames: Frames | None, index: int, tiles: dict[str, Any] | None
-    ) -> None:
-        """Write the answers for one picture and, last, their record."""
-        from ..data import images
-        from .answers import listed, numbers, write_answers, write_sheet, write_std
-
-        base = self.place.folder / picture.stem
-        record_file = images.with_ending(base, ".json")
-        stale = listed(record_file) - set(self._files(base))
-        record: dict[str, Any] = {"input": picture.name, "inputs_sha256": picture.sha256} | self.about
-        record |= {
-            "settings": result.settings,
-            "noise_seeds": result.seeds[0],
-            "evaluations": result.evaluations,
-            "seconds": round(result.seconds, 3),
-        }
-        if tiles:
-            record["tiles"] = tiles
-        if self.output.uncertainty:
-            record |= write_std(base, result)
-        if self.output.sheet:
-            record["sheet"] = str(images.with_ending(base, ".sheet.png"))
-            write_sheet(Path(record["sheet"]), result, self.references)
-        if frames:
-            states = frames.of(index, result.drawn[0][0], result.components[:, 0, 0])  # the most probable one's way
-            record["frames"] = [str(file) for file in images.write_frames(base, states.numpy())]
-        record |= {"read": picture.stored.tags.about, "format": self.place.ending.lower(), "bits": self.place.bits}
-        opacity = picture.stored.opacity
-        if opacity is not None:
-            c, h, w = result.components.shape[-3:]
-            opacity = picture.task.opacity(opacity, (c, h, w))
-            record["read"] = record["read"] | {"opacity": "kept" if images.has_opacity(self.place.ending) else "lost"}
-        record["answers"] = write_answers(base, result, self.place, opacity, picture.stored.tags)
-        if result.log_likelihood is not None:
-            record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)
-            record["samples_per_distinct_answer"] = result.answers[0]
-        record["files_sha256"] = contents(self._files(base)[:-1])
-        images.write_text(record_file, json.dumps(record, indent=2) + "\n")
-        for file in stale:  # of answers that the old record listed and this one does not
-            file.unlink(missing_ok=True)
-        self.records.append(record)
+        return SavedState(self.results.state(stems[0]), {**self._about(posterior), "inputs": stems})
 
     def _finish(self) -> None:
         """The command's output proper: one JSON object, or the paths of the pictures; and its exit code."""
@@ -422,8 +382,9 @@ class Job:
             raise typer.Exit(1)
 
 
-def _tiles(posterior: Posterior) -> dict[str, Any] | None:
-    from ..posterior import Guided
-    from ..priors.tiles import about_tiles
+PART = 512
+"""Inputs that are read at a time: memory does not grow with how many there are."""
 
-    return about_tiles(posterior.priors[0]) if isinstance(posterior, Guided) else None
+
+def _parts(pairs: Sequence[tuple[str, str]]) -> Iterable[Sequence[tuple[str, str]]]:
+    return (pairs[first : first + PART] for first in range(0, len(pairs), PART))

@@ -254,6 +254,33 @@ class TileOptions:
 
 
 @dataclass(frozen=True)
+class WorkerCount:
+    """How many processes share the work."""
+
+    count: int = 1
+    gpus: bool = False
+    """One for each GPU, however many there are."""
+
+    @property
+    def one(self) -> bool:
+        return self.count == 1 and not self.gpus
+
+    def __str__(self) -> str:
+        return "gpus" if self.gpus else str(self.count)
+
+
+def worker_count(text: str | WorkerCount) -> WorkerCount:
+    """``3`` or ``gpus``."""
+    if isinstance(text, WorkerCount):
+        return text
+    if text == "gpus":
+        return WorkerCount(gpus=True)
+    if text.isdecimal() and int(text) > 0:
+        return WorkerCount(int(text))
+    raise typer.BadParameter(f"{text!r} is neither a number above 0 nor 'gpus'")
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """What is written where."""
 
@@ -288,6 +315,15 @@ class OutputOptions:
             "command again goes on where a killed one stopped, to the same pictures.",
         ),
     ] = False
+    workers: Annotated[
+        WorkerCount,
+        typer.Option(
+            "--workers",
+            parser=worker_count,
+            metavar="N|gpus",
+            help="Processes that share the pictures, with their share of the cores; gpus: one for each GPU.",
+        ),
+    ] = WorkerCount()
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write each pixel's standard deviation over the samples.")
     ] = False

@@ -101,6 +101,14 @@ def sampling_progress(quiet: bool = False) -> Iterator[Watch]:
 
 
 @contextmanager
+def sharing_progress(pictures: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar over pictures that others work on; yields what is told how many more are done."""
+    with _bar(quiet) as bar:
+        task = bar.add_task("pictures", total=pictures)
+        yield lambda more: bar.update(task, advance=more)
+
+
+@contextmanager
 def training_progress() -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A bar over training steps with the current loss; yields the callback of :func:`basis_cli.training.fit`."""
     with _bar(False) as progress:

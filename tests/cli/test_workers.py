@@ -1,0 +1,180 @@
+"""``--workers``: the same files whoever computes them; what happens when one of them is killed, or mistaken."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from basis_cli.cli import workers
+from basis_cli.errors import BasisError, UsageError
+
+QUICK = ("--prior", "toy-gaussian", "--levels", 3, "-q")
+
+
+@pytest.fixture
+def mixtures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Path("in").mkdir()
+    for i in range(7):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(f"in/{i}.png")
+
+
+def run(*arguments, **options):
+    """The command in a process of its own, as spawn needs it."""
+    words = [sys.executable, "-c", "from basis_cli.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.mark.usefixtures("mixtures")
+def test_two_workers_write_the_same_files_in_the_same_order():
+    """And one that is no picture fails alone."""
+    Path("in/7.png").write_bytes(b"no picture")
+    alone = run("separate", "in", *QUICK, "-o", "alone")
+    shared = run("separate", "in", *QUICK, "-o", "shared", "--workers", 2)
+    assert (alone.returncode, shared.returncode) == (1, 1), shared.stderr
+    assert shared.stderr == alone.stderr
+    assert "in/7.png" in shared.stderr
+    assert shared.stdout == alone.stdout.replace("alone/", "shared/")
+    pictures = sorted(path.name for path in Path("alone").glob("*.png"))
+    assert len(pictures) == 14
+    for name in pictures:
+        assert Path("shared", name).read_bytes() == Path("alone", name).read_bytes()
+    record = json.loads(Path("shared/3.json").read_text())
+    assert record["options"] == json.loads(Path("alone/3.json").read_text())["options"]
+    Path("in/7.png").unlink()
+    again = run("separate", "in", *QUICK, "-o", "alone", "--workers", 2, "--skip-existing", "--json")
+    assert (again.returncode, json.loads(again.stdout)) == (0, {"results": []})
+
+
+@pytest.mark.usefixtures("mixtures")
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--workers", "2", "--resume"), 2, "--skip-existing"),
+        (("--workers", "none"), 2, "neither a number"),
+        (("--workers", "0"), 2, "neither a number"),
+        (("--workers", "gpus"), 2, "no GPU"),
+    ],
+)
+def test_mistakes_are_said_once_with_their_code(options, code, words, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = run("separate", "in", "-q", *options)
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert result.stderr.count("error:") <= 1
+    assert not list(Path().glob("out/*.png"))
+
+
+@pytest.fixture
+def given():
+    """A job's parts, without its inputs, as the command would make them."""
+    from basis_cli.cli.options import ModelOptions, OutputOptions, SampleOptions, TileOptions
+    from basis_cli.cli.records import Options
+    from basis_cli.compute import Compute
+    from basis_cli.posterior import Sampling
+    from basis_cli.tasks.separation import Separate
+
+    def of(prior):
+        sampling = Sampling(levels=3)
+        model = ModelOptions(prior=[prior])
+        output = OutputOptions(quiet=True)
+        return (Separate(), model, sampling, Compute(), SampleOptions(), TileOptions(), output, Options([], []))
+
+    return of
+
+
+def test_a_killed_workers_pictures_are_done_again_and_a_picture_that_kills_is_given_up(monkeypatch, capsys):
+    """In place of processes: a pool that breaks whenever it is given picture 3, and once on the way."""
+    broken = []
+
+    def until_broken(given, waiting, devices):
+        while waiting:
+            chunk = waiting.popleft()
+            names = [name for name, _ in chunk.pairs]
+            if "3" in names or ("6" in names and not broken):
+                broken.append(names)
+                yield chunk, None
+                return
+            yield chunk, ([{"input": name} for name in names], 0)
+
+    monkeypatch.setattr(workers, "_until_broken", until_broken)
+    pairs = [(str(i), str(i)) for i in range(8)]
+    found = list(workers.shared((), pairs, workers.WorkerCount(2), quiet=True))
+    done = [record["input"] for records, _ in found for record in records]
+    assert sorted(done) == ["0", "1", "2", "4", "5", "6", "7"]
+    assert sum(lost for _, lost in found) == 1
+    assert broken.count(["3"]) == workers.TRIES - 1
+    assert "3: the process at work on it was ended 3 times" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("mixtures")
+def test_a_worker_that_is_killed_loses_nothing(given):
+    """A real one, while it works."""
+    victims = []
+
+    def kill():
+        import multiprocessing
+
+        deadline = time.monotonic() + 60
+        while not victims and time.monotonic() < deadline:
+            if list(Path("out").glob("*.json")) and (children := multiprocessing.active_children()):
+                victims.append(children[0].pid)
+                os.kill(children[0].pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    pairs = [(f"in/{i}.png", str(i)) for i in range(7)]
+    found = list(workers.shared(given("toy-gaussian"), pairs, workers.WorkerCount(2), quiet=True))
+    killer.join()
+    assert sorted(record["input"] for records, _ in found for record in records) == [name for name, _ in pairs]
+    assert len(list(Path("out").glob("*.x1.png"))) == 7
+
+
+def test_errors_come_from_a_process_with_their_hint():
+    import pickle
+
+    for error in (UsageError("this", "that"), BasisError("this")):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.message, again.hint) == (type(error), error.message, error.hint)
+
+
+@pytest.mark.usefixtures("mixtures")
+def test_ctrl_c_ends_all_and_keeps_what_is_done():
+    command = [sys.executable, "-c", "from basis_cli.cli import main; main()", "separate", "in", "--prior"]
+    command += ["toy-gaussian", "--levels", "400", "-q", "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(Path("out").glob("*.json")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "what was finished is kept" in errors
+    records = [json.loads(path.read_text()) for path in Path("out").glob("*.json")]
+    assert all(
+        Path(name).exists() for record in records for answer in record["answers"] for name in answer["components"]
+    )
+    assert ended(process.pid)
+
+
+def ended(group):
+    """Whether no process of a group is left, within five seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
