@@ -144,7 +144,8 @@ class Conditional(Prior, Protocol):
         """The prior of pictures of which ``operator`` observes a part; ``None`` if it has not learned that.
 
         At noise level ``sigma`` that is the distribution of ``x0 + sigma P z`` with ``P = I - A^+ A``, the projection
-        onto what ``A`` leaves open; its score is zero in the rest.
+        onto what ``A`` leaves open; its score is zero in the rest. An attribute ``sigma_max`` of it is the highest
+        level that it has learned.
         """
 
 

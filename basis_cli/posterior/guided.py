@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -131,12 +130,15 @@ def conditioned(
     operator: Operator,
     sampling: Sampling,
     defaults: Mapping[str, Any],
-    conditional: Mapping[str, Any] = MappingProxyType({}),
+    conditional: Mapping[str, Any] | None = None,
 ) -> Guided:
-    """The posterior by a task's ``defaults``, or by :func:`~basis_cli.samplers.conditional`, with its own, where the
-    priors know what ``y`` says of the rest, ``y`` has no noise, and no other sampler is chosen."""
-    if sampling.sampler in (None, "conditional") and not sampling.noise_std and (known := given(priors, operator)):
-        return Guided(known, operator, sampling.over({"sampler": "conditional"} | dict(conditional)))
+    """The posterior by a task's ``defaults``; or, where the priors know what ``y`` says of the rest and ``y`` has no
+    noise, by :func:`~basis_cli.samplers.conditional`, if it is chosen or the task has ``conditional`` defaults."""
+    chosen = sampling.sampler == "conditional" or (sampling.sampler is None and conditional is not None)
+    if chosen and not sampling.noise_std and (known := given(priors, operator)):
+        highest = {"sigma_max": known[0].sigma_max} if known[0].sigma_max else {}
+        own = {"sampler": "conditional", **highest, **(conditional or {})}
+        return Guided(known, operator, sampling.over(own))
     return Guided(priors, operator, sampling.over(defaults))
 
 

@@ -18,9 +18,11 @@ class Given(Wrapper):
     def __init__(self, prior: Prior, whole: Prior):
         super().__init__(prior)
         self.whole = whole
+        self.sigma_max: float | None = getattr(prior, "sigma_max", None)
+        """The highest level that it has learned, if it says so."""
 
 
-def given(priors: Sequence[Prior], operator: object) -> list[Prior] | None:
+def given(priors: Sequence[Prior], operator: object) -> list[Given] | None:
     """The ``priors`` of what ``operator`` leaves open, if all have learned that; else ``None``."""
     if not isinstance(operator, LinearOperator) or not all(isinstance(prior, Conditional) for prior in priors):
         return None

@@ -77,8 +77,9 @@ class Task:
     """Whether large shapes matter, so that priors of any size see pictures at every scale."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
     """Of :class:`basis_cli.posterior.Sampling`; the sampler at least."""
-    conditional: ClassVar[Mapping[str, Any]] = {}
-    """The same for priors that know what is observed (:class:`basis_cli.api.Conditional`)."""
+    conditional: ClassVar[Mapping[str, Any] | None] = None
+    """The same for the sampler ``conditional``, where it is the default for priors that know what is observed
+    (:class:`basis_cli.api.Conditional`)."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fast": {"levels": 10},
         "best": {"samples": 4, "select": "mode"},

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 class Upscaling(Damage):
     """Shrink test pictures, enlarge them, and compare with bicubic interpolation."""
 
-    conditional = {"sigma_max": 4.0}  # noqa: RUF012
     factor: Annotated[int, typer.Option(min=2, help="How many times smaller.")] = 4
     bicubic: Annotated[bool, typer.Option("--bicubic", help="Shrink with a bicubic filter, not by averaging.")] = False
 
@@ -39,7 +38,6 @@ class Upscale(Task):
 
     name, noun, damage = "upscale", "upscaling", Upscaling
     defaults = {"sampler": "project", "levels": 25, "overrelaxation": 0.9}  # noqa: RUF012
-    conditional = {"sigma_max": 4.0}  # noqa: RUF012
     factor: Annotated[int, typer.Option(min=2, help="How many times larger: 2, 4, 8, 16.")]
     bicubic: Annotated[
         bool, typer.Option("--bicubic", help="The picture was shrunk with a bicubic filter, not by averaging.")

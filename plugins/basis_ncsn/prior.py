@@ -34,7 +34,9 @@ class ScorePrior:
     def given(self, operator: operators.LinearOperator) -> ScorePrior | None:
         """See :class:`basis_cli.api.Conditional`: gray pictures, and masks, if the network has learned them."""
         kind = given.kind(operator, self.shape)
-        return GivenPrior(self.network, self.shape, operator) if kind in getattr(self.network, "given", ()) else None
+        if kind not in getattr(self.network, "given", ()):
+            return None
+        return GivenPrior(self.network, self.shape, operator, given.KINDS[str(kind)].highest)
 
 
 class AnySizePrior(ScorePrior):
@@ -47,12 +49,14 @@ class AnySizePrior(ScorePrior):
 class GivenPrior(AnySizePrior):
     """The prior of pictures of which ``operator`` observes a part, which has no noise."""
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int], operator: operators.LinearOperator):
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, int, int], operator: operators.LinearOperator, sigma_max: float
+    ):
         super().__init__(network, shape)
-        self.operator = operator
+        self.operator, self.sigma_max = operator, sigma_max
 
     def sized(self, size: tuple[int, int]) -> GivenPrior:
-        return GivenPrior(self.network, (self.shape[0], *size), self.operator)
+        return GivenPrior(self.network, (self.shape[0], *size), self.operator, self.sigma_max)
 
     def at(self, sigma: float) -> ScoreLevel:
         return ScoreLevel(self.network, sigma, lambda x: x - self.operator.pinv(self.operator(x[None]))[0])

@@ -57,18 +57,21 @@ def null_space(operator):
 
 def test_it_is_chosen_where_the_prior_knows_the_operator(gaussian):
     prior, mask, defaults = knowing(gaussian), OPERATORS["mask"], {"sampler": "project"}
-    assert conditioned([prior], mask, Sampling(), defaults).sampling.sampler == "conditional"
-    assert conditioned([gaussian], mask, Sampling(), defaults).sampling.sampler == "project"
-    assert conditioned([prior], mask, Sampling(sampler="project"), defaults).sampling.sampler == "project"
-    assert conditioned([prior], mask, Sampling(noise_std=0.1), defaults).sampling.sampler != "conditional"
-    assert conditioned([prior], Unobserved((1, 2, 2)), Sampling(), defaults).sampling.sampler == "project"
+    assert conditioned([prior], mask, Sampling(), defaults, {}).sampling.sampler == "conditional"
+    assert conditioned([prior], mask, Sampling("conditional"), defaults).sampling.sampler == "conditional"
+    assert conditioned([prior], mask, Sampling(), defaults).sampling.sampler == "project"
+    assert conditioned([gaussian], mask, Sampling(), defaults, {}).sampling.sampler == "project"
+    assert conditioned([prior], mask, Sampling(sampler="project"), defaults, {}).sampling.sampler == "project"
+    assert conditioned([prior], mask, Sampling(noise_std=0.1), defaults, {}).sampling.sampler != "conditional"
+    assert conditioned([prior], Unobserved((1, 2, 2)), Sampling(), defaults, {}).sampling.sampler == "project"
 
 
 def test_samples_are_ranked_by_the_prior_of_whole_pictures(gaussian):
     prior, mask = knowing(gaussian), OPERATORS["mask"]
     x = torch.rand(1, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     found = [
-        conditioned([p], mask, Sampling(), {"sampler": "project"}).log_likelihood(x, mask(x)) for p in (prior, gaussian)
+        conditioned([p], mask, Sampling(), {"sampler": "project"}, {}).log_likelihood(x, mask(x))
+        for p in (prior, gaussian)
     ]
     assert torch.equal(*found)
 

@@ -120,7 +120,7 @@ def test_colours_of_any_size_keep_the_gray(size, wrap):
     whole = prior_of(network(), size)
     knowing = whole if wrap is prior_of else wrap(prior_of(network()), size, 8)
     gray = torch.rand(2, 1, *size)
-    posterior = conditioned([knowing], Gray(LUMA), Sampling(levels=3, seed=1), {"sampler": "project"})
+    posterior = conditioned([knowing], Gray(LUMA), Sampling(levels=3, seed=1), {"sampler": "project"}, {})
     assert posterior.sampling.sampler == "conditional"
     x = posterior.sample(gray, [0, 1])
     assert (Gray(LUMA)(x) - gray).abs().max() < 1e-4
