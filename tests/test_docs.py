@@ -89,6 +89,8 @@ def reduced(argv: list[str]) -> list[str]:
             argv = argv[:at] + argv[at + 2 :]
     if "langevin" in argv and argv[0] != "bench":
         options["--steps"] = 2
+    if "--workers" in argv:
+        options["--workers"] = 1  # other processes would not know the stand-ins
     settled = {"--model", "--levels", "average", "nmf-split"} & {*argv}
     if (argv[0] in TASKS or argv[:2] in MEASURED) and not settled:
         options["--levels"] = 3
