@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -40,3 +43,54 @@ def sampler(monkeypatch):
         monkeypatch.setattr(plugins, "sampler_specs", lambda: specs)
 
     return add
+
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser, if there is one: Debian's chromium, driven by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, to drive a browser")
+    if not CHROMIUM:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def browser(chromium):
+    """A context of its own: no cookies of another test."""
+    context = chromium.new_context(accept_downloads=True)
+    yield Pages(context)
+    context.close()
+
+
+class Pages:
+    """Opens pages; one of another colour scheme or size in a context of its own."""
+
+    def __init__(self, context):
+        self.context = context
+
+    def new_page(self, **options):
+        return self.context.browser.new_page(**options) if options else self.context.new_page()
+
+
+@pytest.fixture
+def axe():
+    """``axe(page)``: its serious faults of accessibility, by axe-core; none found if that is not there."""
+    file = Path(os.environ.get("AXE", "node_modules/axe-core/axe.min.js"))
+
+    def faults(page) -> list[str]:
+        if not file.is_file():
+            return []
+        page.evaluate(file.read_text(encoding="utf-8"))
+        found = page.evaluate("axe.run().then(result => result.violations)")
+        serious = [each for each in found if each["impact"] in ("serious", "critical")]
+        return [f"{each['id']}: {node['html'][:200]}" for each in serious for node in each["nodes"]]
+
+    return faults

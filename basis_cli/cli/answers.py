@@ -40,7 +40,8 @@ def listed(record: Path) -> set[Path]:
     try:
         about = json.loads(record.read_text())
         names = [name for answer in about["answers"] for name in answer["components"]]
-        names += [*about.get("uncertainty", {}).get("files", []), *about.get("frames", []), about.get("sheet", "")]
+        names += [*about.get("uncertainty", {}).get("files", []), *about.get("frames", [])]
+        names += [about.get("sheet", ""), about.get("samples", "")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
     return {record.with_name(Path(name).name) for name in names if name}
@@ -100,3 +101,11 @@ def write_sheet(path: Path, result: Result, references: list[np.ndarray]) -> Non
     for i in range(k):
         rows += [seen if i == 0 else np.ones_like(seen), *answers[i], *references[i : i + 1]]
     images.write_sheet(path, np.stack(rows), columns=len(rows) // k)
+
+
+def write_samples(path: Path, result: Result) -> None:
+    """All samples of one input as the sampler left them, most probable first: a row for each component."""
+    from ..data import images
+
+    x = result.ranked[0].x
+    images.write_sheet(path, x.flatten(0, 1).numpy(), columns=x.shape[1])

@@ -15,6 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
+from . import preview, report
 from .inputs import named, placed
 from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions, preset
 from .output import fail, sampling_progress, stderr, tell_time
@@ -89,7 +90,7 @@ class Job:
         self.failures = 0
         self.records: list[dict[str, Any]] = []
         self.place = placed(output)
-        self.results = Results(task, self.samples if self.select == "all" else 1, self.place, output)
+        self.results = Results(task, self.samples, self.samples if self.select == "all" else 1, self.place, output)
         self.inputs, self.stems = named(inputs, output.recursive, self.place)
         self.begun: list[list[str]] = []
         self.to_do: list[tuple[str, str]] = []
@@ -176,6 +177,10 @@ class Job:
             raise UsageError("--resume is for one worker", "--skip-existing does only what is missing")
         if "-" in self.inputs and not self.output.workers.one:
             raise UsageError("several workers cannot read from stdin", "name files, or leave out --workers")
+        if self.output.report:
+            again = self.output.skip_existing or self.output.resume
+            own = again and report.replaceable(self.results.report)
+            report.check(self.results.report, self.output.overwrite or own)
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.samples < 2:
@@ -218,7 +223,16 @@ class Job:
                 self.failures += failures
             places = {name: i for i, name in enumerate(self.inputs)}
             self.records.sort(key=lambda record: places[record["input"]])
+        if self.output.report and not self.output.dry_run:
+            self._write_report()
         self._finish()
+
+    def _write_report(self) -> None:
+        """Of all inputs, also those that were done before."""
+        found = [file for stem in self.stems if (file := self.results.files(stem)[-1]).is_file()]
+        if found:
+            report.write(self.results.report, found)
+            stderr.print(f"report: {self.results.report}", soft_wrap=True)
 
     def load(self) -> None:
         """Read what answers, and the references."""
@@ -348,6 +362,8 @@ class Job:
                     self._failed(NotFiniteError(f"{pictures[i].name}: {result.message}", result.hint))
                 else:
                     self.records.append(self.results.write(pictures[i], result, about, self.references, frames, i))
+                    if self.output.preview:
+                        preview.answers(stderr, result)
                 if frames:
                     frames.forget(i)
         if not self.output.quiet:

@@ -330,6 +330,12 @@ class OutputOptions:
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Also write input, answers and truth side by side: STEM.sheet.png.")
     ] = False
+    report: Annotated[
+        bool, typer.Option("--report", help="Also show everything in one HTML file: report.html, see `basis report`.")
+    ] = False
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show input and answers in the terminal, in coarse pixels.")
+    ] = False
     frames: Annotated[
         bool, typer.Option("--frames", help="Also write the state at each noise level: STEM.frames.png and .webp.")
     ] = False

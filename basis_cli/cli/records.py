@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..api import PosteriorSpec, PriorSpec
 
 ELSEWHERE = {"inputs", "out", "format", "recursive", "overwrite", "skip_existing", "resume", "as_json", "quiet"}
-ELSEWHERE |= {"dry_run", "batch", "workers"}
+ELSEWHERE |= {"dry_run", "batch", "workers", "report", "preview"}
 """Parameters that other fields of a record tell, or that do not change the answers."""
 
 

@@ -37,7 +37,9 @@ class Results:
     """What a command leaves of each input."""
 
     task: Task
+    samples: int
     answers: int
+    """How many of them are answers by themselves."""
     place: Place
     output: OutputOptions
 
@@ -49,8 +51,19 @@ class Results:
         files = [file for own in component_files(base, self.task.k, self.answers, self.place) for file in own]
         files += std_files(base, self.task.k) if self.output.uncertainty else []
         files += [Path(f"{base}.sheet.png")] if self.output.sheet else []
+        files += [Path(f"{base}.samples.png")] if self.unseen else []
         files += [Path(f"{base}.frames.png"), Path(f"{base}.frames.webp")] if self.output.frames else []
         return [*files, Path(f"{base}.json")]
+
+    @property
+    def unseen(self) -> bool:
+        """Whether a report needs samples that are no answers."""
+        return self.output.report and self.samples > self.answers
+
+    @property
+    def report(self) -> Path:
+        """Where --report goes: one for all inputs, beside the answers."""
+        return self.place.folder / ("report.html" if self.place.stem is None else f"{self.place.stem}.report.html")
 
     def state(self, stem: str) -> Path:
         """Where a run that may be resumed keeps what it has."""
@@ -74,7 +87,7 @@ class Results:
         ``frames`` have those of input ``index``.
         """
         from ..data import images
-        from .answers import listed, numbers, write_answers, write_sheet, write_std
+        from .answers import listed, numbers, write_answers, write_samples, write_sheet, write_std
 
         base = self.place.folder / picture.stem
         record_file = images.with_ending(base, ".json")
@@ -91,6 +104,9 @@ class Results:
         if self.output.sheet:
             record["sheet"] = str(images.with_ending(base, ".sheet.png"))
             write_sheet(Path(record["sheet"]), result, references)
+        if self.unseen:
+            record["samples"] = str(images.with_ending(base, ".samples.png"))
+            write_samples(Path(record["samples"]), result)
         if frames:
             states = frames.of(index, result.drawn[0][0], result.components[:, 0, 0])  # the most probable one's way
             record["frames"] = [str(file) for file in images.write_frames(base, states.numpy())]
@@ -104,6 +120,7 @@ class Results:
         if result.log_likelihood is not None:
             record["log_likelihood_nats"] = numbers(result.log_likelihood[0], 2)
             record["samples_per_distinct_answer"] = result.answers[0]
+            record["sample_answers"] = result.ranked[0].answer
         record["files_sha256"] = contents(self.files(picture.stem)[:-1])
         images.write_text(record_file, json.dumps(record, indent=2) + "\n")
         for file in stale:  # of answers that the old record listed and this one does not
