@@ -31,6 +31,7 @@ def basis_posteriors() -> list[PosteriorSpec]:
             task=task,
             shape=(3, 64, 64),
             load="basis_imle.model:load",
+            cites=("li2018", "peng2022"),
         )
         for name, (task, summary) in SUMMARIES.items()
     ]
