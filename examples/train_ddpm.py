@@ -52,7 +52,9 @@ print(f"{sum(p.numel() for p in unet.parameters()):,} parameters", flush=True)
 def save():
     averaged.store(unet.parameters())
     averaged.copy_to(unet.parameters())
+    unet.to(memory_format=torch.contiguous_format)  # before diffusers 0.34, files hold nothing else
     DDPMPipeline(unet, scheduler).save_pretrained(given.out)
+    unet.to(memory_format=torch.channels_last)
     averaged.restore(unet.parameters())
 
 

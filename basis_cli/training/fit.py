@@ -104,7 +104,7 @@ class Pictures:
         """From here on, batches are of the round that ``step`` is in, with their places in it for labels."""
         settings, generator, device = self.settings, self.generator, self.images.device
         entropy = np.random.SeedSequence((settings.seed, step // rounds.steps, self.process, 1))
-        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0]) >> 1)
         chosen = torch.randperm(len(self.images), generator=generator, device=device)[: rounds.pictures]
         self.pool = self._seen(chosen, settings.side, generator)
 

@@ -112,7 +112,7 @@ def test_unet_is_preconditioned_as_in_karras_et_al(monkeypatch, sigma, c_in, c_s
     """Table 1, ``D = c_skip x + c_out F(c_in x, c_noise)``, around the data's mean, for a standard deviation of 0.2."""
     asked = []
 
-    def raw(x: Tensor, noise: Tensor) -> Tensor:
+    def raw(x: Tensor, noise: Tensor, given: bool = False) -> Tensor:
         asked.append((x, noise))
         return torch.ones_like(x)
 
