@@ -151,7 +151,7 @@ def samplers(
     from ..evaluation.protocols import PAPER_PSNR
     from ..posterior import Sampling
     from ..tasks.separation import Separate, numbers
-    from .job import load_pictures, load_priors
+    from .loading import load_pictures, load_priors
 
     check_plot(plot)
     where = compute.compute()

@@ -94,7 +94,7 @@ def separation(
     from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
     from ..priors.tiles import about_tiles, tiled
     from ..tasks.separation import Separate
-    from .job import load_pictures, load_priors
+    from .loading import load_pictures, load_priors
 
     check_plot(plot)
     tiles.check()
@@ -168,7 +168,7 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
 
     def run(options: RestorationOptions, damage: Damage, sampler: SamplerOptions, compute: ComputeOptions) -> None:
         from ..evaluation.protocols import evaluate_restoration
-        from .job import load_model, load_pictures, load_priors
+        from .loading import load_model, load_pictures, load_priors
 
         where, task = compute.compute(), damage.task()
         prior, model, by = None, None, {}
@@ -228,7 +228,7 @@ def samples(
     """Measure how much samples of a prior itself look like test pictures."""
     from ..evaluation.protocols import evaluate_samples
     from ..tasks.samples import Sample
-    from .job import load_pictures, load_priors
+    from .loading import load_pictures, load_priors
 
     where = compute.compute()
     (loaded,), hashes = load_priors(Sample(), [prior], weights, where)
@@ -250,7 +250,7 @@ def _realism(
 ) -> Realism | None:
     """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
     from ..evaluation.features import cifar_realism, inception_realism
-    from .job import load_pictures
+    from .loading import load_pictures
 
     if test.shape[0] != 3:
         return None
@@ -304,7 +304,7 @@ def likelihood(
     """
     from ..evaluation.likelihood import PAPER_BITS_PER_DIM, evaluate_likelihood
     from ..tasks.separation import Separate
-    from .job import load_pictures, load_priors
+    from .loading import load_pictures, load_priors
 
     where = compute.compute()
     priors, hashes = load_priors(Separate(2), prior, weights, where)
@@ -342,7 +342,7 @@ def gradients(
     from ..compute import Compute
     from ..evaluation.likelihood import evaluate_gradients
     from ..tasks.samples import Sample
-    from .job import load_pictures, load_priors
+    from .loading import load_pictures, load_priors
 
     check_plot(plot)
     where = Compute(device)

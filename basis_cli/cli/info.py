@@ -90,7 +90,7 @@ def priors_check(
     from ..compute import choose_device
     from ..evaluation.soundness import check, separation_seconds
     from ..priors import load_prior
-    from .job import load_pictures
+    from .loading import load_pictures
 
     where = choose_device(device)
     prior = load_prior(name, weights_path=weights_path, device=where)

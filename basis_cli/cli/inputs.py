@@ -48,12 +48,12 @@ def placed(output: OutputOptions) -> Place:
 
 
 def named(inputs: list[str], recursive: bool, place: Place) -> tuple[list[str], list[str]]:
-    """All pictures in ``inputs``, of folders those in it, and the stem of each one's results.
+    """All pictures in ``inputs``, of folders, tars and lists (``@FILE``) those in it, and the stem of each's results.
 
     It is the file's own, in the same folders as below the folder that was given.
 
     Raises:
-        InputError: a folder holds no picture.
+        InputError: a folder, a tar or a list holds no picture, or cannot be read.
         UsageError: two pictures have one stem: they must not write the same files; or one file is named for several.
     """
     pairs = [pair for name in inputs for pair in _named(name, recursive, place.folder)]
@@ -71,9 +71,16 @@ def named(inputs: list[str], recursive: bool, place: Place) -> tuple[list[str], 
 
 
 def _named(name: str, recursive: bool, out: Path) -> Iterator[tuple[str, str]]:
-    from ..data import images
+    from ..data import images, sources
 
     folder = Path(name)
+    if name.startswith("@") and not os.path.lexists(name):
+        for line in _lines(name[1:]):
+            yield from _named(line, recursive, out)
+        return
+    if sources.is_tar(name):
+        yield from _in_tar(name)
+        return
     if name == "-" or not os.path.isdir(name):
         yield name, "stdin" if name == "-" else folder.stem
         return
@@ -84,6 +91,31 @@ def _named(name: str, recursive: bool, out: Path) -> Iterator[tuple[str, str]]:
         raise InputError(f"{name} holds no pictures", f"known: {', '.join(images.ENDINGS)}{below}")
     for file in files:
         yield str(file), str(file.relative_to(folder).with_suffix(""))
+
+
+def _lines(name: str) -> list[str]:
+    """The inputs that a text file lists, one a line."""
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the list {name}: {getattr(error, 'strerror', None) or error}") from error
+    if not (named := [line for line in lines if line.strip()]):
+        raise InputError(f"{name} lists nothing", "a picture's name in each line")
+    return named
+
+
+def _in_tar(name: str) -> Iterator[tuple[str, str]]:
+    """The pictures in a tar, whose results have the names that they have in it."""
+    from ..data import images, sources
+
+    found = [Path(member) for member in sources.members(name)]
+    found = [member for member in found if member.suffix.lower() in images.ENDINGS and member.name[0] != "."]
+    if not found:
+        raise InputError(f"{name} holds no pictures", f"known: {', '.join(images.ENDINGS)}")
+    for member in found:
+        if member.is_absolute() or ".." in member.parts:
+            raise InputError(f"{name} holds {member}, which is outside of it", "was it made with bad intentions?")
+        yield f"{name}/{member}", str(member.with_suffix(""))
 
 
 def _results(folder: Path, recursive: bool, out: Path) -> Callable[[Path], bool]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,12 @@ from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
 from . import preview, report
 from .inputs import named, placed
+from .ledger import NAME, Ledger
+from .loading import load_model, load_priors
 from .options import ModelOptions, OutputOptions, SampleOptions, TileOptions, preset
 from .output import fail, sampling_progress, stderr, tell_time
-from .records import Options, contents, to_do, unlike, weights_sha256
+from .plan import Pair, planned
+from .records import Options, contents, read, unlike, weights_sha256
 from .results import Picture, Results
 
 if TYPE_CHECKING:
@@ -27,37 +29,8 @@ if TYPE_CHECKING:
 
     from ..api import DirectModel, Prior
     from ..compute import Compute
-    from ..data.datasets import Dataset
     from ..posterior import Posterior, Sampling, SavedState
     from ..tasks.base import Task
-
-
-def load_priors(
-    task: Task, names: Sequence[str] | None, weights: Path | None, compute: Compute
-) -> tuple[list[Prior], dict[str, str]]:
-    """A prior for each component, and what a record says of their weights."""
-    from ..plugins import prior_spec
-    from ..tasks.base import loaded
-
-    names = list(names or [task.prior])
-    priors = loaded(task, names, weights, compute)
-    return priors, weights_sha256({name: prior_spec(name) for name in names}, weights)
-
-
-def load_model(task: Task, name: str, weights: Path | None, compute: Compute) -> tuple[DirectModel, dict[str, str]]:
-    """A direct model, and what a record says of its weights."""
-    from ..plugins import posterior_spec
-    from ..priors.loading import load_model
-
-    model = load_model(name, task.name, weights, compute.place)
-    return model, weights_sha256({name: posterior_spec(name)}, weights)
-
-
-def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int, int, int]) -> Dataset:
-    """The split of a data set; a folder's or LSUN's pictures are made those of a prior of ``shape``."""
-    from ..data.datasets import Squares, load_dataset
-
-    return load_dataset(name, split, data_dir, Squares(shape[1], gray=shape[0] == 1))
 
 
 class Job:
@@ -88,12 +61,13 @@ class Job:
         self.references: list[np.ndarray] = []
         self.shape, self.larger = (0, 0, 0), False
         self.failures = 0
-        self.records: list[dict[str, Any]] = []
+        self.record: Callable[[dict[str, Any]], None]
+        """What is done with the record of an answer."""
         self.place = placed(output)
         self.results = Results(task, self.samples, self.samples if self.select == "all" else 1, self.place, output)
         self.inputs, self.stems = named(inputs, output.recursive, self.place)
         self.begun: list[list[str]] = []
-        self.to_do: list[tuple[str, str]] = []
+        self.to_do: list[Pair] = []
         self._check()
         if self.model.refine:
             from ..posterior import refining
@@ -110,56 +84,23 @@ class Job:
         made = {"basis": __version__, "task": self.task.name, "options": self.options.words}
         return made | by | {"weights_sha256": self.hashes}
 
-    def _unlike(self, name: str, files: Sequence[Path]) -> tuple[str, bool]:
-        """Why what is there is not the answer to an input, as :func:`~basis_cli.cli.records.unlike`."""
+    @property
+    def planned_sha256(self) -> dict[str, str]:
+        """That of each file of weights, before they are read."""
         from ..plugins import posterior_spec, prior_spec
 
-        if not self.hashes:
-            model, own = self.model.model, self.model.weights
-            if model:
-                self.hashes |= weights_sha256({model: posterior_spec(model)}, own)
-            if self.model.refine or not model:
-                priors = self.model.prior or [self.task.prior]
-                self.hashes |= weights_sha256({prior: prior_spec(prior) for prior in priors}, None if model else own)
-        return unlike(files[-1], files, self.about | {"inputs_sha256": contents([name]) | self.others})
+        model, own = self.model.model, self.model.weights
+        hashes = weights_sha256({model: posterior_spec(model)}, own) if model else {}
+        if self.model.refine or not model:
+            priors = self.model.prior or [self.task.prior]
+            hashes |= weights_sha256({prior: prior_spec(prior) for prior in priors}, None if model else own)
+        return hashes
 
-    def _plan(self) -> None:
-        """Which inputs to work on: neither those that are done, nor those whose results have too long names."""
-        from ..data.files import remove_partial
-
-        pairs = [(name, stem) for name, stem in zip(self.inputs, self.stems, strict=True) if self._nameable(name, stem)]
-        stems = [stem for _, stem in pairs]
-        self.begun = self._begun_by_killed_runs(stems)
-        files = [self.results.files(stem) for stem in stems]
-        if self.output.overwrite and (self.output.skip_existing or self.output.resume):
-            raise UsageError("--overwrite excludes --skip-existing and --resume")
-        skip = (
-            (lambda i: self._unlike(pairs[i][0], files[i])) if self.output.skip_existing or self.output.resume else None
-        )
-        again = set(to_do(files, self.output.overwrite, skip, self.output.resume))
-        again |= {stems.index(stem) for chunk in self.begun for stem in chunk}
-        self.to_do = [pairs[i] for i in sorted(again)]
-        if skip and not self.output.quiet:
-            stderr.print(f"{len(pairs) - len(again)} of {len(pairs)} skipped: they are done")
-        if not self.output.dry_run:
-            remove_partial(file for _, stem in self.to_do for file in self.results.all_files(stem))
-
-    def _nameable(self, name: str, stem: str) -> bool:
-        """Whether the results' names are short enough for a file system; reported if not."""
-        from ..data.files import LONGEST_NAME, partial_name
-
-        files = self.results.all_files(stem)
-        if all(len(os.fsencode(partial_name(file.name))) <= LONGEST_NAME for file in files):
-            return True
-        self._failed(InputError(f"the name of {name} is too long for those of its results", "rename it"))
-        return False
-
-    def _begun_by_killed_runs(self, stems: list[str]) -> list[list[str]]:
-        """The inputs that killed runs had at work, each run's together, as their saved states say."""
-        from ..posterior.resume import begun
-
-        paths = [path for path in map(self.results.state, stems) if self.output.resume and os.path.lexists(path)]
-        return [[stem for stem in begun(path) if stem in stems] for path in paths]
+    def _unlike(self, name: str, files: Sequence[Path]) -> tuple[str, bool]:
+        """Why what is there is not the answer to an input, as :func:`~basis_cli.cli.records.unlike`."""
+        self.hashes = self.hashes or self.planned_sha256
+        about = self.about | {"inputs_sha256": contents([name]) | self.others}
+        return unlike(files[-1], files, about, self.results.recorded)
 
     def _check(self) -> None:
         if self.samples < 1:
@@ -173,14 +114,20 @@ class Job:
             if self.model.prior:
                 raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --refine")
             self.sampling.of_model()
-        if self.output.resume and not self.output.workers.one:
-            raise UsageError("--resume is for one worker", "--skip-existing does only what is missing")
-        if "-" in self.inputs and not self.output.workers.one:
-            raise UsageError("several workers cannot read from stdin", "name files, or leave out --workers")
+        if "-" in self.inputs and self.shared:
+            raise UsageError("workers cannot read from stdin", "name files, or leave out --workers and --cluster")
+        if self.model.reference and len(self.inputs) > 1:
+            raise UsageError("--reference goes with one input")
+        if (self.output.send or self.output.slurm) and not self.output.cluster:
+            raise UsageError("--send and --slurm are of --cluster", "--cluster ray or slurm")
+        if wrong := [setting for setting in self.output.slurm or [] if "=" not in setting]:
+            raise UsageError(f"--slurm {wrong[0]} has no value", "--slurm partition=gpu")
         if self.output.report:
             again = self.output.skip_existing or self.output.resume
             own = again and report.replaceable(self.results.report)
             report.check(self.results.report, self.output.overwrite or own)
+        if self.output.report and self.output.jsonl:
+            raise UsageError("--report reads the record of each input", "leave out --jsonl")
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
         if self.output.uncertainty and self.samples < 2:
@@ -207,25 +154,57 @@ class Job:
             stderr.print(f"another run is at work on {stem} in {self.place.folder}: waiting for it", soft_wrap=True)
 
         with claimed(self.place.folder, self.stems, waiting):
-            self._plan()
+            self.records = Ledger(self.place.folder / NAME if self.output.jsonl and not self.output.dry_run else None)
+            self.record = self.records.append
+            self.results = replace(self.results, recorded=self.records if self.output.jsonl else None)
+            pairs = list(zip(self.inputs, self.stems, strict=True))
+            self.to_do, self.begun, refused = planned(pairs, self.results, self.output, self._unlike)
+            self.failures += refused
             self._do()
+            if self.output.report and not self.output.dry_run:
+                self._write_report()
+            self._finish()
 
     def _do(self) -> None:
+        if self.output.dry_run or not self.shared:
+            self.load()
+            self.answer(self.to_do)
+            return
+        from .engines import chosen
         from .workers import shared
 
-        if self.output.dry_run or self.output.workers.one:
-            self.load()
-            for pairs in [self.to_do] if self.begun else _parts(self.to_do):
-                self.answer(pairs)
-        else:
-            for records, failures in shared(self.given, self.to_do, self.output.workers, self.output.quiet):
-                self.records += records
-                self.failures += failures
-            places = {name: i for i, name in enumerate(self.inputs)}
-            self.records.sort(key=lambda record: places[record["input"]])
-        if self.output.report and not self.output.dry_run:
-            self._write_report()
-        self._finish()
+        if self.begun:
+            raise UsageError("a run of one worker was killed here", "go on without --workers first")
+        if not self.to_do:
+            return
+        for records, failures in shared(chosen(self), self.to_do, self.output.quiet):
+            self.failures += failures
+            for record in records:
+                self.record(record)
+
+    @property
+    def shared(self) -> bool:
+        """Whether others do the work."""
+        return self.output.cluster is not None or not self.output.workers.one
+
+    def left(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Those that the worker which was lost had not done; what it had counts."""
+        from ..data.files import remove_partial
+
+        left = []
+        for name, stem in pairs:
+            *_, file = files = self.results.files(stem)
+            if file.is_file() and self._unlike(name, files) == ("", False):
+                self.record(read(file))
+            else:
+                left.append((name, stem))
+        remove_partial(file for _, stem in left for file in self.results.all_files(stem))
+        return left
+
+    def move(self, folder: Path) -> None:
+        """Write results there."""
+        self.place = replace(self.place, folder=folder)
+        self.results = replace(self.results, place=self.place)
 
     def _write_report(self) -> None:
         """Of all inputs, also those that were done before."""
@@ -250,10 +229,14 @@ class Job:
             self.sampling.over(self.task.defaults).options(self.priors)
         self._read_references(self.shape)
 
-    def answer(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Answer inputs, each with its stem, and write what comes of them to files and ``records``."""
+    def answer(self, pairs: Iterable[Pair]) -> None:
+        """Answer inputs, each with its stem, and write what comes of them to files, and their records."""
+        for pictures in self._read(pairs):
+            self._answer_read(pictures)
+
+    def _answer_read(self, pictures: Sequence[Picture]) -> None:
         groups: dict[tuple[Task, tuple[int, int], bool], list[Picture]] = {}
-        for picture in self._read(pairs):
+        for picture in pictures:
             pixels = picture.stored.pixels
             h, w = pixels.shape[1:]
             groups.setdefault((picture.task, (h, w), picture.task.gray(pixels)), []).append(picture)
@@ -287,20 +270,23 @@ class Job:
         from ..data import images
 
         paths = self.model.reference or []
-        if paths and len(self.inputs) > 1:
-            raise UsageError("--reference goes with one input")
         if paths and len(paths) != self.task.k:
             count = f"{len(paths)} references for {self.task.k} components"
             raise UsageError(count, "--reference takes one picture for each")
         fit, white_level = self.task.fit, self.task.white_level
         self.references = [images.read(path, shape, fit, self.larger, white_level) for path in paths]
 
-    def _read(self, pairs: Iterable[tuple[str, str]]) -> list[Picture]:
-        """All inputs that can be read; each that cannot is reported, and the others go on."""
+    def _read(self, pairs: Iterable[Pair]) -> Iterator[list[Picture]]:
+        """All inputs that can be read, as many together as take little memory; what runs that were killed had begun
+        together stays so. Each that cannot be read is reported, and the others go on."""
         from ..data import images
 
-        pictures = []
+        pictures: list[Picture] = []
+        held = 0
         for name, stem in pairs:
+            if held > PART and not self.begun:
+                yield pictures
+                pictures, held = [], 0
             try:
                 task, stored = self.task.read(name, self.shape, self.larger)
                 picture = Picture(name, stem, task, stored, contents([name]) | self.others)
@@ -308,9 +294,10 @@ class Job:
                 size, opaque = picture.task.size((h, w)), picture.stored.opacity is None
                 images.check_storable(name, self.place.ending, size, opaque)
                 pictures.append(picture)
+                held += picture.stored.pixels.nbytes
             except InputError as error:
                 self._failed(error)
-        return pictures
+        yield pictures
 
     def _failed(self, error: InputError | NotFiniteError) -> None:
         """Report an error that concerns one input only."""
@@ -340,7 +327,7 @@ class Job:
         stems = [picture.stem for picture in pictures]
         begun = [[stems.index(stem) for stem in chunk if stem in stems] for chunk in self.begun]
         about = self._about(posterior)
-        began, before = time.perf_counter(), len(self.records)
+        began, done = time.perf_counter(), 0
         if isinstance(posterior, Guided) and not self.output.quiet:
             seconds = estimated_seconds(posterior, len(y), self.samples, self.compute)
             tell_time(seconds, in_words(posterior.priors[0]))
@@ -361,13 +348,13 @@ class Job:
                 if isinstance(result, NotFiniteError):
                     self._failed(NotFiniteError(f"{pictures[i].name}: {result.message}", result.hint))
                 else:
-                    self.records.append(self.results.write(pictures[i], result, about, self.references, frames, i))
+                    self.record(self.results.write(pictures[i], result, about, self.references, frames, i))
+                    done += 1
                     if self.output.preview:
                         preview.answers(stderr, result)
                 if frames:
                     frames.forget(i)
         if not self.output.quiet:
-            done = len(self.records) - before
             stderr.print(f"{done} done in {time.perf_counter() - began:.1f} s")
 
     def _about(self, posterior: Posterior) -> Mapping[str, Any]:
@@ -389,18 +376,18 @@ class Job:
     def _finish(self) -> None:
         """The command's output proper: one JSON object, or the paths of the pictures; and its exit code."""
         if self.output.as_json and not self.output.dry_run:
-            print(json.dumps({"results": self.records}))
+            shown = (json.dumps(record) for record in self.records.of(self.stems))
+            print('{"results": [', end=next(shown, ""))
+            for each in shown:
+                print(f", {each}", end="")
+            print("]}")
         elif not self.output.as_json:
-            for record in self.records:
+            for record in self.records.of(self.stems):
                 for answer in record["answers"]:
                     print(*answer["components"], sep="\n")
         if self.failures:
             raise typer.Exit(1)
 
 
-PART = 512
-"""Inputs that are read at a time: memory does not grow with how many there are."""
-
-
-def _parts(pairs: Sequence[tuple[str, str]]) -> Iterable[Sequence[tuple[str, str]]]:
-    return (pairs[first : first + PART] for first in range(0, len(pairs), PART))
+PART = 2**28
+"""Bytes of pictures that are read at a time: memory does not grow with how many there are."""

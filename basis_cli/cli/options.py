@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
@@ -79,7 +80,11 @@ class Select(str, Enum):
 
 
 Inputs = Annotated[
-    list[str], typer.Argument(help="Pictures, or folders of pictures; - reads one from stdin.", show_default=False)
+    list[str],
+    typer.Argument(
+        help="Pictures; folders or tar files of pictures; @FILE, which lists them; - reads one from stdin.",
+        show_default=False,
+    ),
 ]
 PriorName = Annotated[str, typer.Option("--prior", help="The prior: what pictures look like.")]
 PriorNames = Annotated[list[str], typer.Option("--prior", help="A prior for all components, or once for each.")]
@@ -269,6 +274,13 @@ class WorkerCount:
         return "gpus" if self.gpus else str(self.count)
 
 
+def cluster(text: str) -> str:
+    """``ray``, ``ray://HOST:PORT``, ``slurm``, or ``slurm:local``, which tries it without Slurm."""
+    if text in ("ray", "slurm", "slurm:local") or re.fullmatch(r"ray://[^/:]+:\d+", text):
+        return text
+    raise typer.BadParameter(f"{text!r} is none of ray, ray://HOST:PORT and slurm")
+
+
 def worker_count(text: str | WorkerCount) -> WorkerCount:
     """``3`` or ``gpus``."""
     if isinstance(text, WorkerCount):
@@ -324,6 +336,28 @@ class OutputOptions:
             help="Processes that share the pictures, with their share of the cores; gpus: one for each GPU.",
         ),
     ] = WorkerCount()
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            parser=cluster,
+            metavar="ray|ray://HOST:PORT|slurm",
+            help="Workers on other machines: actors of Ray, or array jobs of Slurm.",
+        ),
+    ] = None
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Of --cluster slurm, by submitit's names: partition=gpu, gpus_per_node=1, time=60.",
+        ),
+    ] = None
+    send: Annotated[
+        bool,
+        typer.Option("--send", help="--cluster without a common folder: pictures are sent there, and results back."),
+    ] = False
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="All records in OUT/results.jsonl, a line each, instead of STEM.json.")
+    ] = False
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write each pixel's standard deviation over the samples.")
     ] = False

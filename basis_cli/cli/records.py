@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -19,9 +20,10 @@ from .output import stderr
 
 if TYPE_CHECKING:
     from ..api import PosteriorSpec, PriorSpec
+    from .ledger import Ledger
 
 ELSEWHERE = {"inputs", "out", "format", "recursive", "overwrite", "skip_existing", "resume", "as_json", "quiet"}
-ELSEWHERE |= {"dry_run", "batch", "workers", "report", "preview"}
+ELSEWHERE |= {"dry_run", "batch", "workers", "cluster", "slurm", "send", "jsonl", "report", "preview"}
 """Parameters that other fields of a record tell, or that do not change the answers."""
 
 
@@ -52,13 +54,17 @@ def options(context: typer.Context) -> Options:
 
 def contents(names: Sequence[str | Path]) -> dict[str, str | None]:
     """The SHA-256 of each file; ``None`` of what is not there, or can be read only once."""
+    from ..data.sources import content
     from ..weights import sha256
 
     found: dict[str, str | None] = {}
     for name in names:
         try:
-            found[str(name)] = sha256(Path(name)) if os.path.isfile(name) else None
-        except OSError:  # it may not be read
+            if (inside := content(str(name))) is not None:
+                found[str(name)] = hashlib.sha256(inside).hexdigest()
+            else:
+                found[str(name)] = sha256(Path(name)) if os.path.isfile(name) else None
+        except (OSError, InputError):  # it may not be read
             found[str(name)] = None
     return found
 
@@ -71,14 +77,15 @@ def weights_sha256(specs: Mapping[str, PriorSpec | PosteriorSpec], weights: Path
     return {name: store.sha256(path) for name, path in paths.items() if path}
 
 
-def read(record: Path) -> dict[str, Any]:
-    """The record of an answer.
+def read(record: Path, recorded: Ledger | None = None) -> dict[str, Any]:
+    """The record of an answer, in a file of its own or among those ``recorded`` together.
 
     Raises:
         InputError: it cannot be read, or is none.
     """
     try:
-        about = json.loads(record.read_text(encoding="utf-8"))
+        together = recorded is not None and record in recorded
+        about = recorded[record] if together else json.loads(record.read_text(encoding="utf-8"))  # type: ignore[index]
         if all(key in about for key in ("input", "options", "inputs_sha256", "files_sha256", "weights_sha256")):
             return about
         reason = "it does not say how a picture was made"
@@ -87,15 +94,18 @@ def read(record: Path) -> dict[str, Any]:
     raise InputError(f"{record} is no record of an answer: {reason}", "the STEM.json beside STEM.x1.png")
 
 
-def unlike(record: Path, files: Sequence[Path], about: Mapping[str, Any]) -> tuple[str, bool]:
+def unlike(
+    record: Path, files: Sequence[Path], about: Mapping[str, Any], recorded: Ledger | None = None
+) -> tuple[str, bool]:
     """Why what is there is not the answer of this run, if so, and whether only its files are missing.
 
     Args:
         files: all that would be written, the record last.
         about: what of this run's record is known beforehand.
+        recorded: where records are, if not each in a file of its own.
     """
     try:
-        before = read(record)
+        before = read(record, recorded)
     except InputError as error:
         return error.message, False
     changed = {"basis": "another version", "task": "another task", "options": "other options"}
@@ -117,12 +127,14 @@ def to_do(
     overwrite: bool,
     skip: Callable[[int], tuple[str, bool]] | None = None,
     resume: bool = False,
+    recorded: Container[Path] | None = None,
 ) -> list[int]:
     """Which inputs to work on, given all files that each will write, its record last.
 
     Args:
         skip: why what is there is not the answer to an input, as :func:`unlike`, to leave out those that are done.
         resume: pictures without a record were left by a killed run.
+        recorded: records that are in one file.
 
     Raises:
         UsageError: a file is there, and nothing says that it may be replaced; or two inputs would write the same one.
@@ -135,6 +147,7 @@ def to_do(
     for i, own in enumerate(files):
         # a link into nothing is somebody's too
         there = [] if overwrite else [file for file in own if os.path.lexists(file)]
+        there += [own[-1]] if not overwrite and recorded is not None and own[-1] in recorded else []
         why, lost = skip(i) if skip and own[-1] in there else ("", False)
         if own[-1] in there and skip and not why:
             continue

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..data.images import Stored
     from ..posterior import Frames, Result
     from ..tasks.base import Task
+    from .ledger import Ledger
 
 
 class Picture(NamedTuple):
@@ -42,9 +43,11 @@ class Results:
     """How many of them are answers by themselves."""
     place: Place
     output: OutputOptions
+    recorded: Ledger | None = None
+    """Where the records are, if not each in a file of its own."""
 
     def files(self, stem: str) -> list[Path]:
-        """All that is written for an input, its record last."""
+        """All that is written for an input, its record last, by its own name even if all are in one file."""
         from .answers import component_files, std_files
 
         base = self.place.folder / stem
@@ -92,7 +95,7 @@ class Results:
         base = self.place.folder / picture.stem
         record_file = images.with_ending(base, ".json")
         stale = listed(record_file) - set(self.files(picture.stem))
-        record: dict[str, Any] = {"input": picture.name, "inputs_sha256": picture.sha256, **about}
+        record: dict[str, Any] = {"input": picture.name, "stem": picture.stem, "inputs_sha256": picture.sha256, **about}
         record |= {
             "settings": result.settings,
             "noise_seeds": result.seeds[0],
@@ -122,7 +125,8 @@ class Results:
             record["samples_per_distinct_answer"] = result.answers[0]
             record["sample_answers"] = result.ranked[0].answer
         record["files_sha256"] = contents(self.files(picture.stem)[:-1])
-        images.write_text(record_file, json.dumps(record, indent=2) + "\n")
+        if not self.output.jsonl:
+            images.write_text(record_file, json.dumps(record, indent=2) + "\n")
         for file in stale:  # of answers that the old record listed and this one does not
             file.unlink(missing_ok=True)
         return record

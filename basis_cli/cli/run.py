@@ -14,7 +14,8 @@ import typer
 from .. import __version__
 from ..errors import UsageError
 from ..tasks.base import Task
-from .job import Job, load_model, load_priors
+from .job import Job
+from .loading import load_model, load_priors
 from .options import (
     AsJson,
     Best,
@@ -55,7 +56,7 @@ def command(kind: type[Task]) -> Callable[..., None]:
         job = Job(task, inputs, model, sampling, compute.compute(), several, tiles, output, given)
         job.do()
         if context.obj:  # the record of which this makes an answer again
-            compare(context.obj, job.records[0], output.quiet)
+            compare(context.obj, next(job.records.of(job.stems)), output.quiet)
 
     run.__annotations__["task"] = kind
     run.__name__ = kind.name

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from ..errors import InputError
+from . import sources
 from .tags import Profile, Tags, describing_exif, srgb
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # not EPS: Pillow would run Ghostscript on it
@@ -87,6 +88,8 @@ def opened(source: Path | str | bytes, name: str) -> BinaryIO:
 def _opened(source: Path | str | bytes, name: str) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if (content := sources.content(str(source))) is not None:
+        return io.BytesIO(content)
     if str(source) == "-":
         if sys.stdin is None:
             raise InputError("standard input is closed", "name a file, or send a picture through a pipe")

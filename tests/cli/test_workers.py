@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from basis_cli.cli import workers
+from basis_cli.cli import engines, workers
+from basis_cli.cli.options import WorkerCount
 from basis_cli.errors import BasisError, UsageError
 
 QUICK = ("--prior", "toy-gaussian", "--levels", 3, "-q")
@@ -61,16 +63,18 @@ def test_two_workers_write_the_same_files_in_the_same_order():
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--workers", "2", "--resume"), 2, "--skip-existing"),
+        (("--workers", "2", "--send"), 2, "--cluster"),
+        (("--cluster", "slurm:local", "--slurm", "partition"), 2, "has no value"),
+        (("--cluster", "kubernetes"), 2, "none of ray"),
         (("--workers", "none"), 2, "neither a number"),
         (("--workers", "0"), 2, "neither a number"),
         (("--workers", "gpus"), 2, "no GPU"),
     ],
 )
-def test_mistakes_are_said_once_with_their_code(options, code, words, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = run("separate", "in", "-q", *options)
-    assert result.returncode == code, result.stderr
+def test_mistakes_are_said_once_with_their_code(basis, options, code, words, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    result = basis("separate", "in", "-q", *options)
+    assert result.exit_code == code, result.stderr
     assert words in result.stderr
     assert result.stderr.count("error:") <= 1
     assert not list(Path().glob("out/*.png"))
@@ -94,28 +98,59 @@ def given():
     return of
 
 
-def test_a_killed_workers_pictures_are_done_again_and_a_picture_that_kills_is_given_up(monkeypatch, capsys):
-    """In place of processes: a pool that breaks whenever it is given picture 3, and once on the way."""
-    broken = []
+class Fragile:
+    """In place of processes: workers that are lost whenever they are given picture 3, and once with 6."""
 
-    def until_broken(given, waiting, devices):
-        while waiting:
-            chunk = waiting.popleft()
-            names = [name for name, _ in chunk.pairs]
-            if "3" in names or ("6" in names and not broken):
-                broken.append(names)
-                yield chunk, None
-                return
-            yield chunk, ([{"input": name} for name in names], 0)
+    count = 2
 
-    monkeypatch.setattr(workers, "_until_broken", until_broken)
+    def __init__(self):
+        self.lost, self.chunks = [], {}
+
+    def at_a_time(self, pictures):
+        return 4
+
+    def begin(self, slot):
+        return self.give([(slot, None)])[0]
+
+    def give(self, work):
+        handles = [Future() for _ in work]
+        self.chunks |= {handle: chunk for handle, (_, chunk) in zip(handles, work, strict=True)}
+        return handles
+
+    def wait(self, handles):
+        return handles[:1]
+
+    def result(self, handle):
+        chunk = self.chunks[handle]
+        names = [name for name, _ in chunk.pairs] if chunk else []
+        if "3" in names or ("6" in names and ["6", "7"] not in self.lost):
+            self.lost.append(names)
+            raise workers.Lost("gone")
+        return workers.Answered([{"input": name} for name in names], 0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_a_lost_workers_pictures_are_done_again_and_a_picture_that_kills_is_given_up(capsys):
+    engine = Fragile()
     pairs = [(str(i), str(i)) for i in range(8)]
-    found = list(workers.shared((), pairs, workers.WorkerCount(2), quiet=True))
+    found = list(workers.shared(engine, pairs, quiet=True))
     done = [record["input"] for records, _ in found for record in records]
     assert sorted(done) == ["0", "1", "2", "4", "5", "6", "7"]
-    assert sum(lost for _, lost in found) == 1
-    assert broken.count(["3"]) == workers.TRIES - 1
-    assert "3: the process at work on it was ended 3 times" in capsys.readouterr().err
+    assert sum(failed for _, failed in found) == 1
+    assert [names for names in engine.lost if "3" in names] == [["0", "1", "2", "3"], ["2", "3"], ["3"]]
+    assert "3: its worker was lost 3 times: gone" in capsys.readouterr().err
+
+
+def test_workers_that_never_start_end_the_command():
+    engine = Fragile()
+    engine.result = lambda handle: (_ for _ in ()).throw(workers.Lost("no such module"))
+    with pytest.raises(BasisError, match="no worker starts: no such module"):
+        list(workers.shared(engine, [("1", "1")], quiet=True))
 
 
 @pytest.mark.usefixtures("mixtures")
@@ -136,8 +171,10 @@ def test_a_worker_that_is_killed_loses_nothing(given):
     killer = threading.Thread(target=kill)
     killer.start()
     pairs = [(f"in/{i}.png", str(i)) for i in range(7)]
-    found = list(workers.shared(given("toy-gaussian"), pairs, workers.WorkerCount(2), quiet=True))
+    engine = engines.Processes(given("toy-gaussian"), WorkerCount(2), len(pairs), 2)
+    found = list(workers.shared(engine, pairs, quiet=True))
     killer.join()
+    assert victims
     assert sorted(record["input"] for records, _ in found for record in records) == [name for name, _ in pairs]
     assert len(list(Path("out").glob("*.x1.png"))) == 7
 
