@@ -7,12 +7,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -72,7 +73,7 @@ def chosen(job: Job) -> Engine:
         return Processes(job.given, output.workers, len(job.to_do), most)
     weights = str(job.model.weights)
     contents = contents_of([name for name in job.options.files if name != weights]) if output.send else None
-    elsewhere = Elsewhere(job.planned_sha256, job.others, contents)
+    elsewhere = Elsewhere(job.planned_sha256, job.others, os.getcwd(), contents)
     if output.cluster.startswith("slurm"):
         settings = dict(setting.split("=", 1) for setting in output.slurm or [])
         local = output.cluster == "slurm:local"
@@ -209,6 +210,7 @@ class Ray:
         self._kind: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus)
         self._made = given, elsewhere
         self._actors: dict[int, Any] = {}
+        self._aside = redirect_stdout(sys.stderr)  # Ray reports dead machines on stdout, which is for results
 
     def at_a_time(self, pictures: int) -> int:
         return _at_a_time(pictures, self.count, self.most)
@@ -231,9 +233,11 @@ class Ray:
             raise Lost(_first_line(error)) from error
 
     def __enter__(self) -> Ray:
+        self._aside.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._aside.__exit__(None, None, None)
         for actor in self._actors.values():
             self._ray.kill(actor)
         if self._ours:

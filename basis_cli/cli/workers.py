@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import socket
 import sys
 import tempfile
@@ -140,6 +141,8 @@ class Elsewhere:
     """Those that this machine would use."""
     inputs_sha256: Mapping[str, str | None]
     """Of files that options name."""
+    folder: str
+    """In which the command was given."""
     contents: Mapping[str, bytes] | None = None
     """What is in these, for a worker that sees no folder of this machine."""
 
@@ -187,28 +190,28 @@ class Worker:
 
     def _loaded(self) -> Job:
         """With its prior, once."""
+        if self.job is None:
+            if self.elsewhere and self.elsewhere.contents is None:
+                _enter(self.elsewhere.folder)
+            job = self._job()
+            if self.elsewhere:
+                job.others = dict(self.elsewhere.inputs_sha256)
+            job.load()
+            if self.elsewhere:
+                _check_weights(job.hashes, self.elsewhere.weights_sha256)
+            self.job = job
+        return self.job
+
+    def _job(self) -> Job:
         import torch
 
         from .job import Job
 
-        if self.job is None:
-            torch.set_num_threads(max(1, torch.get_num_threads() // self.workers))
-            task, model, sampling, compute, several, tiles, output, options = self.given
-            compute = replace(compute, device=self.device) if self.device else compute
-            output = replace(
-                output, quiet=True, resume=False, workers=WorkerCount(), cluster=None, send=False, slurm=None
-            )
-            job = Job(task, [], model, sampling, compute, several, tiles, output, options)
-            if self.elsewhere:
-                job.others = dict(self.elsewhere.inputs_sha256)
-            job.load()
-            wanted = self.elsewhere.weights_sha256 if self.elsewhere else job.hashes
-            for name, sha256 in job.hashes.items():
-                if sha256 != wanted[name]:
-                    message = f"{socket.gethostname()} has other weights of {name}"
-                    raise WeightsError(message, f"the same file on every machine; its SHA-256 here: {wanted[name]}")
-            self.job = job
-        return self.job
+        torch.set_num_threads(max(1, torch.get_num_threads() // self.workers))
+        task, model, sampling, compute, several, tiles, output, options = self.given
+        compute = replace(compute, device=self.device) if self.device else compute
+        alone = {"workers": WorkerCount(), "cluster": None, "send": False, "slurm": None, "resume": False}
+        return Job(task, [], model, sampling, compute, several, tiles, replace(output, quiet=True, **alone), options)
 
     def _answered(self, chunk: Chunk) -> Answered:
         job = self._loaded()
@@ -240,6 +243,22 @@ class Worker:
                     job.move(out)
         finally:
             sources.RECEIVED.clear()
+
+
+def _enter(folder: str) -> None:
+    """Names of files are as seen from there."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        message = f"{socket.gethostname()} does not see {folder}: {error.strerror}"
+        raise BasisError(message, "--send, or a folder that all machines see") from error
+
+
+def _check_weights(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    for name, sha256 in found.items():
+        if sha256 != wanted[name]:
+            message = f"{socket.gethostname()} has other weights of {name}"
+            raise WeightsError(message, f"the same file on every machine; its SHA-256 is {wanted[name]}")
 
 
 def _moved(answered: Answered, job: Job, out: Path) -> Answered:

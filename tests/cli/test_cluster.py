@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -55,9 +56,9 @@ def test_a_preempted_job_goes_on_with_what_is_left(basis, mixtures, monkeypatch)
 
     alone = mixtures(3)
     given = []
-    monkeypatch.setattr(job.Job, "_do", lambda self: given.append(self.given))
-    basis("separate", "in", *QUICK, "-o", "out")
-    monkeypatch.undo()
+    with monkeypatch.context() as instead:
+        instead.setattr(job.Job, "_do", lambda self: given.append(self.given))
+        basis("separate", "in", *QUICK, "-o", "out")
     worker = workers.Worker(given[0])
     pairs = [(f"in/{i}.png", str(i)) for i in range(3)]
     assert len(worker(workers.Chunk(pairs[:2])).records) == 2
@@ -77,7 +78,7 @@ def cluster():
 
     both = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = both.add_node(num_cpus=1)
-    ray.init(both.address, log_to_driver=False, logging_level="error")
+    ray.init(both.address, log_to_driver=False, logging_level=logging.ERROR)
     yield lambda: both.remove_node(second, allow_graceful=False)
     ray.shutdown()
     both.shutdown()
