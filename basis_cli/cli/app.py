@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from .. import __version__, plugins
 from ..errors import BasisError, out_of_memory
 from ..tasks import Task, built_in
-from . import INTERRUPTED, bench, evaluate, info, numbers, records, report, run, train, weights
+from . import INTERRUPTED, bench, evaluate, info, numbers, records, report, run, sweep, train, weights
 from .output import fail, warnings_as_lines
 
 
@@ -74,6 +74,7 @@ for own in built_in().values():
     add_task(own)
 app.command()(run.sample)
 app.command()(records.rerun)
+app.command()(sweep.sweep)
 app.command()(report.report)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")

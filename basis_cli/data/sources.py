@@ -13,13 +13,21 @@ RECEIVED: dict[str, bytes] = {}
 """What is in files of another machine, by their names there."""
 
 
-@lru_cache(maxsize=16)
 def members(tar: str) -> dict[str, tuple[int, int]]:
-    """Where each file of a tar begins in it, and its bytes.
+    """Where each file of a tar begins in it, and its bytes: members are read without what is before them.
 
     Raises:
-        InputError: it is damaged or compressed, for which one would have to read all before a member.
+        InputError: it is damaged or compressed.
     """
+    try:
+        about = os.stat(tar)
+    except OSError as error:
+        raise InputError(f"cannot read {tar}: {error.strerror}") from error
+    return _members(tar, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=16)
+def _members(tar: str, *version: int) -> dict[str, tuple[int, int]]:
     try:
         with tarfile.open(tar, "r:") as archive:
             found = {}
