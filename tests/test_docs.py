@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from itertools import pairwise
@@ -79,7 +80,12 @@ def commands(page: str) -> Iterator[list[str]]:
 
 
 def reduced(argv: list[str]) -> list[str]:
-    """The command with small counts."""
+    """The command with small counts, and on this machine; of a sweep, the command that it runs."""
+    if argv[0] == "sweep":
+        argv = argv[argv.index("--") + 1 :]
+    while elsewhere := {"--cluster", "--slurm"} & {*argv}:
+        at = argv.index(elsewhere.pop())
+        argv = argv[:at] + argv[at + 2 :]
     key = next((key for key in REDUCED if tuple(argv[: len(key)]) == key), None)
     options = dict(REDUCED[key]) if key else {}
     if argv[0] in ("train", "finetune-glow"):
@@ -242,6 +248,13 @@ def prepare(argv: list[str]) -> None:
         elif path.suffix in (".safetensors", ".pth", ".index", ".json") and not path.exists() and argv[0] != "weights":
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(weights.SHIPPED / "ncsn-mnist.safetensors", path)
+        elif token.startswith("@"):
+            picture(Path("listed.png"), wanted(argv))
+            Path(token[1:]).write_text("listed.png\n")
+        elif path.suffix == ".tar":
+            picture(Path("member.png"), wanted(argv))
+            with tarfile.open(path, "w") as archive:
+                archive.add("member.png")
         elif token in FOLDERS or (before == "--data" and token not in DATA_SETS):
             for i in range(1 if token in FOLDERS else 21):
                 picture(
