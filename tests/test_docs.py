@@ -41,7 +41,7 @@ PAGES = [
     for page in ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md")))]
     if page not in GENERATED
 ]
-BLOCK = re.compile(r"^```sh\n(.*?)^```|((?:^ {4}\S.*\n)+)", re.M | re.S)
+BLOCK = re.compile(r"^```sh\n(.*?)^```|((?:^ {4}[^\n]*\n)+)", re.M | re.S)
 COMMAND = re.compile(r"^(?:\.venv/bin/)?basis (?!--)")
 FLOWS = {"--blocks": 1, "--width": 8, "--hidden": 1, "--directions": 4}
 REDUCED = {
