@@ -9,6 +9,7 @@ first asked for, so ask at the head of a module that itself imports torch, and i
   (:mod:`basis_cli.cli.commands`). Light: for the head of the module that ``basis_commands`` imports.
 * ``weights``, ``prior_spec``, ``load_prior``, ``load_model``: verified files of weights, the priors and the direct
   models of all plugins, by name;
+  ``prior_specs``, ``posterior_specs``, ``task_kinds``: all of them;
   ``resolve``: what a spec's ``"module:function"`` names.
 * ``DenoiserPrior``: a prior from a denoiser of another library.
 * ``samplers``, ``operators``, ``write_sheet``: to draw samples of a prior while it learns, to write a sampler.
@@ -57,8 +58,11 @@ if TYPE_CHECKING:
     from .evaluation import protocols as protocols
     from .evaluation import soundness as soundness
     from .operators import LinearOperator
+    from .plugins import posterior_specs as posterior_specs
     from .plugins import prior_spec as prior_spec
+    from .plugins import prior_specs as prior_specs
     from .plugins import resolve as resolve
+    from .plugins import task_kinds as task_kinds
     from .posterior.ranking import bits_per_dim as bits_per_dim
     from .priors import DenoiserPrior as DenoiserPrior
     from .priors import load_prior as load_prior
@@ -81,8 +85,11 @@ _HOMES = {
     "bits_per_dim": "posterior.ranking",
     "load_model": "priors.loading",
     "load_prior": "priors",
+    "posterior_specs": "plugins",
     "prior_spec": "plugins",
+    "prior_specs": "plugins",
     "resolve": "plugins",
+    "task_kinds": "plugins",
     "write_sheet": "data.images",
 }
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .tasks.base import Task
 
 GROUP = "basis"
-BUILT_IN = ("toy", "ncsn", "glow", "cinn", "imle", "reproduce", "diffusers")
+BUILT_IN = ("toy", "ncsn", "glow", "cinn", "imle", "reproduce", "diffusers", "ui")
 """First, so that a clash never changes what a built-in name means."""
 
 
@@ -216,7 +216,7 @@ def prior_spec(name: str) -> PriorSpec:
         UnknownPriorError: no plugin offers it; the hint names the closest one.
     """
     kind, _, own = name.partition(":")
-    spec: PriorSpec = _look_up("prior", kind, _by_name(lambda plugin: plugin.priors))
+    spec: PriorSpec = _look_up("prior", kind, prior_specs())
     return replace(spec, name=name, own=own) if own else spec
 
 
@@ -226,7 +226,24 @@ def posterior_spec(name: str) -> PosteriorSpec:
     Raises:
         UnknownPriorError: no plugin offers it.
     """
-    return _look_up("model", name, _by_name(lambda plugin: plugin.posteriors))
+    return _look_up("model", name, posterior_specs())
+
+
+def prior_specs() -> dict[str, PriorSpec]:
+    """All priors by name."""
+    return _by_name(lambda plugin: plugin.priors)
+
+
+def posterior_specs() -> dict[str, PosteriorSpec]:
+    """All direct models by name."""
+    return _by_name(lambda plugin: plugin.posteriors)
+
+
+def task_kinds() -> dict[str, type[Task]]:
+    """All tasks by name: the built-in ones, which no plugin replaces, and plugins'."""
+    from .tasks import built_in
+
+    return {name: kind for plugin in reversed(plugins()) for name, kind in plugin.tasks.items()} | built_in()
 
 
 def sampler_specs() -> dict[str, SamplerSpec]:

@@ -23,6 +23,7 @@ from .options import DtypeOption as DtypeOption
 from .options import Quiet as Quiet
 from .options import Seed as Seed
 from .options import with_options as with_options
+from .output import followers as followers
 from .output import stderr as stderr
 from .output import stdout as stdout
 from .output import training_progress as training_progress

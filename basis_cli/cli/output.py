@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,6 +27,19 @@ stderr = Console(stderr=True, **_AS_IT_IS)  # type: ignore[arg-type]
 stdout = Console(**_AS_IT_IS)  # type: ignore[arg-type]
 
 
+class Follower(Protocol):
+    """What else is told of a command's work: the page of `basis ui`."""
+
+    def estimate(self, seconds: float) -> None:
+        """About how long it will take, before it begins."""
+
+    def step(self, progress: Step) -> None:
+        """Called after each step of a sampler."""
+
+
+followers: list[Follower] = []
+
+
 def show(record: Any, as_json: bool, *tables: Table | str) -> None:
     """On stdout: one JSON value, or tables for the eye."""
     if as_json:
@@ -43,6 +56,8 @@ def fail(error: BasisError) -> None:
 
 def tell_time(seconds: float, what: str = "") -> None:
     """One line for the eye, if it is long: of ``what``, and how long it will take."""
+    for follower in followers:
+        follower.estimate(seconds)
     if seconds > 10:
         minutes, hours = seconds / 60, seconds / 3600
         shown = f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
@@ -87,6 +102,8 @@ def sampling_progress(quiet: bool = False) -> Iterator[Watch]:
 
         def watch(progress: Step) -> None:
             nonlocal last_look
+            for follower in followers:
+                follower.step(progress)
             if quiet or (time.monotonic() - last_look < 0.2 and progress.step + 1 < progress.total):
                 return  # looking at the pictures makes a GPU wait, so look rarely
             last_look = time.monotonic()

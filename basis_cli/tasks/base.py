@@ -92,6 +92,8 @@ class Task:
     """Whether an answer is several pictures, for which references are given one by one, even if there is but one."""
     colours: ClassVar[bool] = False
     """Whether gray pictures are answered in colour."""
+    palette: ClassVar[Mapping[str, tuple[int, int, int]]] = {}
+    """What the colours of its files mean, where they are painted by hand: a name to ``(red, green, blue)``."""
 
     @property
     def fit(self) -> Fit | None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from basis_cli.api import Task, UsageError
 
+from .classes import CLASSES
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,7 +33,7 @@ class Paint(Task):
     paints. Writes STEM.x1.png and STEM.json.
     """
 
-    name, noun, model = "paint", "painting", "imle-layout"
+    name, noun, model, palette = "paint", "painting", "imle-layout", CLASSES
 
     def operator(self, shape: tuple[int, int, int]) -> Any:
         return Seen()

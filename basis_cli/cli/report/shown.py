@@ -174,11 +174,10 @@ def _command(name: str) -> tuple[type[Task], Mapping[str, Parameter], Callable[[
     """The kind of a task, its own options, and a function that reads the words of its command."""
     from typer.main import get_command
 
-    from ...plugins import plugins
-    from ...tasks import built_in
+    from ...plugins import task_kinds
     from ..app import app
 
-    kinds = {name: kind for plugin in reversed(plugins()) for name, kind in plugin.tasks.items()} | built_in()
+    kinds = task_kinds()
     if name not in kinds:
         raise BasisError(f"there is no command {name!r}", "install the plugin that brings it")
     root: Any = get_command(app)
