@@ -73,7 +73,11 @@ class Jobs:
 
     def size(self) -> int:
         """Bytes of everything."""
-        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        total = 0
+        for file in self.folder.rglob("*"):
+            with suppress(OSError):  # deleted meanwhile
+                total += file.stat().st_size
+        return total
 
     # uploads
 
@@ -220,6 +224,8 @@ class Jobs:
             self.process = await asyncio.create_subprocess_exec(
                 *command, cwd=place, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
             )
+            if self._stored(job["id"]).get("state") != "running":  # cancelled while it began
+                self.process.terminate()
             code = await self.process.wait()
         self.at_work = ""
         now = self._read(place)

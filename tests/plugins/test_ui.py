@@ -162,9 +162,10 @@ def test_errors_of_a_job_are_said(server):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"task": "rm"}, {"prior": "/etc/passwd"}, {"prior": "ncsn-mnist:/etc/passwd"}, {"options": {"mask": "/etc/passwd"}},
+        {"task": "rm"}, {"prior": "/etc/passwd"}, {"prior": "ncsn-mnist:/etc/passwd"}, {"options": {"mask": "/x"}},
         {"options": {"alpha": "../x"}}, {"options": {"k": "2; rm"}}, {"options": {"k": 1e9, "mixing": "no"}},
-        {"samples": 10**6}, {"samples": True}, {"seed": -1}, {"seed": "1 --out /"}, {"preset": "worst"}, {"options": [1]},
+        {"samples": 10**6}, {"samples": True}, {"seed": -1}, {"seed": "1 --out /"}, {"preset": "worst"},
+        {"options": [1]},
         {"options": {"weights": "x"}}, {"task": "inpaint", "region": "--out"}, {"task": ["separate"]},
     ],
     ids=str,
@@ -187,12 +188,18 @@ def test_two_hundred_odd_requests_at_once(server, tmp_path):
     """No crash, and no file outside of the folder."""
     outside = {path for path in server.folder.parent.rglob("*") if server.folder not in path.parents}
     random = np.random.default_rng(0)
-    paths = ["/", "/static/../server.py", "/static/%2e%2e/server.py", "/api/jobs/../../token", "/api/uploads/..%2f..%2ftoken",
-             "/examples/..%2f..%2fREADME.md", "/api/jobs/0000000000000000/job.json", "/api/jobs", "/api/uploads", "/%00",
-             "/api/jobs/%00/x", "/static/app.js", "/" + "a" * 3000, "/api/jobs/0123456789abcdef/cancel"]  # fmt: skip
+    paths = ["/", "/static/../server.py", "/static/%2e%2e/server.py", "/api/jobs/../../token", "/api/jobs", "/%00"]
+    paths += ["/api/uploads/..%2f..%2ftoken", "/examples/..%2f..%2fREADME.md", "/api/jobs/0000000000000000/job.json"]
+    paths += [
+        "/api/uploads",
+        "/api/jobs/%00/x",
+        "/static/app.js",
+        "/" + "a" * 3000,
+        "/api/jobs/0123456789abcdef/cancel",
+    ]
     bodies = [b"", b"{", b"[]", b"null", b"\xff" * 1000, png(), b'{"task": "separate"}', b"0" * 200_000, b"[" * 90_000]
-    headers = [{}, {"Host": "x"}, {"Origin": "null"}, {"X-Name": "..%2f..%2fx.png"}, {"X-Name": "%00" * 90}, {"Range": "bytes=9-1"},
-               {"Content-Type": "x" * 2000}, {"Cookie": "basis=1"}, {"X-Name": "a" * 5000}]  # fmt: skip
+    headers = [{}, {"Host": "x"}, {"Origin": "null"}, {"X-Name": "..%2f..%2fx.png"}, {"X-Name": "%00" * 90}]
+    headers += [{"Range": "bytes=9-1"}, {"Content-Type": "x" * 2000}, {"Cookie": "basis=1"}, {"X-Name": "a" * 5000}]
     methods = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "BREW"]
 
     def odd(i: int) -> int:
@@ -233,14 +240,16 @@ def test_the_page_in_a_browser(server, browser, axe, tmp_path):
     page.locator("#run").click()
     page.locator(".job .state", has_text="running").wait_for()
     page.reload()
-    page.locator(".job .stage").first.wait_for(timeout=60_000)
-    command = page.locator(".copy code").first.inner_text()
-    assert command.startswith("basis inpaint face.png --mask face.mask.png")
+    job = page.locator(".job").first
+    job.locator(".stage").wait_for(timeout=60_000)
+    assert shlex.split(job.locator(".copy code").inner_text()) == [
+        *("basis", "inpaint", "face.png", "--mask", "face.mask.png", "--prior", "toy-mixture"),
+    ]
     with page.expect_download() as found:
-        page.locator(".tile a").first.click()
+        job.locator(".tile a").first.click()
     answer = np.asarray(Image.open(found.value.path()))
     with page.expect_download() as found:
-        page.get_by_role("link", name="Mask").first.click()
+        job.get_by_role("link", name="Mask").click()
     mask = np.asarray(Image.open(found.value.path()).convert("L")) > 127
     assert 0 < mask.sum() < 40
     given = np.asarray(Image.open(tmp_path / "face.png"))
@@ -253,6 +262,7 @@ def test_the_page_in_a_browser(server, browser, axe, tmp_path):
     page.emulate_media(color_scheme="light")
     assert axe(page) == []
     page.locator("#file").set_input_files(tmp_path / "face.png")
+    page.locator("#tasks label", has_text="inpaint").click()
     page.locator("#region").select_option("left")
     page.locator("#run").click()
     page.get_by_role("button", name="Cancel face.png").click()
