@@ -12,7 +12,8 @@ class Experiment:
     """A table or figure, the function that makes it, and how much of it to do.
 
     ``run`` is ``"module:function"``, called as ``function(setup, **sizes)``; it returns a
-    :class:`basis_reproduce.Report`. The sizes in ``full`` are the paper's; ``quick`` takes a minute or two on two CPU cores.
+    :class:`basis_reproduce.Report`. The sizes in ``full`` are the paper's; ``quick`` takes a minute or two on
+    two CPU cores.
     """
 
     name: str
