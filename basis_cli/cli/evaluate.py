@@ -33,6 +33,7 @@ from .options import (
     with_options,
 )
 from .output import check_plot, figure, sampling_progress, show
+from .quality import best_table, diversity_table, quality_table
 
 if TYPE_CHECKING:
     from ..compute import Compute
@@ -132,7 +133,7 @@ def separation(
 
 def _separation_tables(result: dict[str, Any], published: dict[str, float]) -> list[Any]:
     quality = (
-        [_quality_table(result, f"all {result['k'] * result['mixtures']} components")] if "quality" in result else []
+        [quality_table(result, f"all {result['k'] * result['mixtures']} components")] if "quality" in result else []
     )
     places = [
         f"every component in its own place, {name}: {', '.join(f'{share:.0%} {how}' for how, share in shares.items())} "
@@ -157,6 +158,13 @@ class RestorationOptions:
     refine: Refine = False
     weights: Weights = None
     inception: InceptionOption = None
+    diversity: Annotated[
+        bool,
+        typer.Option(
+            "--diversity",
+            help="Measure how varied the samples are, and classes and features by EfficientNet-Lite0 (extra imagenet).",
+        ),
+    ] = False
     sheet: SheetOption = None
     as_json: AsJson = False
     quiet: Quiet = False
@@ -167,10 +175,12 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
     assert kind.damage
 
     def run(options: RestorationOptions, damage: Damage, sampler: SamplerOptions, compute: ComputeOptions) -> None:
+        from ..evaluation.imagenet import imagenet
         from ..evaluation.protocols import evaluate_restoration
         from .loading import load_model, load_pictures, load_priors
 
         where, task = compute.compute(), damage.task()
+        network = imagenet(where.device) if options.diversity else None
         prior, model, by = None, None, {}
         hashes: dict[str, str] = {}
         if options.model:
@@ -197,13 +207,15 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
                 sampling=sampler.sampling(),
                 compute=where,
                 realism=realism,
+                network=network,
                 sheet=options.sheet,
                 watch=watch,
             )
         result = by | {"weights_sha256": hashes} | result
         title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
-        tables = [_quality_table(result, title)]
-        tables += [_best_table(result["best_of"], options.samples)] if "best_of" in result else []
+        tables = [quality_table(result, title)]
+        tables += [best_table(result["best_of"], options.samples)] if "best_of" in result else []
+        tables += [diversity_table(result["diversity"], options.samples)] if options.diversity else []
         show(result, options.as_json, *tables)
 
     run.__annotations__["damage"] = kind.damage
@@ -242,7 +254,7 @@ def samples(
             test, loaded, realism, count=count, sampling=sampler.sampling(), compute=where, watch=watch
         )
     result = {"prior": prior, "weights_sha256": hashes} | result
-    show(result, as_json, _quality_table(result, f"{count} samples of {prior}"))
+    show(result, as_json, quality_table(result, f"{count} samples of {prior}"))
 
 
 def _realism(
@@ -257,31 +269,6 @@ def _realism(
     if inception:
         return inception_realism(inception, load_pictures(name, "train", data_dir, test.shape), compute.device)
     return cifar_realism(device=compute.device) if test.shape[1:] == (32, 32) else None
-
-
-def _quality_table(result: dict[str, Any], title: str) -> Table:
-    rows = result["quality"]
-    names = [name for name in rows[next(iter(rows))] if not name.endswith(("_error", "-std"))]
-    columns = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
-    table = Table("", *(columns.get(name, name) for name in names), title=title, title_justify="left")
-    for row, found in rows.items():
-        cells = [f"{found[name]:.{3 if name == 'ssim' else 2}f}" if name in found else "" for name in names]
-        if "psnr" in found:
-            cells[names.index("psnr")] += f" ± {found['psnr_standard_error']:.2f}"
-        table.add_row(row, *cells)
-    off = f"; residual {result['residual_8bit_rms']:.2f} of 255 levels" if "residual_8bit_rms" in result else ""
-    by = result["settings"].get("sampler") or result["settings"].get("model")
-    table.caption = "\n".join([f"{by}, {result['seconds']:.0f} s{off}", *result.get("caveats", [])])
-    return table
-
-
-def _best_table(found: dict[str, dict[str, float]], samples: int) -> Table:
-    table = Table("", "RMS x 100", "MSE x 1000", title=f"error of {samples} samples", title_justify="left")
-    for row in ("baseline", "one", "best value", "best picture"):
-        rms, error, mse = (found[row][name] for name in ("rms", "standard_error", "mse"))
-        table.add_row(row, f"{100 * rms:.2f} ± {100 * error:.2f}", f"{1000 * mse:.2f}")
-    table.caption = f"variance over the samples: {10_000 * found['variance']['mean']:.1f} / 10,000"
-    return table
 
 
 @app.command()

@@ -27,6 +27,8 @@ from ..tasks.base import Task
 from ..tasks.samples import Sample
 from ..tasks.separation import Separate
 from . import metrics
+from .diversity import caveats, diversity, likeness, measurable
+from .imagenet import ImageNet
 
 PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
     "class-split": {
@@ -261,6 +263,7 @@ def evaluate_restoration(
     sampling: Sampling | None = None,
     compute: Compute | None = None,
     realism: metrics.Realism | None = None,
+    network: ImageNet | None = None,
     sheet: Path | None = None,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
@@ -273,12 +276,16 @@ def evaluate_restoration(
     Returns:
         ``quality``: :func:`quality` of the ``baseline``, of ``one sample``, of the mean of all samples if there are
         several, and of the truth itself, with ``caveats`` where pictures are few; with several ``best_of``:
-        :func:`~.metrics.best_of`, and of the baseline; ``residual_8bit_rms``; then how it was done.
+        :func:`~.metrics.best_of`, and of the baseline; ``residual_8bit_rms``; then how it was done. With a ``network``
+        also :func:`~.diversity.likeness` in ``quality`` and the :func:`~.diversity.diversity` of the samples.
 
     Raises:
-        UsageError: the prior or the model is of pictures of another shape.
+        UsageError: the prior or the model is of pictures of another shape; one sample has no diversity.
     """
     truth, sampling = data[:pictures], sampling or Sampling()
+    if network:
+        measurable(samples, len(truth))
+        metrics.torchmetrics("image.fid")
     priors = [] if prior is None else [of_shape(prior, data.name, truth)]
     _ready(sheet, realism)
     posterior: Posterior
@@ -301,14 +308,20 @@ def evaluate_restoration(
         best["best_of"]["baseline"] = metrics.best_of(found["baseline"][:, None], truth)["one"]
     if sheet:
         _write_sheet(sheet, y, found["baseline"], *several[:, :3].unbind(1), truth)
+    quality, notes = _compared(truth, realism, **found), _caveats(realism, len(y))
+    if network:
+        alike = likeness(network, found | {"truth": truth}, truth)
+        quality = {name: figures | alike[name] for name, figures in quality.items()}
+        notes = {"caveats": notes.get("caveats", []) + caveats(len(y))}
+        best["diversity"] = diversity(network, several, truth)
     return {
         "task": task.noun,
         **task.about(),
         "data": data.name,
         "split": data.split,
         "pictures": len(y),
-        "quality": _compared(truth, realism, **found),
-        **_caveats(realism, len(y)),
+        "quality": quality,
+        **notes,
         **best,
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,

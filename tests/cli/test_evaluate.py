@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 QUICK = ["--prior", "toy-mixture", "--sampler", "langevin", "--levels", 2, "--steps", 2, "-q"]
@@ -79,6 +80,35 @@ def test_restorations_beside_their_baseline(basis, digits, command, options):
     table = basis(*run).stdout
     assert f"{report['quality']['baseline']['psnr']:.2f}" in table
     assert "mean of 2" in table
+
+
+class Tiny(torch.nn.Module):
+    """Features of eight by eight pictures, in place of a network that is an extra."""
+
+    def layers(self, x):
+        return [torch.nn.functional.normalize(x.expand(-1, 2, -1, -1) + 1, dim=1)]
+
+    def forward(self, x):
+        return x.flatten(1)[:, :10], x.flatten(1)[:, 20:25]
+
+
+def test_diversity_of_the_samples(basis, digits, monkeypatch):
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setattr("basis_cli.evaluation.imagenet.imagenet", lambda device: Tiny())
+    run = ["evaluate", "inpainting", "--mask", "bottom", "--prior", "toy-gaussian", "--data", "mnist", "--levels", 3]
+    run += ["--data-dir", digits(), "--pictures", 6, "-q", "--diversity"]
+    report = json.loads(basis(*run, "--samples", 2, "--json").stdout)
+    rows = report["quality"]
+    assert all({"imagenet-FD", "top-5"} <= row.keys() for row in rows.values())
+    assert rows["truth"] == {"imagenet-FD": pytest.approx(0, abs=1e-6), "top-5": 1}
+    assert report["diversity"].keys() >= {"FWV 0.3", "FWV 0.2", "FWV 0.15"}
+    assert "6 pictures do not tell" in report["caveats"][0]
+    table = basis(*run, "--samples", 2).stdout
+    assert "imagenet-FD" in table
+    assert "FWV 0.15" in table
+    alone = basis(*run)
+    assert alone.exit_code == 2
+    assert "--samples 10" in alone.stderr
 
 
 def test_pictures_of_a_folder_are_made_as_large_as_the_priors(basis, picture, tmp_path):
