@@ -19,6 +19,9 @@ try:
 except ImportError:  # Windows: runs are not kept apart
     fcntl = None  # type: ignore[assignment]
 
+MANY = 1000
+NAMES = 28
+"""Bits of a name's place among the locks, and of a folder's."""
 LONGEST_NAME = 255
 """Bytes, as nearly all file systems have it."""
 HINTS = {
@@ -68,8 +71,9 @@ def atomically(path: Path) -> Iterator[Path]:
 def claimed(folder: Path, names: Iterable[str], waiting: Callable[[str], None]) -> Iterator[None]:
     """Keep other runs of this user from working on ``names`` in ``folder`` at the same time: they wait.
 
-    ``waiting`` is called with the first name that another run is at work on. Nothing is locked on Windows, or where the
-    user's cache folder cannot be written.
+    ``waiting`` is called with the first name that another run is at work on. More than :data:`MANY` names are the whole
+    folder, for the time that a lock takes grows with their number. Nothing is locked on Windows, or where the user's
+    cache folder cannot be written.
     """
     lock = _lock() if fcntl else None
     try:
@@ -82,7 +86,7 @@ def claimed(folder: Path, names: Iterable[str], waiting: Callable[[str], None]) 
 
 
 def _lock() -> int | None:
-    """One file for all folders: each name in each of them is a byte of it, far behind its end."""
+    """One file for all folders: each has a range of it, far behind its end, and each name in it is a byte of that."""
     path = platformdirs.user_cache_path("basis") / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,21 +96,24 @@ def _lock() -> int | None:
 
 
 def _claim(lock: int, folder: Path, names: Iterable[str], waiting: Callable[[str], None]) -> None:
-    where = os.path.realpath(folder)
-    places = {_place(os.path.join(where, name)): name for name in names}
+    begin = _hash(os.path.realpath(folder)) << NAMES
+    places = {begin + _hash(name): name for name in names}
+    length = 1
+    if len(places) > MANY:
+        places, length = {begin: next(iter(places.values()))}, 1 << NAMES
     for place in sorted(places):  # all in one order, so that no two runs wait for each other
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, length, place)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
                 return
             waiting(places[place])
             waiting = _said
-            fcntl.lockf(lock, fcntl.LOCK_EX, 1, place)
+            fcntl.lockf(lock, fcntl.LOCK_EX, length, place)
 
 
-def _place(path: str) -> int:
-    return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:7], "big")
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") % (1 << NAMES)
 
 
 def _said(name: str) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+
+from basis_cli.data.files import claimed
 
 TOY = ("--prior", "toy-gaussian", "--levels", 3, "-q")
 
@@ -124,3 +128,24 @@ def test_a_part_of_the_inputs_at_a_time_gives_the_same_files(basis, picture, mon
         json.loads(Path("parts/0.json").read_text())["settings"]
         == json.loads(Path("whole/0.json").read_text())["settings"]
     )
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(2000, 1), (1, 2000), (2000, 2000), (3, 2)])
+def test_a_run_of_many_inputs_claims_the_folder(tmp_path, monkeypatch, theirs, ours):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    claims = (
+        f"with claimed(Path({str(tmp_path)!r}), map(str, range({theirs})), print): print('mine', flush=True); input()"
+    )
+    command = [sys.executable, "-c", f"from pathlib import Path; from basis_cli.data.files import claimed\n{claims}"]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "mine\n"
+    waited = []
+
+    def waiting(name):
+        waited.append(name)
+        other.communicate("\n")
+
+    with claimed(tmp_path / "elsewhere", ["0"], waiting):
+        assert not waited
+    with claimed(tmp_path, map(str, range(ours)), waiting):
+        assert len(waited) == 1
