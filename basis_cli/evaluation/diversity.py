@@ -43,7 +43,8 @@ def diversity(
         FWV = 1/n sum_i 1/m sum_j exp(-d(x_ij, t_i)^2 / (2 bandwidth^2)) d(x_ij, mean_j x_ij)
 
     with ``d`` the :func:`feature_distance` of the layers of ``network``, a :class:`Layered` module. It depends on that
-    network: compare figures of one only. Pictures are rounded to 8 bits, as files hold them.
+    network and, where samples are few, on how many they are: compare figures of the same only. Pictures are rounded to
+    8 bits, as files hold them.
 
     Returns:
         ``FWV BANDWIDTH`` for each bandwidth, ``distance to the truth`` and ``distance to the mean``, each with its
