@@ -21,9 +21,11 @@ from PIL import Image
 httpx = pytest.importorskip("httpx", reason="needs httpx, to ask the server")
 pytest.importorskip("uvicorn", reason="needs basis-cli[ui]")
 
-from basis_ui import form  # noqa: E402
+from basis_ui import form, jobs  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 from basis_cli.api import InputError  # noqa: E402
+from basis_cli.cli.app import app  # noqa: E402
 
 TOY = {"prior": "toy-mixture", "preset": "fast"}
 
@@ -75,7 +77,7 @@ def server(tmp_path_factory):
     started.end()
 
 
-def test_a_job_and_its_command_give_the_same_files(server, tmp_path):
+def test_a_job_and_its_command_give_the_same_files(server, tmp_path, monkeypatch):
     upload = server.upload(png(), "../a b;$(x).png").json()
     assert upload["name"] == "a-b-x.png", "no folder, and nothing that a shell takes ill"
     job = server.add(upload=upload["id"], task="separate", samples=2, seed=3, options={"mixing": "max"})
@@ -84,9 +86,9 @@ def test_a_job_and_its_command_give_the_same_files(server, tmp_path):
     archive = zipfile.ZipFile(io.BytesIO(server.client.get(f"/api/jobs/{job['id']}/all.zip").content))
     archive.extractall(tmp_path)
     assert done["command"].startswith("basis separate a-b-x.png")
-    words = shlex.split(done["command"])[1:]
-    again = subprocess.run([sys.executable, "-m", "basis_cli", *words], cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    monkeypatch.chdir(tmp_path)
+    again = CliRunner().invoke(app, shlex.split(done["command"])[1:])
+    assert again.exit_code == 0, again.stderr
     for name in ("a-b-x.s1.x1.png", "a-b-x.s2.x2.png", "a-b-x.x1.std.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
     report = server.client.get(f"/api/jobs/{job['id']}/report.html")
@@ -97,8 +99,8 @@ def test_a_job_and_its_command_give_the_same_files(server, tmp_path):
 def test_a_killed_server_loses_nothing(tmp_path):
     server = Server(tmp_path / "ui")
     upload = server.upload(png()).json()["id"]
-    jobs = [server.add(upload=upload, task="separate", seed=seed) for seed in (1, 2)]
-    server.until(jobs[0]["id"], "running")
+    added = [server.add(upload=upload, task="separate", seed=seed) for seed in (1, 2)]
+    server.until(added[0]["id"], "running")
     server.end(signal.SIGKILL)
     server = Server(tmp_path / "ui")
     try:
@@ -108,13 +110,13 @@ def test_a_killed_server_loses_nothing(tmp_path):
         )  # fmt: skip
         assert again.returncode == 2
         assert "another `basis ui`" in again.stderr
-        cancelled = server.client.post(f"/api/jobs/{jobs[1]['id']}/cancel").json()
+        cancelled = server.client.post(f"/api/jobs/{added[1]['id']}/cancel").json()
         assert cancelled["state"] == "cancelled"
-        done = server.until(jobs[0]["id"], "done", "failed")
+        done = server.until(added[0]["id"], "done", "failed")
         assert done["state"] == "done", done
         assert "restarted" in done["note"]
-        assert server.client.delete(f"/api/jobs/{jobs[0]['id']}").status_code == 200
-        assert [job["id"] for job in server.client.get("/api/jobs").json()] == [jobs[1]["id"]]
+        assert server.client.delete(f"/api/jobs/{added[0]['id']}").status_code == 200
+        assert [job["id"] for job in server.client.get("/api/jobs").json()] == [added[1]["id"]]
     finally:
         server.end()
 
@@ -152,11 +154,21 @@ def test_what_is_no_picture(server, data, words):
     assert words in answer.json()["error"]
 
 
-def test_errors_of_a_job_are_said(server):
-    upload = server.upload(png((9, 9))).json()["id"]
-    job = server.add(upload=upload, task="separate")
-    failed = server.until(job["id"], "failed", "done")
-    assert "9 x 9 pixels, the prior models 8 x 8" in failed["error"]
+@pytest.mark.parametrize(
+    ("code", "said", "words"),
+    [
+        (1, "warning: dark\nerror: mix.png is 9 x 9 pixels (--fit crop)\n", "mix.png is 9 x 9 pixels (--fit crop)"),
+        (1, "Traceback\nValueError: odd\n", "ValueError: odd"),
+        (-9, "", "it was ended from outside: too little memory?"),
+    ],
+)  # fmt: skip
+def test_a_job_that_failed_says_why(code, said, words):
+    ended = jobs._ended(code, said)
+    assert (ended["state"], ended["error"]) == ("failed", words)
+    assert jobs._ended(0, "warning: mix.png is dark\nout/mix.x1.png\n") == {
+        "state": "done",
+        "warnings": ["mix.png is dark"],
+    }
 
 
 @pytest.mark.parametrize(
