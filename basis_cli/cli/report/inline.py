@@ -11,9 +11,9 @@ from PIL import Image
 
 from ...data import images
 
-BUDGET = 20_000_000
+BUDGET = 16_000_000
 """Bytes of all pictures of a report; text makes a third more of them."""
-LEAST, MOST = 2_500, 400_000
+LEAST, MOST = 1_500, 400_000
 """Bytes of a picture: what all may have, and what none needs more than."""
 
 
