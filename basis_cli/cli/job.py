@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
-from . import preview, report
+from . import report
 from .inputs import named, placed
 from .ledger import NAME, Ledger
 from .loading import load_model, load_priors
@@ -351,6 +351,8 @@ class Job:
                     self.record(self.results.write(pictures[i], result, about, self.references, frames, i))
                     done += 1
                     if self.output.preview:
+                        from . import preview
+
                         preview.answers(stderr, result)
                 if frames:
                     frames.forget(i)

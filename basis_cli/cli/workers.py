@@ -96,6 +96,7 @@ def shared(engine: Engine, pairs: Pairs, quiet: bool) -> Iterator[tuple[list[dic
                     done = error
                 else:
                     idle.append(slot)
+                    starts[slot] = 0
                 if chunk is None:
                     continue
                 if isinstance(done, Lost):
