@@ -10,8 +10,11 @@ from basis_toy.prior import GaussianMixture, soft_blobs
 
 import basis_cli
 from basis_cli import operators, samplers
-from basis_cli.operators import Composed, Maximum, Mixture, Mixtures, Quantized, Saturated, Screen
-from basis_cli.priors.wrapper import NegativePrior, wrapped
+from basis_cli.errors import UsageError
+from basis_cli.operators import Composed, Maximum, Mixture, Mixtures, Quantized, Saturated, Screen, UnknownMixtures
+from basis_cli.posterior.surprise import IMPROBABLE, surprise
+from basis_cli.priors.wrapper import AlikePrior, NegativePrior, wrapped
+from basis_cli.tasks.separation import Separate
 
 MEAN, STD = torch.tensor([0.6, 0.3]), torch.tensor([0.3, 0.2])
 
@@ -205,3 +208,109 @@ def test_coefficients_are_estimated_with_the_components():
     torch.testing.assert_close(found, torch.tensor([0.7, 0.5, 0.8]), atol=0.1, rtol=0)
     assert result.residual.max() < 1
     assert result.of(1).alpha.shape == (2, 1, 1)
+
+
+def test_edges_tell_the_coefficients_of_several_observations():
+    """Pictures whose edges seldom meet: two squares each, apart but for one corner."""
+    x = torch.zeros(2, 2, 1, 16, 16)
+    x[0, :, 0, 2:8, 3:9], x[0, 1, 0, 10:14, 2:5] = 0.9, 0.6
+    x[1, :, 0, 6:13, 7:14] = 0.8
+    alpha = torch.tensor([[0.65, 0.35], [0.4, 0.6]])
+    y = Mixtures(alpha.tolist())(x)
+    begun = operators.begun(UnknownMixtures([[0.5, 0.5]] * 2), y)
+    for rows in begun.rows:
+        rows = rows if rows[0, 0] > 0.5 else rows.flip(1)
+        torch.testing.assert_close(rows, alpha, atol=0.02, rtol=0)
+    torch.testing.assert_close(operators.fitted(begun, x, y)(x), y, atol=0.02, rtol=0)
+    prior = soft_blobs((1, 16, 16), std=0.2, length=1.5)
+    sampling = basis_cli.Sampling(levels=5)
+    result = basis_cli.separate(list(y.split(1, dim=1)), prior=prior, together=True, alpha="auto", sampling=sampling)
+    assert result.alpha.shape == (2, 2, 1, 2)
+    assert result.residual.max() < 2
+    assert operators.estimated(begun).shape == (2, 2, 2)
+
+
+def test_several_observations_give_the_components_themselves():
+    prior = soft_blobs((1, 6, 6), std=0.2, length=1.5)
+    x = torch.stack([prior.sample(3, torch.Generator().manual_seed(i)) for i in range(2)]).clamp(0, 1)
+    alpha = [[0.65, 0.35], [0.4, 0.6]]
+    y = Mixtures(alpha)(x)
+    given = {"prior": prior, "together": True, "references": list(x), "sampling": basis_cli.Sampling(levels=5)}
+    result = basis_cli.separate(list(y.split(1, dim=1)), alpha=alpha, **given)
+    assert result.psnr.min() > 45
+    assert result.components.shape == (2, 3, 1, 1, 6, 6)
+    with pytest.raises(UsageError, match="3 and 3 coefficients"):
+        basis_cli.separate(list(y.split(1, dim=1)), alpha=[[1, 2, 3], [3, 2, 1]], **given)
+
+
+def test_a_guide_is_a_noisy_observation():
+    """Exactly: the score is the gradient of ``p_sigma(x | g)``, whose mean is known for a Gaussian prior."""
+    prior, std = soft_blobs((1, 2, 2), std=0.2, length=1.5), 0.1
+    guide, x = torch.rand(1, 2, 2), torch.rand(5, 1, 2, 2).requires_grad_()
+    alike = AlikePrior(prior, guide, std)
+    level = alike.at(0.3)
+    (gradient,) = torch.autograd.grad(level.log_prob(x).sum(), x)
+    torch.testing.assert_close(level.score(x), gradient, rtol=1e-3, atol=1e-3)
+    far = alike.at(1e3)
+    mean = x.detach() + 1e6 * far.score(x.detach())
+    exact = guide + std**2 * prior.at(std).score(guide[None])
+    torch.testing.assert_close(mean, exact.expand_as(mean), atol=1e-2, rtol=0)
+
+
+def test_pictures_that_a_prior_does_not_know_are_surprising():
+    means = torch.tensor([[0.9, 0.9, 0.1, 0.1], [0.1, 0.9, 0.1, 0.9]])
+    prior = GaussianMixture(torch.tensor([0.5, 0.5]), means, 1e-3 * torch.eye(4).expand(2, 4, 4), (1, 2, 2))
+    known, strange = prior.sample(200, torch.Generator().manual_seed(0)), 1 - means.view(2, 1, 2, 2)
+    assert float(surprise([prior], known[None]).mean()) < IMPROBABLE
+    assert float(surprise([prior], strange[None]).min()) > 2 * IMPROBABLE
+    assert float(surprise([prior], 1 - strange[None]).max()) < IMPROBABLE
+
+
+def test_the_likely_cause_of_an_improbable_answer():
+    means = torch.tensor([[0.9, 0.9, 0.1, 0.1], [0.1, 0.9, 0.1, 0.9]])
+    prior = GaussianMixture(torch.tensor([0.5, 0.5]), means, 1e-3 * torch.eye(4).expand(2, 4, 4), (1, 2, 2))
+    negative = 1 - means.mean(0).view(1, 1, 2, 2)
+    result = basis_cli.separate(negative, prior=prior)
+    before = float(result.surprise.mean())
+    assert before > IMPROBABLE
+    task, sampling = Separate(), basis_cli.Sampling(seed=1)
+    assert task.cause([prior] * 2, negative, before, sampling, basis_cli.Compute()) == "--invert"
+    assert task.cause([prior] * 2, negative, -10.0, sampling, basis_cli.Compute()) is None  # nothing to explain
+
+
+@pytest.mark.parametrize("std", [0.0, 0.05, 0.1])
+@pytest.mark.parametrize("ground", [0.0, 0.5, 1.0])
+def test_noise_is_measured(std, ground):
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.full((1, 40, 40), ground)
+    picture[:, 10:20, 10:30] = 0.7
+    noisy = picture + std * torch.randn(picture.shape, generator=generator)
+    noisy = (noisy.clamp(0, 1) * 255).round() / 255
+    assert operators.noise_std(noisy) == pytest.approx(std, rel=0.2)
+    holes = noisy.clone()
+    holes[:, :, :15] = math.nan
+    assert operators.noise_std(holes) == pytest.approx(std, rel=0.25)
+    assert operators.noise_std(torch.full((1, 3, 3), 0.5)) == 0
+
+
+def test_noise_measured_in_each_picture_is_that_of_its_answer():
+    prior = soft_blobs((1, 16, 16), std=0.2, length=4)
+    x = prior.sample(2, torch.Generator().manual_seed(0)).clamp(0.2, 0.8)
+    x[1] += 0.1 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(1))
+    auto = basis_cli.Sampling(noise_std="auto", levels=4)
+    result = basis_cli.separate(x.clamp(0, 1), prior=prior, sampling=auto)
+    std = auto.measured(x[1].clamp(0, 1)).noise_std
+    assert std == pytest.approx(0.1, rel=0.3)
+    told = basis_cli.separate(x[1:].clamp(0, 1), prior=prior, sampling=basis_cli.Sampling(noise_std=std, levels=4))
+    assert torch.equal(result.components[:, 1], told.components[:, 0])
+    assert auto.measured(x[0]).noise_std is None
+    with pytest.raises(UsageError, match="auto"):
+        basis_cli.Sampling(noise_std="much").measured(x[0])
+
+
+def test_the_time_for_unknown_coefficients_counts_all_chains():
+    posterior = Separate(alpha="auto").posterior([soft_blobs((1, 4, 4))] * 2, basis_cli.Sampling(levels=2))
+    x = posterior.sample(torch.rand(2, 1, 4, 4), [1, 2])
+    assert posterior.evaluations(2) == posterior.chains * 2 * 2
+    assert posterior.spread([1, 2]).shape == (2,)
+    assert torch.isfinite(x).all()

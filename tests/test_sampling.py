@@ -34,7 +34,8 @@ def test_each_task_has_its_sampler():
     assert Sample().posterior([Free()], Sampling()).sampling.sampler == "project"
     assert Sample().posterior([Ladder()], Sampling()).sampling.sampler == "langevin"
     assert Sampling().over(DEFAULTS["colorize"]).sampler == "project"
-    assert Sampling(noise_std=0.1).over(DEFAULTS["colorize"]).sampler == "conjugate"
+    noisy = Sampling(noise_std=0.1).over(DEFAULTS["colorize"])
+    assert (noisy.sampler, noisy.overrelaxation) == ("project", 0.9)
     assert Sampling("mmps").over(DEFAULTS["separate"]) == Sampling("mmps")
 
 

@@ -65,7 +65,12 @@ def write_answers(
             "residual_8bit_rms": numbers(result.residual[0, sample : sample + 1], 4)[0],
         }
         if result.alpha is not None:
-            answer["alpha"] = numbers(result.alpha[:, 0, sample], 4)
+            alpha = result.alpha[:, 0, sample]  # (k,), or (k, m) of several observations, which a record has as rows
+            answer["alpha"] = numbers(alpha, 4) if alpha.ndim == 1 else [numbers(row, 4) for row in alpha.T]
+        if result.alpha_spread is not None:
+            answer["alpha_spread"] = round(float(result.alpha_spread[0, sample]), 4)
+        if result.surprise is not None:
+            answer["surprise"] = numbers(result.surprise[:, 0, sample], 3)
         if result.psnr is not None:
             answer["psnr_db"] = numbers(result.psnr[:, 0, sample], 3)
         if result.log_prob is not None:
@@ -96,7 +101,7 @@ def write_sheet(path: Path, result: Result, references: list[np.ndarray]) -> Non
 
     answers = result.components[:, 0].numpy()
     k, _, c, h, w = answers.shape
-    seen = images.filled(result.y[0].numpy(), (c, h, w))
+    seen = images.filled(result.y[0, :c].numpy(), (c, h, w))
     rows = []
     for i in range(k):
         rows += [seen if i == 0 else np.ones_like(seen), *answers[i], *references[i : i + 1]]

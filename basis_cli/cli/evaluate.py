@@ -21,6 +21,7 @@ from .options import (
     DataNames,
     Device,
     ModelName,
+    NoiseOption,
     PriorName,
     PriorNames,
     Quiet,
@@ -75,7 +76,12 @@ def separation(
     protocol: ProtocolOption = Protocol.class_agnostic,
     pairs: Annotated[int, typer.Option(min=1, help="Mixtures to separate; the paper has 6,000.")] = 500,
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
-    alpha: Annotated[str | None, typer.Option(help="Mixing coefficients, a,b,... (default: 1/k each)")] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            help="Mixing coefficients, a,b,... (default: 1/k each); a,b;c,d: of two mixtures, separated together."
+        ),
+    ] = None,
     unknown: Annotated[bool, typer.Option("--unknown", help="The coefficients are not told: --alpha auto.")] = False,
     mixing: Annotated[Mixing, typer.Option(help="How pictures are laid over each other.")] = Mixing.mean,
     size: Annotated[
@@ -94,7 +100,7 @@ def separation(
     """
     from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
     from ..priors.tiles import about_tiles, tiled
-    from ..tasks.separation import Separate
+    from ..tasks.separation import Separate, Together
     from .loading import load_pictures, load_priors
 
     check_plot(plot)
@@ -102,7 +108,9 @@ def separation(
     sampling, samples, select = several.chosen(Separate(k), sampler.sampling(several.noise_std))
     if bool(size) != tiles.tile:
         raise UsageError("--size and --tile are for pictures larger than the prior's", "give both")
-    where = compute.compute()
+    where, task = compute.compute(), Separate(k, alpha, mixing)
+    if alpha and ";" in alpha:
+        task = Together(k, alpha, mixing, observations=alpha.count(";") + 1)
     priors, hashes = load_priors(Separate(k), prior, weights, where)
     priors = tiled(priors, (size, size), tiles.overlap, tiles.pyramid) if size else priors
     tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
@@ -111,7 +119,7 @@ def separation(
             tests,
             priors,
             protocol=protocol.value,
-            task=Separate(k, alpha, mixing),
+            task=task,
             unknown=unknown,
             pairs=pairs,
             pairs_seed=sampler.seed,
@@ -154,6 +162,7 @@ class RestorationOptions:
     samples: Annotated[
         int, typer.Option(min=1, help="Samples of each; their mean and the best of them are measured too.")
     ] = 1
+    noise_std: NoiseOption = None
     model: ModelName = None
     refine: Refine = False
     weights: Weights = None
@@ -204,7 +213,7 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
                 name=options.model or "",
                 pictures=options.pictures,
                 samples=options.samples,
-                sampling=sampler.sampling(),
+                sampling=sampler.sampling(options.noise_std),
                 compute=where,
                 realism=realism,
                 network=network,

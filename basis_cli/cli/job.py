@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..api import DirectModel, Prior
     from ..compute import Compute
-    from ..posterior import Posterior, Sampling, SavedState
+    from ..posterior import Posterior, Result, Sampling, SavedState
     from ..tasks.base import Task
 
 
@@ -54,13 +54,14 @@ class Job:
         self.tiles, self.output = tiles, output
         self.preset = preset(several.fast, several.best)
         self.sampling, self.samples, self.select = several.chosen(task, sampling)
-        self.options, self.others = options, contents(options.files)
+        self.options, self.others = options, contents([*options.files, *task.beside])
         self.priors: list[Prior] = []
         self.direct: DirectModel | None = None
         self.hashes: dict[str, str] = {}
         self.references: list[np.ndarray] = []
         self.shape, self.larger = (0, 0, 0), False
         self.failures = 0
+        self.doubted = False
         self.record: Callable[[dict[str, Any]], None]
         """What is done with the record of an answer."""
         self.place = placed(output)
@@ -82,6 +83,7 @@ class Job:
             by["prior"] = self.model.prior or [self.task.prior]
         by |= {"preset": self.preset} if self.preset else {}
         made = {"basis": __version__, "task": self.task.name, "options": self.options.words}
+        made |= {"together_with": self.task.beside} if self.task.beside else {}
         return made | by | {"weights_sha256": self.hashes}
 
     @property
@@ -235,16 +237,17 @@ class Job:
             self._answer_read(pictures)
 
     def _answer_read(self, pictures: Sequence[Picture]) -> None:
-        groups: dict[tuple[Task, tuple[int, int], bool], list[Picture]] = {}
+        groups: dict[tuple[Task, tuple[int, int], bool, Sampling], list[Picture]] = {}
         for picture in pictures:
             pixels = picture.stored.pixels
             h, w = pixels.shape[1:]
-            groups.setdefault((picture.task, (h, w), picture.task.gray(pixels)), []).append(picture)
+            sampling = self._measured(picture)
+            groups.setdefault((picture.task, (h, w), picture.task.gray(pixels), sampling), []).append(picture)
         work, refused = [], []
         # all that can be refused is refused before anything is computed
-        for (task, seen, gray), pictures in groups.items():
+        for (task, seen, gray, sampling), pictures in groups.items():
             try:
-                work.append((self._posterior(task, seen, gray), task, pictures))
+                work.append((self._posterior(task, seen, gray, sampling), task, pictures))
             except InputError as error:  # a mask of another size than these pictures
                 refused += [(error, picture) for picture in pictures]
         if refused and not work:
@@ -256,15 +259,27 @@ class Job:
         for posterior, task, pictures in work:
             self._answer(posterior, task, pictures)
 
-    def _posterior(self, task: Task, seen: tuple[int, int], gray: bool) -> Posterior:
+    def _measured(self, picture: Picture) -> Sampling:
+        """How to sample this one, which may have noise of its own."""
+        import torch
+
+        sampling = self.sampling
+        if sampling.noise_std == "auto":
+            sampling = sampling.measured(picture.task.measurable(torch.from_numpy(picture.stored.pixels)))
+            if not self.output.quiet:
+                found = f"noise of {sampling.noise_std:g}" if sampling.noise_std else "no noise"
+                stderr.print(f"{picture.name}: {found}", soft_wrap=True, highlight=False)
+        return sampling
+
+    def _posterior(self, task: Task, seen: tuple[int, int], gray: bool, sampling: Sampling) -> Posterior:
         from ..priors.tiles import tiled
 
         if self.direct:
-            return task.directed(self.direct, seen, self.sampling, str(self.model.model), self.priors)
+            return task.directed(self.direct, seen, sampling, str(self.model.model), self.priors)
         priors = self.priors
         if self.tiles.tile:
             priors = tiled(priors, task.size(seen), self.tiles.overlap, self.tiles.pyramid)
-        return task.posterior(task.suited(priors, seen, gray), self.sampling)
+        return task.posterior(task.suited(priors, seen, gray), sampling)
 
     def _read_references(self, shape: tuple[int, int, int]) -> None:
         from ..data import images
@@ -354,6 +369,7 @@ class Job:
                         from . import preview
 
                         preview.answers(stderr, result)
+                    self._doubt(pictures[i], result, posterior)
                 if frames:
                     frames.forget(i)
         if not self.output.quiet:
@@ -374,6 +390,23 @@ class Job:
         if not self.output.resume:
             return None
         return SavedState(self.results.state(stems[0]), {**self._about(posterior), "inputs": stems})
+
+    def _doubt(self, picture: Picture, result: Result, posterior: Posterior) -> None:
+        """Say so if the answer is improbable, and of the first such answer what it may come from."""
+        from ..posterior import Guided
+        from ..posterior.surprise import IMPROBABLE
+
+        if result.surprise is None or not isinstance(posterior, Guided):
+            return
+        found, cause = float(result.surprise[:, 0, 0].mean()), None
+        if found <= IMPROBABLE:
+            return
+        if not self.doubted and not self.tiles.tile and not self.output.quiet:  # it takes about a run's time
+            cause = picture.task.cause(self.priors, result.y, found, posterior.sampling, self.compute)
+        self.doubted = True
+        why = f"the likely cause is mended by {cause}" if cause else "is it of other pictures than the prior's?"
+        message = f"{picture.name}: its components are improbable under the prior; {why}"
+        warnings.warn(message, InputWarning, stacklevel=2)
 
     def _finish(self) -> None:
         """The command's output proper: one JSON object, or the paths of the pictures; and its exit code."""

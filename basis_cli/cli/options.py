@@ -110,6 +110,10 @@ Batch = Annotated[
 StepSize = Annotated[
     float | None, typer.Option(help="langevin: the paper's delta; its authors ran MNIST at 3e-5. (default: 2e-5)")
 ]
+NoiseOption = Annotated[
+    str | None,
+    typer.Option(help="Standard deviation of white noise in the picture, in intensities; auto: measured in it."),
+]
 Fast = Annotated[bool, typer.Option("--fast", help="Few noise levels, unless --levels says how many.")]
 Best = Annotated[bool, typer.Option("--best", help="What measured best, at several times the cost.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
@@ -152,11 +156,19 @@ class SamplerOptions:
     ] = None
     seed: Seed = 0
 
-    def sampling(self, noise_std: float | None = None) -> Sampling:
-        """For the library."""
+    def sampling(self, noise_std: str | None = None) -> Sampling:
+        """For the library.
+
+        Raises:
+            UsageError: ``noise_std`` is neither a number nor ``auto``.
+        """
         from ..posterior import Sampling
 
-        return Sampling(**asdict(self), noise_std=noise_std)
+        try:
+            noise = noise_std if noise_std in (None, "auto") else float(str(noise_std))
+        except ValueError:
+            raise UsageError(f"--noise-std {noise_std!r} is not a number", "0.05, or auto") from None
+        return Sampling(**asdict(self), noise_std=noise)
 
 
 @dataclass(frozen=True)
@@ -223,9 +235,7 @@ class SampleOptions:
     ] = None
     fast: Fast = False
     best: Best = False
-    noise_std: Annotated[
-        float | None, typer.Option(help="Standard deviation of white noise in the picture, in intensities.")
-    ] = None
+    noise_std: NoiseOption = None
 
     def chosen(self, task: Task, sampling: Sampling) -> tuple[Sampling, int, str]:
         """``sampling``, how many samples, and what to keep of them: see :meth:`basis_cli.tasks.base.Task.chosen`."""

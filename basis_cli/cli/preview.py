@@ -22,8 +22,8 @@ WIDEST = 48
 
 def answers(console: Console, result: Result) -> None:
     """Print one input and all its answers."""
-    pictures = [("input", result.y[0].numpy())] if result.y.ndim == 4 else []
-    k, _, m = result.components.shape[:3]
+    k, _, m, c = result.components.shape[:4]
+    pictures = [("input", result.y[0, :c].numpy())] if result.y.ndim == 4 else []  # of several observations the first
     for sample in range(m):
         for i in range(k):
             label = " ".join([f"s{sample + 1}"] * (m > 1) + [f"x{i + 1}"])

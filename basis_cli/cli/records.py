@@ -182,7 +182,9 @@ def rerun(
     settings, form = before["settings"], {".jpg": "jpeg", ".tif": "tiff"}.get(before["format"], before["format"][1:])
     words = [*before["options"], "--device", settings["device"], "--dtype", settings["dtype"], "--format", form]
     words += ["--out", str(out), *["--overwrite"] * overwrite, *["--json"] * as_json, *["--quiet"] * quiet]
-    with command.make_context(task, [*words, "--", before["input"]], parent=context.parent, obj=before) as again:
+    with command.make_context(
+        task, [*words, "--", before["input"], *before.get("together_with", [])], parent=context.parent, obj=before
+    ) as again:
         command.invoke(again)
 
 

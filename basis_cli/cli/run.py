@@ -53,6 +53,7 @@ def command(kind: type[Task]) -> Callable[..., None]:
         output: OutputOptions,
     ) -> None:
         sampling, given = sampler.sampling(several.noise_std), options(context)
+        task, inputs = task.gathered(inputs)
         job = Job(task, inputs, model, sampling, compute.compute(), several, tiles, output, given)
         job.do()
         if context.obj:  # the record of which this makes an answer again

@@ -25,7 +25,7 @@ from ..samplers.noise import PerImageNoise, image_seed, picture_seeds
 from ..tasks import sample
 from ..tasks.base import Task
 from ..tasks.samples import Sample
-from ..tasks.separation import Separate
+from ..tasks.separation import Separate, Together
 from . import metrics
 from .diversity import caveats, diversity, likeness, measurable
 from .imagenet import ImageNet
@@ -105,19 +105,19 @@ def evaluate_separation(
     priors = [made[id(prior)] for prior in priors]
     _ready(sheet, realism)
     task = task or Separate(k)
-    if task != Separate(k) or sampling.noise_std:
+    if isinstance(sampling.noise_std, str) or task != Separate(k) or sampling.noise_std:
         y = _observed(task, truth, sampling)
     posterior = (replace(task, alpha="auto") if unknown else task).posterior(priors, sampling)
     result = drawn(posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, watch=watch)
     chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
+    mean = y[None, :, : truth.shape[2]].expand_as(truth)  # of several observations the first
     off = ordering.residual(fitted(posterior.operator, chosen, y)(chosen), y)
     x, written = (
-        ordering.reordered(x, ordering.component_order(x, posterior.kinds, references=truth, mixture=y))
+        ordering.reordered(x, ordering.component_order(x, posterior.kinds, references=truth, mixture=mean[0]))
         for x in (chosen.clamp(0, 1), corrected(posterior, chosen, y))
     )
     if sheet:
-        _write_sheet(sheet, y, *x, *truth)
-    mean = y[None].expand_as(truth)
+        _write_sheet(sheet, mean[0], *x, *truth)
     found = about | {"k": k, "mixtures": pairs, "pairs_seed": pairs_seed}
     found |= _psnrs(truth, x, written, mean)
     found |= {
@@ -130,7 +130,8 @@ def evaluate_separation(
     if unknown:
         alpha = estimated(fitted(posterior.operator, x, y))
         assert alpha is not None
-        off_by = (alpha - torch.tensor(task.coefficients)[:, None]).abs().amax(0)
+        true = torch.tensor(task.matrix).T if isinstance(task, Together) else torch.tensor(task.coefficients)
+        off_by = (alpha - true[:, None]).abs().movedim(1, 0).flatten(1).amax(1)
         found["alpha_error"] = [round(float(error), 4) for error in off_by]
     if truth.shape[2] == 3:
         found["quality"] = _compared(truth, realism, average=mean, separations=x)
@@ -143,7 +144,17 @@ def evaluate_separation(
 
 def _observed(task: Separate, truth: Tensor, sampling: Sampling) -> Tensor:
     """The mixtures ``(n, c, h, w)`` of ``truth`` ``(k, n, c, h, w)`` as files hold them, with noise if there is any."""
-    y = task.operator(tuple(truth.shape[2:]))(truth)  # type: ignore[arg-type]
+    return _noisy(task.operator(tuple(truth.shape[2:]))(truth), sampling)  # type: ignore[arg-type]
+
+
+def _noisy(y: Tensor, sampling: Sampling) -> Tensor:
+    """``y`` ``(n, c, h, w)`` as files hold it, with the noise that ``sampling`` is told of.
+
+    Raises:
+        UsageError: it is to be measured.
+    """
+    if isinstance(sampling.noise_std, str):
+        raise UsageError("an evaluation adds the noise itself", "--noise-std 0.05")
     if sampling.noise_std:
         noise = PerImageNoise([image_seed(sampling.seed, i, 1) for i in range(len(y))])
         y = (y + sampling.noise_std * noise.normal((1, *y.shape))[0]).clamp(0, 1)
@@ -269,9 +280,9 @@ def evaluate_restoration(
 ) -> dict[str, Any]:
     """Damage the first ``pictures`` of ``data``, undo it by ``task`` with ``prior``, and compare with doing it without.
 
-    What is observed is rounded to 8 bits, as a file would be. ``sheet`` is a PNG file to write the first pictures to:
-    each a column of what was observed, the baseline, up to three samples, truth. A direct ``model`` called ``name``
-    answers in place of a prior, or with one is refined by it.
+    What is observed has noise of ``sampling.noise_std``, and is rounded to 8 bits, as a file would be. ``sheet`` is
+    a PNG file to write the first pictures to: each a column of what was observed, the baseline, up to three samples,
+    truth. A direct ``model`` called ``name`` answers in place of a prior, or with one is refined by it.
 
     Returns:
         ``quality``: :func:`quality` of the ``baseline``, of ``one sample``, of the mean of all samples if there are
@@ -294,7 +305,7 @@ def evaluate_restoration(
     else:
         posterior = task.directed(model, (truth.shape[-2], truth.shape[-1]), sampling, name, priors)
         _same_shape(posterior.shape, data.name, truth)
-    y = (posterior.operator(truth[None]) * 255).round() / 255
+    y = _noisy(posterior.operator(truth[None]), sampling)
     compute = compute or Compute()
     result = drawn(posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, rank=False, watch=watch)
     repeated = y.repeat_interleave(samples, dim=0)

@@ -20,9 +20,12 @@ from .mixture import Mixture as Mixture
 from .mixture import Mixtures as Mixtures
 from .mixture import Screen as Screen
 from .mixture import Unknown as Unknown
+from .mixture import UnknownMixtures as UnknownMixtures
+from .noise import noise_std as noise_std
 from .record import Composed as Composed
 from .record import Digitized as Digitized
 from .record import Quantized as Quantized
 from .record import Saturated as Saturated
+from .record import begun as begun
 from .record import estimated as estimated
 from .record import fitted as fitted

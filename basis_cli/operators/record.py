@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .base import Noise, Record, Updating, truncated
-from .mixture import Superposition, Unknown
+from .mixture import Superposition, Unknown, UnknownMixtures
 
 
 class Digitized:
@@ -100,15 +100,26 @@ class Composed:
         return self.inner.update(mean, variance, seen, left.sqrt())
 
 
-def fitted(operator: Any, x: Tensor, y: Tensor, share: float = 1.0) -> Any:
-    """``operator`` with its coefficients fitted (:meth:`Unknown.fitted`); itself if they are known."""
+def fitted(operator: Any, x: Tensor, y: Tensor, share: float = 1.0, sigma: float = 0.0) -> Any:
+    """``operator`` with its coefficients fitted (:meth:`Unknown.fitted`) to estimates ``x`` at noise level ``sigma``;
+    itself if they are known, or not fitted at so much noise."""
     if isinstance(operator, Composed):
-        return Composed(operator.outer, fitted(operator.inner, x, operator.nearest(operator.inner(x), y), share))
-    return operator.fitted(x, y, share) if isinstance(operator, Unknown) else operator
+        seen = operator.nearest(operator.inner(x), y)
+        return Composed(operator.outer, fitted(operator.inner, x, seen, share, sigma))
+    unknown = isinstance(operator, (Unknown, UnknownMixtures))
+    return operator.fitted(x, y, share) if unknown and sigma < operator.below else operator
+
+
+def begun(operator: Any, y: Tensor) -> Any:
+    """``operator`` with what ``y`` itself tells of its coefficients (:meth:`UnknownMixtures.begun`)."""
+    return operator.begun(y) if isinstance(operator, UnknownMixtures) else operator
 
 
 def estimated(operator: Any) -> Tensor | None:
-    """The coefficients ``(k, n)`` that were fitted to each picture, if they were not known."""
+    """The coefficients ``(k, n)`` that were fitted to each picture, of several observations ``(k, n, m)``; ``None`` if
+    they were known."""
     if isinstance(operator, Composed):
         return estimated(operator.inner)
+    if isinstance(operator, UnknownMixtures):
+        return None if operator.rows is None else operator.rows.permute(2, 0, 1)
     return operator.each.flatten(1) if isinstance(operator, Unknown) and operator.each is not None else None

@@ -69,6 +69,11 @@ class Result:
     :func:`basis_cli.posterior.ranking.component_log_prob`; ``None`` for priors without a likelihood, and baselines."""
     alpha: Tensor | None = None
     """Mixing coefficients as they were estimated, ``(k, n, m)``; ``None`` where they were given."""
+    alpha_spread: Tensor | None = None
+    """How far the last chain moved them, ``(n, samples)``: what they are sure to."""
+    surprise: Tensor | None = None
+    """How much worse each component is denoised than its prior expects, ``(k, n, m)``, 0 being as expected
+    (:func:`basis_cli.posterior.surprise.surprise`); ``None`` of one component, and of baselines."""
     std: Tensor | None = None
     """Standard deviation of each pixel over the samples, ``(k, n, c, h, w)``; ``None`` for a single sample."""
     ranked: list[Ranked] = field(default_factory=list)
@@ -116,6 +121,16 @@ class Result:
         )
 
 
-AXES = {"components": 1, "y": 0, "residual": 0, "psnr": 1, "log_likelihood": 0, "log_prob": 1, "alpha": 1, "std": 1}
+AXES = {
+    "components": 1,
+    "y": 0,
+    "residual": 0,
+    "psnr": 1,
+    "log_likelihood": 0,
+    "log_prob": 1,
+    "alpha": 1,
+    "alpha_spread": 0,
+}
+AXES |= {"surprise": 1, "std": 1}
 """Which axis of each of a :class:`Result`'s tensors is that of the inputs."""
 assert set(AXES) < {f.name for f in fields(Result)}

@@ -10,6 +10,7 @@ from .. import plugins
 from ..compute import Compute
 from ..samplers import joint_score
 from . import ranking
+from .blind import Blind
 from .guided import Guided
 
 
@@ -24,7 +25,8 @@ def estimated_seconds(posterior: Guided, inputs: int, samples: int, compute: Com
         return 0.0
     sigmas = sampling.sigmas(priors)
     steps = sampling.described(priors).get("steps") or 1 if spec.steps else 1
-    evaluations = len(sigmas) * steps * spec.evaluations + (len(ranking.SIGMAS) if samples > 1 else 0)
+    chains = posterior.chains if isinstance(posterior, Blind) else 1
+    evaluations = chains * len(sigmas) * steps * spec.evaluations + (len(ranking.SIGMAS) if samples > 1 else 0)
     with compute.inference():
         size = compute.batch or posterior.batch_size(inputs * samples, compute.place)
         x = torch.full((len(priors), size, *posterior.shape), 0.5, device=compute.place)

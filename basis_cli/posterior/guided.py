@@ -16,7 +16,7 @@ from .. import plugins
 from ..api import Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
-from ..operators import Operator, Updating
+from ..operators import Constraint, Operator, Updating
 from ..priors import contract
 from ..priors.given import given, whole
 from ..priors.wrapper import Wrapper
@@ -25,6 +25,7 @@ from . import memory, ranking
 from .direct import Direct
 from .resume import SavedState
 from .settings import Sampling
+from .surprise import surprise
 
 
 class Guided:
@@ -61,9 +62,9 @@ class Guided:
 
     @property
     def kinds(self) -> list[Hashable]:
-        """Components of equal kind may change places: the same prior and the same mixing coefficient."""
-        alpha = self.operator.nominal.alpha if isinstance(self.operator, Updating) else range(self.operator.k)
-        return [(id(prior), a) for prior, a in zip(self.priors, alpha, strict=True)]
+        """Components of equal kind may change places: the same prior and the same mixing coefficients."""
+        own = self.operator.nominal.columns if isinstance(self.operator, Updating) else range(self.operator.k)
+        return [(id(prior), each) for prior, each in zip(self.priors, own, strict=True)]
 
     def sample(
         self, y: Tensor, seeds: Sequence[int], *, watch: Watch = unwatched, saved: SavedState | None = None
@@ -109,6 +110,10 @@ class Guided:
         """Each component's own, ``(k, n)``, see :func:`basis_cli.posterior.ranking.component_log_prob`."""
         return ranking.component_log_prob(self._whole(), x) if self.guided else None
 
+    def surprise(self, x: Tensor) -> Tensor | None:
+        """How much worse each of several components is denoised than its prior expects, ``(k, n)``."""
+        return surprise([whole(prior) for prior in self.priors], x) if self.guided and self.operator.k > 1 else None
+
     def batch_size(self, count: int, device: torch.device) -> int:
         """How many of ``count`` pictures to work on at once."""
         return memory.batch_size(self.priors, count, device)
@@ -139,6 +144,8 @@ def conditioned(
         highest = {"sigma_max": known[0].sigma_max} if known[0].sigma_max else {}
         own = {"sampler": "conditional", **highest, **(conditional or {})}
         return Guided(known, operator, sampling.over(own))
+    if defaults.get("sampler") == "project" and not isinstance(operator, Constraint):
+        defaults = {"sampler": "conjugate"}  # which needs the forward only
     return Guided(priors, operator, sampling.over(defaults))
 
 

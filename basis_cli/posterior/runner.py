@@ -16,6 +16,8 @@ from ..operators import consistent, estimated, fitted
 from ..samplers import Progress, Watch, unwatched
 from . import memory, ordering, ranking
 from .base import Posterior, Result
+from .blind import Blind
+from .guided import Guided
 from .resume import SavedState
 
 Saved = Callable[[Sequence[int]], "SavedState | None"]
@@ -223,28 +225,38 @@ class _Run:
         x = corrected(posterior, x.flatten(1, 2), repeated)
         std = torch.stack([one.std for one in ranked], dim=1) if samples > 1 else None
         if operator.k > 1:
-            order = ordering.component_order(x[:, ::m], kinds, references=truth, mixture=y)
+            order = ordering.component_order(x[:, ::m], kinds, references=truth, mixture=y[:, : x.shape[2]])
             x = ordering.reordered(x, order.repeat_interleave(m, dim=1))
             std = None if std is None else ordering.reordered(std, order)
         made = fitted(operator, x, repeated)
         alpha = estimated(made)
         log_prob = posterior.log_prob(x.to(self.compute.place))
+        doubt = posterior.surprise(x.to(self.compute.place)) if isinstance(posterior, Guided) else None
         psnr = None if truth is None else ordering.psnr(x, truth.repeat_interleave(m, dim=1))
         return Result(
             components=x.unflatten(1, (len(y), m)),
             y=y,
             residual=ordering.residual(made(x), repeated).view(len(y), m),
             alpha=None if alpha is None else alpha.unflatten(1, (len(y), m)),
+            alpha_spread=self._spread(inputs, ranked) if alpha is not None else None,
             psnr=None if psnr is None else psnr.unflatten(1, (len(y), m)),
             seconds=0.0,
             evaluations=self.evaluations,
             log_likelihood=None if scores is None else torch.stack([one.log_likelihood for one in ranked]),
             log_prob=None if log_prob is None else log_prob.cpu().view(operator.k, len(y), m),
+            surprise=None if doubt is None else doubt.cpu().view(operator.k, len(y), m),
             std=std,
             ranked=ranked,
             seeds=[list(self.seeds[i]) for i in inputs],
             settings=self.compute.described() | posterior.described() | {"samples": samples, "select": select},
         )
+
+    def _spread(self, inputs: Sequence[int], ranked: Sequence[ranking.Ranked]) -> Tensor | None:
+        """See :attr:`Result.alpha_spread`."""
+        if not isinstance(self.posterior, Blind):
+            return None
+        drawn = [[self.seeds[i][j] for j in one.drawn] for i, one in zip(inputs, ranked, strict=True)]
+        return torch.stack([self.posterior.spread(seeds) for seeds in drawn])
 
 
 def corrected(posterior: Posterior, x: Tensor, y: Tensor) -> Tensor:

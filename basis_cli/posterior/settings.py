@@ -7,11 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from .. import plugins, samplers
 from ..api import Prior
 from ..errors import BasisError, UsageError
+from ..operators import noise_std
 from ..priors import contract
 from ..priors.wrapper import halvings
+
+AUTO = "auto"
+NOISY = {"overrelaxation": 0.9}
+"""What restores noisy pictures best: answers are means of their mode, as far as noise leaves any choice."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,9 @@ class Sampling:
     """The paper's delta = 2e-5."""
     temperature: float | None = None
     """What Langevin dynamics multiplies the variance of its noise with. Default: 1, the posterior's."""
-    noise_std: float | None = None
-    """Standard deviation of white noise in the observation, in intensities. Default: none."""
+    noise_std: float | str | None = None
+    """Standard deviation of white noise in the observation, in intensities; ``auto``: measured in each picture
+    (:func:`basis_cli.operators.noise_std`). Default: none."""
     overrelaxation: float | None = None
     """How much of the old noise is negated and used again at the next level, 0 to 1: likelier answers that differ less.
     Default: the sampler's."""
@@ -43,15 +51,26 @@ class Sampling:
     def over(self, defaults: Mapping[str, Any]) -> Sampling:
         """The same, with a task's ``defaults`` for what is ``None`` here, unless another sampler than theirs is chosen.
 
-        With noise in the observation :func:`~basis_cli.samplers.conjugate` takes the place of ``project``, which
-        believes every measurement.
+        With noise in the observation ``project`` takes overrelaxation, :data:`NOISY`, whatever the task.
         """
         defaults = {"sampler": "project"} | dict(defaults)
-        if self.noise_std and defaults["sampler"] == "project":
-            defaults = {"sampler": "conjugate"}
+        if isinstance(self.noise_std, float) and defaults["sampler"] == "project":
+            defaults |= NOISY
         if self.sampler not in (None, defaults["sampler"]):
             return self
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+    def measured(self, picture: Tensor) -> Sampling:
+        """The same, for a ``picture`` ``(c, h, w)``: with its own noise if ``noise_std`` is ``auto``.
+
+        Raises:
+            UsageError: another word.
+        """
+        if not isinstance(self.noise_std, str):
+            return self
+        if self.noise_std != AUTO:
+            raise UsageError(f"noise_std is a number or {AUTO}, not {self.noise_std!r}")
+        return replace(self, noise_std=noise_std(picture) or None)
 
     def of_model(self) -> float | None:
         """The temperature, all that a direct model takes of this beside the seed.
@@ -73,7 +92,7 @@ class Sampling:
             raise UsageError("no sampler was chosen")
         for name in ("levels", "sigma_max", "sigma_min", "steps", "step_size", "temperature", "noise_std"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value not in (None, AUTO) and not value > 0:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
         spec = plugins.sampler_spec(self.sampler)
         ladder, draw = plugins.resolve(spec.ladder), plugins.resolve(spec.draw)

@@ -35,9 +35,9 @@ class Wrapper:
         """The score of ``x`` ``(n, c, h, w)`` at ``level``, which is that of ``sigma``."""
         return contract.score(level, x)
 
-    def seen(self, x: Tensor) -> Tensor:
-        """The pictures that ``prior`` knows the likelihood of ``x`` by."""
-        return x
+    def log_prob(self, level: Likelihood, x: Tensor, sigma: float) -> Tensor:
+        """The log-likelihood of ``x`` at ``level``, ``(n,)`` in nats."""
+        return contract.log_prob(level, x)
 
 
 class WrappedLevel:
@@ -54,7 +54,7 @@ class _WrappedLikelihood(WrappedLevel):
     level: Likelihood  # type: ignore[assignment]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return contract.log_prob(self.level, self.wrapper.seen(x))
+        return self.wrapper.log_prob(self.level, x, self.sigma)
 
 
 class GrayPrior(Wrapper):
@@ -74,8 +74,41 @@ class NegativePrior(Wrapper):
     def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
         return -contract.score(level, 1 - x)
 
-    def seen(self, x: Tensor) -> Tensor:
-        return 1 - x
+    def log_prob(self, level: Likelihood, x: Tensor, sigma: float) -> Tensor:
+        return contract.log_prob(level, 1 - x)
+
+
+class AlikePrior(Wrapper):
+    """``p(x | g)`` of pictures that a ``guide`` ``g`` ``(c, h, w)`` is like: it is ``x`` with noise of ``std``.
+
+    With it and with noise of ``sigma`` a picture is observed twice, which is as much as once at the level ``s``::
+
+        1 / s^2 = 1 / sigma^2 + 1 / std^2,   x~ = s^2 (x / sigma^2 + g / std^2)
+        score(x) = (s / sigma)^2 score_s(x~) + (g - x) / (sigma^2 + std^2)
+    """
+
+    def __init__(self, prior: Prior, guide: Tensor, std: float):
+        super().__init__(prior)
+        self.guide, self.std = guide, std
+
+    def at(self, sigma: float) -> Level:
+        level = contract.level(self.prior, (sigma**-2 + self.std**-2) ** -0.5)
+        kind = _WrappedLikelihood if isinstance(level, Likelihood) else WrappedLevel
+        return kind(self, level, sigma)
+
+    def _both(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor, float]:
+        """``x~``, ``g - x`` and ``(s / sigma)^2``."""
+        off = self.guide.to(x) - x
+        share = self.std**2 / (self.std**2 + sigma**2)
+        return x + (1 - share) * off, off, share
+
+    def scored(self, level: Level, x: Tensor, sigma: float) -> Tensor:
+        both, off, share = self._both(x, sigma)
+        return share * contract.score(level, both) + off / (sigma**2 + self.std**2)
+
+    def log_prob(self, level: Likelihood, x: Tensor, sigma: float) -> Tensor:
+        both, off, _ = self._both(x, sigma)
+        return contract.log_prob(level, both) - off.square().flatten(1).sum(1) / (2 * (sigma**2 + self.std**2))
 
 
 def wrapped(priors: Sequence[Prior], kind: type[Wrapper]) -> list[Prior]:

@@ -10,7 +10,18 @@ from torch import Tensor
 
 from ..api import Prior, SamplerSpec
 from ..errors import UsageError
-from ..operators import Constraint, Gray, LinearOperator, Operator, Updating, consistent, fitted, linearized, misfit
+from ..operators import (
+    Constraint,
+    Gray,
+    LinearOperator,
+    Operator,
+    Updating,
+    begun,
+    consistent,
+    fitted,
+    linearized,
+    misfit,
+)
 from .base import (
     Descent,
     Progress,
@@ -91,8 +102,6 @@ def _polish(priors: Sequence[Prior], noise_std: float) -> Callable[[Tensor], Ten
     return joint_denoiser(priors, noise_std * (SHARED if len(priors) > 1 else 1.0))
 
 
-FITTED = 0.9
-"""Below this noise level unknown coefficients are fitted: before, estimates are still each other's."""
 SHARED = 1.5
 """What took noise of .05 and .15 out of mixtures of digits best, of 1 and 1.5."""
 
@@ -238,7 +247,7 @@ def ep(
     component instead of one, at the lower noise level ``s~_i``. ``prior_std`` sets ``r``; its default is what
     separated digits best. Where ``y`` says little of a pixel, as where it is cut at white, ``o_i`` stays nearer to what
     is believed. Noise in ``y`` is treated as by :func:`project`. For mixtures of all kinds, and priors that take any
-    noise level. Coefficients that are not known are fitted at every level below :data:`FITTED`. Not exact: the
+    noise level. Coefficients that are not known are fitted at every level that the operator says. Not exact: the
     spread of its samples is below the posterior's. Otherwise as :func:`project`.
 
     Raises:
@@ -247,7 +256,7 @@ def ep(
     if not isinstance(operator, Updating):
         raise UsageError("the sampler 'ep' separates mixtures only", "--sampler conjugate")
 
-    made, fitting = operator, FITTED * _relative_levels(operator, ladder)[0]
+    made, first = begun(operator, y), _relative_levels(operator, ladder)[0]
 
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
         nonlocal made
@@ -263,8 +272,7 @@ def ep(
         seen = denoised + (mean - denoised) / (1 - variance / r2).maximum(_each(told, x))
         observed = weighted(old, x) + weighted([1 - share for share in old], seen)
         x0 = joint_denoiser(priors, after)(observed)
-        if sigmas[0] < fitting:
-            made = fitted(made, x0, y, 0.5)
+        made = fitted(made, x0, y, 0.5, sigmas[0] / first)
         x0, _ = made.update(x0, r2, y)
         return consistent(x0, made, y, rounds=3)
 

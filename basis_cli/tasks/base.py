@@ -110,6 +110,15 @@ class Task:
         """How many pictures an answer has."""
         return 1
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The other files that belong to the one input."""
+        return ()
+
+    def gathered(self, inputs: list[str]) -> tuple[Task, list[str]]:
+        """The task of all ``inputs`` of a command, and which of them have answers of their own."""
+        return self, inputs
+
     def operator(self, shape: Shape) -> Operator:
         """How pictures of ``(c, h, w)`` make the observed one."""
         raise NotImplementedError
@@ -129,6 +138,10 @@ class Task:
     def given(self, pictures: Picture | Sequence[Picture], shape: Shape, larger: bool) -> Tensor:
         """What the library is given as ``(n, ...)``, for answers of ``shape``, or at least that if ``larger``."""
         return as_batch(pictures, self.seen(shape), self.fit, larger, self.white_level)
+
+    def measurable(self, picture: Tensor) -> Tensor:
+        """Of a ``picture`` ``(c, h, w)`` as it was read, what its noise is measured in; NaN where nothing is known."""
+        return picture
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Answers ``(n, c, h, w)`` as one would have them without a prior."""
@@ -212,6 +225,12 @@ class Task:
         free = {name: value for name, value in says.items() if getattr(sampling, name) is None}
         return replace(sampling, **free), count if samples is None else samples, select or keep
 
+    def cause(
+        self, priors: Sequence[Prior], y: Tensor, before: float, sampling: Sampling, compute: Compute
+    ) -> str | None:
+        """The option that would make an improbable answer to ``y`` a probable one, if it is known."""
+        return None
+
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
         """``p(x | y)`` under these priors."""
         from ..posterior import conditioned
@@ -285,13 +304,15 @@ def answer(
         shape, larger = task.least(priors)
     given = task.given(pictures, shape, larger)
     h, w = given.shape[-2:] if given.ndim > 2 else shape[1:]
-    groups: dict[bool, list[int]] = {}
+    groups: dict[tuple[bool, Sampling], list[int]] = {}
     for i, picture in enumerate(given):
-        groups.setdefault(model is None and task.gray(picture), []).append(i)
+        own = sampling.measured(task.measurable(picture))
+        groups.setdefault((model is None and task.gray(picture), own), []).append(i)
     if saved and len(groups) > 1:
-        raise UsageError("gray pictures and coloured ones cannot be resumed together", "one call for each kind")
+        kinds = "gray pictures and coloured ones, or of different noise,"
+        raise UsageError(f"{kinds} cannot be resumed together", "one call for each kind")
     found = []
-    for gray, chosen in groups.items():
+    for (gray, sampling), chosen in groups.items():
         posterior: Any
         if model is not None:
             posterior = task.directed(network, (h, w), sampling, name, priors)

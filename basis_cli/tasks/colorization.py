@@ -71,6 +71,9 @@ class Colorize(Task):
     def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
         return operator(pictures[None])
 
+    def measurable(self, picture: Tensor) -> Tensor:
+        return self.observed(picture[None], self.operator(picture.shape))[0]  # type: ignore[arg-type]
+
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Gray, as they are."""
         return y.expand(-1, shape[0], -1, -1)

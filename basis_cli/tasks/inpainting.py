@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,9 @@ class Inpaint(Task):
 
     def observed(self, pictures: Tensor, operator: Operator) -> Tensor:
         return operator(pictures[None])
+
+    def measurable(self, picture: Tensor) -> Tensor:
+        return picture.where(self.known(picture.shape), math.nan)  # type: ignore[arg-type]
 
     def opacity(self, seen: np.ndarray, shape: Shape) -> np.ndarray:
         """What is filled in is opaque."""

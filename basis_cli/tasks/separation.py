@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..api import Prior
+    from ..compute import Compute
     from ..data.images import JpegCoding, Stored
     from ..operators import Updating
     from ..posterior import Guided, Result, Sampling
@@ -53,7 +54,7 @@ class Separate(Task):
         str | None,
         typer.Option(
             help="Mixing coefficients, a,b,... (default: 1/k each, of a sum 1), or auto: not known, at three times the "
-            "cost. Of over, the opacity of each layer but the lowest, from the top."
+            "cost. Of over, the opacity of each layer but the lowest, from the top. --together: rows, a,b;c,d."
         ),
     ] = None
     mixing: Annotated[
@@ -64,8 +65,37 @@ class Separate(Task):
         ),
     ] = Mixing.mean
     invert: Annotated[bool, typer.Option("--invert", help="The prior's pictures are negatives of these.")] = False
+    together: Annotated[
+        bool, typer.Option("--together", help="The inputs are mixtures of the same pictures, by other coefficients.")
+    ] = False
+    guide: Annotated[
+        list[str] | None,
+        typer.Option(help="A picture that the first component is like; again for the second, ..."),
+    ] = None
+    guide_std: Annotated[
+        float, typer.Option(help="By how much it differs from its --guide: standard deviation of the pixels.")
+    ] = 0.2
     fit: FitOption = None
     white_level: WhiteOption = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "guide", tuple(self.guide or ()))  # equal tasks are done together
+        if len(self.guides) > max(self.k, 0):
+            raise UsageError(f"{len(self.guides)} guides for {self.k} components", "at most one for each")
+        if not self.guide_std > 0:
+            raise UsageError(f"a guide's standard deviation must be greater than 0, not {self.guide_std}")
+
+    @property
+    def guides(self) -> Sequence[str]:
+        """Of the first components."""
+        return self.guide or ()
+
+    def gathered(self, inputs: list[str]) -> tuple[Task, list[str]]:
+        if not self.together:
+            return self, inputs
+        first, *beside = inputs
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Together(**own, observations=len(inputs), others=tuple(beside)), [first]
 
     @property
     def coefficients(self) -> list[float]:
@@ -114,7 +144,23 @@ class Separate(Task):
         from ..priors.wrapper import NegativePrior, wrapped
 
         priors = super().suited(priors, seen, gray)
-        return wrapped(priors, NegativePrior) if self.invert else priors
+        priors = wrapped(priors, NegativePrior) if self.invert else priors
+        return self._guided(priors) if self.guides else priors
+
+    def _guided(self, priors: Sequence[Prior]) -> list[Prior]:
+        """Each of the ``priors`` given the guide of its component, if it has one."""
+        import torch
+
+        from ..data import images
+        from ..priors.wrapper import AlikePrior
+
+        found = list(priors)
+        for i, file in enumerate(self.guides):
+            if priors[i].sigmas is not None:
+                raise UsageError("a guide needs a prior of any noise level", "--prior ncsn-mnist, for example")
+            guide = images.read(file, priors[i].shape, self.fit, False, self.white_level)
+            found[i] = AlikePrior(priors[i], torch.from_numpy(guide), self.guide_std)
+        return found
 
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
         from ..operators import Unknown
@@ -124,9 +170,10 @@ class Separate(Task):
             return super().posterior(priors, sampling)
         self.check(priors[0].shape)
         starts = [[ratio**i for i in range(self.k)] for ratio in RATIOS]
-        scaled = [[a / sum(start) for a in start] for start in starts]
+        scaled = [tuple(a / sum(start) for a in start) for start in starts]
         shape = priors[0].shape
-        return Blind(priors, [self.stored(Unknown(start), shape) for start in scaled], sampling.over(self.defaults))
+        sampling = sampling.over(self.defaults)
+        return Blind(priors, scaled, lambda alpha, below: self.stored(Unknown(alpha, None, below), shape), sampling)
 
     def stored(self, mixture: Updating, shape: Shape) -> Updating:
         """What a file keeps of ``mixture``."""
@@ -170,11 +217,18 @@ class Separate(Task):
             message = f"{white:.0%} of {name} is white, as if pictures were added (--mixing sum) or are dark on white"
             warnings.warn(f"{message} (--invert)", InputWarning, stacklevel=2)
 
+    def cause(
+        self, priors: Sequence[Prior], y: Tensor, before: float, sampling: Sampling, compute: Compute
+    ) -> str | None:
+        from .doubt import likely_cause
+
+        return likely_cause(self, priors, y, before, sampling, compute)
+
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         return y
 
 
-RATIOS = (1.0, 3 / 7, 3 / 17)
+RATIOS = (1.0, 3 / 7)
 """Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
 WHITE = 0.05
 """A share of white pixels that a mean of pictures seldom has."""
@@ -196,14 +250,91 @@ class Recorded(Separate):
         return Composed(coded(self.coding, shape), mixture)
 
 
+@dataclass(frozen=True)
+class Together(Separate):
+    """Several mixtures of the same pictures, each by a row of coefficients of its own."""
+
+    observations: int = 2
+    others: tuple[str, ...] = ()
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return self.others
+
+    @property
+    def matrix(self) -> list[list[float]]:
+        """A row of ``k`` coefficients for each observation; equal ones if they are not known.
+
+        Raises:
+            UsageError: other rows, or none; another way of mixing; fewer observations than unknown components.
+        """
+        hint = "--alpha '0.65,0.35;0.4,0.6', a row for each input, or auto"
+        if self.mixing is not Mixing.mean:
+            raise UsageError("mixtures separated together are weighted sums", f"not --mixing {self.mixing.value}")
+        if self.alpha is None:
+            raise UsageError("mixtures separated together need their coefficients", hint)
+        if self.unknown:
+            if self.observations < self.k:
+                raise UsageError(f"{self.observations} mixtures do not tell the coefficients of {self.k}", hint)
+            return [[1 / self.k] * self.k] * self.observations
+        rows = [numbers(row, "--alpha") or [] for row in self.alpha.split(";")]
+        if len(rows) != self.observations or any(len(row) != self.k for row in rows):
+            found = " and ".join(str(len(row)) for row in rows)
+            raise UsageError(f"{found} coefficients for {self.observations} mixtures of {self.k} components", hint)
+        return rows
+
+    @property
+    def cut(self) -> bool:
+        return False
+
+    def operator(self, shape: Shape) -> Updating:
+        from ..operators import Mixtures, UnknownMixtures
+
+        return (UnknownMixtures if self.unknown else Mixtures)(self.matrix)
+
+    def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
+        if self.unknown and (sampler := sampling.over(self.defaults).sampler) != "ep":
+            raise UsageError(f"the sampler {sampler!r} fits no coefficients", "--sampler ep, or give --alpha")
+        return Task.posterior(self, priors, sampling)
+
+    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, Stored]:
+        """All files, one after the other in the channels."""
+        import numpy as np
+
+        from ..data import images
+
+        first = images.load(source, shape, self.fit, larger, white_level=self.white_level)
+        same: Shape = first.pixels.shape  # type: ignore[assignment]
+        others = [images.read(file, same, self.fit, False, self.white_level) for file in self.beside]
+        return self, first._replace(pixels=np.concatenate([first.pixels, *others]))
+
+    def given(self, pictures: Picture | Sequence[Picture], shape: Shape, larger: bool) -> Tensor:
+        import torch
+
+        each = [super(Together, self).given(picture, shape, larger) for picture in list(pictures)]  # type: ignore[arg-type]
+        if len({tuple(one.shape) for one in each}) != 1:
+            raise UsageError("mixtures separated together must be of one size, as many of each")
+        return torch.cat(each, dim=1)
+
+    def cause(self, *given: Any) -> str | None:
+        return None
+
+    def gray(self, picture: np.ndarray | Tensor) -> bool:
+        each = len(picture) // self.observations
+        return all(super(Together, self).gray(picture[i : i + each]) for i in range(0, len(picture), each))
+
+
 def separate(
     mixtures: Picture | Sequence[Picture],
     *,
     k: int = 2,
     prior: str | Prior | Sequence[str | Prior] | None = None,
-    alpha: Sequence[float] | str | None = None,
+    alpha: Sequence[float] | Sequence[Sequence[float]] | str | None = None,
     mixing: str = "mean",
     invert: bool = False,
+    together: bool = False,
+    guides: Sequence[str] = (),
+    guide_std: float = 0.2,
     references: Sequence[Picture] | None = None,
     fit: str | None = None,
     white_level: float | None = None,
@@ -219,6 +350,10 @@ def separate(
         mixing: ``mean``; ``sum``, cut at white; ``max``; ``screen``; ``over``, whose ``alpha`` is the opacity of every
             layer but the lowest, from the top.
         invert: the prior's pictures are negatives of these.
+        together: ``mixtures`` are observations of the same components, one or a batch of each, and ``alpha`` has a row
+            for each of them, ``y_m = sum_i alpha_mi x_i``.
+        guides: files of pictures that the first components are like; each is taken to be its component with white
+            noise of ``guide_std``.
         references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
         fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
         white_level: the stored value that is white, 4095 of 12-bit pictures; by default the largest.
@@ -228,11 +363,21 @@ def separate(
         BasisError: the input (``InputError``), an option (``UsageError``), a name (``UnknownPriorError``), the weights
             (``WeightsError``) or the answer (``NotFiniteError``) cannot be used.
     """
-    text = alpha if alpha is None or isinstance(alpha, str) else ",".join(map(repr, map(float, alpha)))
+    text = alpha if alpha is None or isinstance(alpha, str) else _text(alpha)
     if mixing not in list(Mixing):
         raise UsageError(f"no way of mixing is called {mixing!r}", f"known: {', '.join(each.value for each in Mixing)}")
-    task = Separate(k, text, Mixing(mixing), invert, as_fit(fit), white_level)
+    own = {"invert": invert, "guide": guides, "guide_std": guide_std, "fit": as_fit(fit), "white_level": white_level}
+    task = Separate(k, text, Mixing(mixing), **own)  # type: ignore[arg-type]
+    if together:
+        task = Together(k, text, Mixing(mixing), **own, observations=len(mixtures))  # type: ignore[arg-type]
     return answer(task, mixtures, prior=prior, references=references, **options)
+
+
+def _text(alpha: Sequence[float] | Sequence[Sequence[float]]) -> str:
+    """As ``--alpha`` takes it."""
+    rows = [row if isinstance(row, Sequence) else [row] for row in alpha]
+    several = any(isinstance(row, Sequence) for row in alpha)
+    return (";" if several else ",").join(",".join(repr(float(a)) for a in row) for row in rows)
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:

@@ -86,3 +86,47 @@ def test_coefficients_that_are_not_known_are_in_the_record(basis, picture):
     assert record["evaluations"] == 3 * (4 * 2)  # the toy prior's own likelihood chooses
     for refused in (["--mixing", "max"], ["--sampler", "project"], ["--resume"]):
         assert basis("separate", "mix.png", "--alpha", "auto", *QUICK, "-o", "no", *refused).exit_code == 2
+
+
+def test_several_mixtures_of_the_same_pictures(basis, tmp_path):
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 256, (2, 8, 8))
+    for name, share in (("one", 0.65), ("two", 0.4)):
+        Image.fromarray((share * a + (1 - share) * b).round().astype(np.uint8)).save(tmp_path / f"{name}.png")
+    together = ["one.png", "two.png", "--together"]
+    record, *components = answered(basis("separate", *together, "--alpha", ".65,.35;.4,.6", *QUICK))
+    for found, true in zip(components, (a, b), strict=True):
+        assert np.abs(found - true).mean() < 4
+    assert record["settings"]["operator"] == "Mixtures"
+    assert record["together_with"] == ["two.png"]
+    assert set(record["inputs_sha256"]) == {"one.png", "two.png"}
+    assert "byte for byte" in basis("rerun", "out/one.json", "-o", "again").stderr
+    unknown, *_ = answered(basis("separate", *together, "--alpha", "auto", *QUICK, "-o", "auto"))
+    assert np.array(unknown["answers"][0]["alpha"]).shape == (2, 2)
+    for refused in ([], ["--alpha", ".5,.5"], ["--alpha", "auto", "-k", "3"], ["--alpha", "auto", "--mixing", "sum"]):
+        assert basis("separate", *together, *refused, *QUICK, "-o", "no").exit_code == 2
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("two.png")
+    assert basis("separate", *together, "--alpha", "auto", *QUICK, "-o", "no").exit_code == 1
+
+
+def test_a_guide_says_what_a_component_is_like(basis, picture):
+    plain, *_ = answered(basis("separate", picture(), *QUICK))
+    Image.open(plain["answers"][0]["components"][1]).save("like.png")
+    guide = ["--guide", "like.png", "--guide-std", ".05"]
+    record, first, _ = answered(basis("separate", "mix.png", *guide, *QUICK, "-o", "guided"))
+    assert np.abs(first - np.asarray(Image.open("like.png"), float)).mean() < 8
+    assert "like.png" in record["inputs_sha256"]
+    assert basis("separate", "mix.png", *guide * 3, *QUICK, "-o", "no").exit_code == 2
+    assert basis("separate", "mix.png", "--guide", "like.png", "--guide-std", "0", *QUICK, "-o", "no").exit_code == 2
+    assert basis("separate", "mix.png", "--guide", "none.png", *QUICK, "-o", "no").exit_code == 1
+
+
+def test_noise_is_measured_and_said(basis, tmp_path):
+    noisy = 128 + 25 * np.random.default_rng(0).standard_normal((32, 32))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "mix.png")
+    loud = [each for each in QUICK if each != "--quiet"]
+    result = basis("separate", "mix.png", "--noise-std", "auto", "--tile", *loud)
+    assert "mix.png: noise of 0.09" in result.stderr or "mix.png: noise of 0.1" in result.stderr
+    record, *_ = answered(result)
+    assert record["settings"]["noise_std"] == pytest.approx(0.098, rel=0.1)
+    assert basis("separate", "mix.png", "--noise-std", "much", *QUICK, "-o", "no").exit_code == 2

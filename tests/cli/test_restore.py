@@ -195,7 +195,7 @@ def test_same_seed_same_picture_alone_or_among_others(basis, photo):
 
 def test_a_noisy_input_is_not_taken_at_its_word(basis, photo):
     assert basis("upscale", photo(size=(4, 4)), "--factor", 2, *QUICK, "--noise-std", 0.3).exit_code == 0
-    assert record("photo")["settings"]["sampler"] == "conjugate"
+    assert record("photo")["settings"]["sampler"] == "project"
     assert record("photo")["answers"][0]["residual_8bit_rms"] > 5
 
 

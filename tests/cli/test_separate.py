@@ -186,7 +186,7 @@ def test_progress_goes_to_stderr_and_quiet_silences_it(basis, picture):
     loud = basis("separate", picture(), *QUICK, "-o", "loud")
     assert "1 done" in loud.stderr
     assert loud.stdout.split() == ["loud/mix.x1.png", "loud/mix.x2.png"]
-    assert basis("separate", "mix.png", *QUICK, "-q", "-o", "quiet").stderr == ""
+    assert basis("separate", "mix.png", *QUICK, "-k", 1, "-q", "-o", "quiet").stderr == ""
 
 
 def test_dry_run_checks_and_writes_nothing(basis, picture):
