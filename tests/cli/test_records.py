@@ -93,7 +93,8 @@ def test_a_record_makes_its_answer_again(basis, picture, command):
     for name in ("settings", "noise_seeds", "inputs_sha256"):
         assert records[0][name] == records[1][name]
     assert basis("rerun", "first/mix.json", "-o", "again").exit_code == 2
-    assert basis("rerun", "first/mix.json", "-o", "again", "--overwrite", "--quiet").stderr == ""
+    quiet = basis("rerun", "first/mix.json", "-o", "again", "--overwrite", "--quiet").stderr
+    assert not [line for line in quiet.splitlines() if "improbable" not in line]  # a warning is no progress
 
 
 def test_rerun_says_what_has_changed(basis, picture):
