@@ -43,7 +43,7 @@ class Colorize(Task):
     """Colour a gray picture. A coloured one is made gray first. Writes STEM.x1.png and STEM.json."""
 
     name, noun, damage, colours = "colorize", "colorization", Colorization, True
-    conditional = {}
+    conditional = {}  # noqa: RUF012
     weighting: Annotated[
         GrayOf,
         typer.Option(
