@@ -183,9 +183,12 @@ class Task:
     def suited(self, priors: Sequence[Prior], seen: tuple[int, int], gray: bool = False) -> list[Prior]:
         """The ``priors`` for answers to pictures of ``(h, w)``, if they take any size; of ``gray`` ones, gray."""
         from ..priors import tiles, wrapper
+        from ..priors.given import given
 
         if self.fit is None and tiles.any_size(priors):
-            priors = tiles.suited(priors, self.size(seen), self.pyramid)
+            knowing = self.conditional is not None and given(priors, self.operator(priors[0].shape)) is not None
+            # noise that is drawn for what is unknown hides the mean of 64 x 64 pixels, not of larger areas
+            priors = tiles.suited(priors, self.size(seen), self.pyramid or knowing)
         return wrapper.wrapped(priors, wrapper.GrayPrior) if gray else list(priors)
 
     def directed(

@@ -44,6 +44,16 @@ def basis_priors() -> list[PriorSpec]:
             any_size=True,
         ),
         PriorSpec(
+            name="ncsn-colour",
+            summary="ncsn-photo, trained on with a part of the picture given: for lively colours of gray photographs",
+            shape=(3, 64, 64),
+            load="basis_ncsn.prior:load",
+            cites=PAPERS,
+            weights=WeightFile("ncsn-colour.safetensors"),
+            licence="MIT",
+            any_size=True,
+        ),
+        PriorSpec(
             name="ncsn-lsun-church",
             summary="Churches from outside, 64 x 64 colour: a 3.7 M parameter score network",
             shape=(3, 64, 64),

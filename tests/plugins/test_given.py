@@ -15,6 +15,7 @@ from basis_cli.errors import UsageError
 from basis_cli.operators import Downsample, Gray, Jpeg, Mask
 from basis_cli.posterior import Sampling, conditioned
 from basis_cli.priors import PyramidPrior, TiledPrior
+from basis_cli.tasks.colorization import Colorize
 from basis_cli.training import Settings
 
 LUMA = (0.299, 0.587, 0.114)
@@ -125,6 +126,14 @@ def test_colours_of_any_size_keep_the_gray(size, wrap):
     x = posterior.sample(gray, [0, 1])
     assert (Gray(LUMA)(x) - gray).abs().max() < 1e-4
     assert (x[0] - gray).abs().max() > 0.01
+
+
+def test_colours_of_a_large_picture_are_settled_from_coarse_to_fine():
+    knowing = prior_of(network())
+    task = Colorize()
+    assert isinstance(task.suited([knowing], (64, 48))[0], PyramidPrior)
+    assert not isinstance(task.suited([knowing], (20, 20))[0], PyramidPrior)
+    assert not isinstance(task.suited([prior_of(network(given=()))], (64, 48))[0], PyramidPrior)
 
 
 def test_noise_in_the_picture_or_another_sampler_take_the_prior_of_whole_pictures():
