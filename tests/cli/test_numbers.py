@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from enum import EnumMeta as EnumType  # its name from 3.11 on
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ def numeric(of) -> list[tuple[list[str], str]]:
         line = list(path)
         for param in command.params:
             if param.required:
-                line += [param.opts[0], "2"] if param.opts[0].startswith("-") else [__file__]
+                kind = param.type_descriptor.annotation
+                some = next(iter(kind)).value if isinstance(kind, EnumType) else "2"
+                line += [param.opts[0], some] if param.opts[0].startswith("-") else [__file__]
         found += [
             (line, max(p.opts, key=len)) for p in command.params if p.type_descriptor.annotation in (of, list[of])
         ]
