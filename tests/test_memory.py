@@ -22,6 +22,12 @@ CPU_MESSAGE = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tr
 QUICK = Sampling("langevin", levels=2, steps=3, step_size=1e-3)
 
 
+@pytest.fixture(autouse=True)
+def _samplers_alone(monkeypatch):
+    """What is counted here are the sampler's evaluations, not those that judge its answers."""
+    monkeypatch.setattr("basis_cli.posterior.surprise.SIGMAS", ())
+
+
 class Small:
     """A toy prior on a machine where ``room`` pictures fit; ``trouble`` makes the exception."""
 

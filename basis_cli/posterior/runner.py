@@ -231,7 +231,7 @@ class _Run:
         made = fitted(operator, x, repeated)
         alpha = estimated(made)
         log_prob = posterior.log_prob(x.to(self.compute.place))
-        doubt = posterior.surprise(x.to(self.compute.place)) if isinstance(posterior, Guided) else None
+        doubt = self._surprise(x)
         psnr = None if truth is None else ordering.psnr(x, truth.repeat_interleave(m, dim=1))
         return Result(
             components=x.unflatten(1, (len(y), m)),
@@ -244,12 +244,31 @@ class _Run:
             evaluations=self.evaluations,
             log_likelihood=None if scores is None else torch.stack([one.log_likelihood for one in ranked]),
             log_prob=None if log_prob is None else log_prob.cpu().view(operator.k, len(y), m),
-            surprise=None if doubt is None else doubt.cpu().view(operator.k, len(y), m),
+            surprise=None if doubt is None else doubt.view(operator.k, len(y), m),
             std=std,
             ranked=ranked,
             seeds=[list(self.seeds[i]) for i in inputs],
             settings=self.compute.described() | posterior.described() | {"samples": samples, "select": select},
         )
+
+    def _surprise(self, x: Tensor) -> Tensor | None:
+        """See :meth:`~.guided.Guided.surprise`, ``(k, n)``, of as many pictures at once as memory holds."""
+        if not isinstance(self.posterior, Guided):
+            return None
+        parts: list[Tensor] = []
+        done = 0
+        while done < x.shape[1]:
+            size = min(self.size, x.shape[1] - done)
+            try:
+                part = self.posterior.surprise(x[:, done : done + size].to(self.compute.place))
+            except (RuntimeError, MemoryError) as error:
+                self.size = memory.halved(size, error)
+                continue
+            if part is None:
+                return None
+            parts.append(part.cpu())
+            done += size
+        return torch.cat(parts, dim=1)
 
     def _spread(self, inputs: Sequence[int], ranked: Sequence[ranking.Ranked]) -> Tensor | None:
         """See :attr:`Result.alpha_spread`."""

@@ -130,7 +130,9 @@ def test_a_name_too_long_for_its_results_fails_alone(basis, picture):
     long = picture("n" * 245 + ".png")
     result = basis("separate", long, picture(), *TOY)
     assert result.exit_code == 1
-    one_line(result, "is too long for those of its results")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "is too long for those of its results" in errors[0]
     assert sorted(path.name for path in Path("out").iterdir()) == ["mix.json", "mix.x1.png", "mix.x2.png"]
 
 
