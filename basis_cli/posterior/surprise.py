@@ -40,7 +40,7 @@ def surprise(priors: Sequence[Prior], x: Tensor) -> Tensor | None:
     total = x.new_zeros(x.shape[:2])
     for sigma in sigmas:
         levels = [_near(prior, sigma) for prior in priors]
-        scale = torch.tensor(levels, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1, 1)
+        scale = x.new_tensor(levels).view(-1, 1, 1, 1, 1)
         denoise, noisy = joint_denoiser(priors, levels), x + scale * z
         denoised = denoise(noisy)
         moved = denoise(noisy + STEP * direction)
