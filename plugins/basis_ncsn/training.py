@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from basis_cli.api import Dataset, UsageError, operators, samplers, training, write_sheet
 
-from .given import KINDS
+from .given import KINDS, Projection
 from .network import NETWORKS
 from .prior import ScorePrior, read, save
 from .unet import UNet
@@ -42,16 +42,20 @@ def denoising_loss(
     std: float,
     sigmas: Tensor | None = None,
     highest: float = SIGMAS[1],
+    unknown: Projection | None = None,
 ) -> Tensor:
     """``E lambda(s) ||D(x + s z, s) - x||^2`` per pixel over ``sigmas``, by default :func:`random_levels`.
+
+    With the projection ``unknown`` ``P`` of :mod:`.given` noise is ``s P z``, and the rest of ``x`` is given.
 
     ``lambda = (s^2 + std^2) / (s std)^2`` makes every level weigh the same at the start (Karras et al. 2022).
     """
     sigma = random_levels(x, generator, highest) if sigmas is None else sigmas[_indices(sigmas, x, generator)]
     s = sigma[:, None, None, None]
-    noisy = x + s * torch.randn(x.shape, generator=generator, device=x.device)
+    z = torch.randn(x.shape, generator=generator, device=x.device)
     weight = (s**2 + std**2) / (s * std) ** 2
-    return (weight * (network(noisy, sigma) - x) ** 2).mean()
+    denoised = network(x + s * unknown(z), sigma, unknown) if unknown else network(x + s * z, sigma)
+    return (weight * (denoised - x) ** 2).mean()
 
 
 def given_loss(
@@ -61,19 +65,15 @@ def given_loss(
 
     That share is divided evenly among ``kinds``, of which one may be there twice.
     """
-    sizes = [round(share * len(x) * (i + 1) / len(kinds)) for i in range(len(kinds))]
-    parts = x.tensor_split(sizes)
-    white = parts[-1]
-    total = denoising_loss(network, white, generator, std) * len(white) if len(white) else 0.0
-    for kind, part in zip(kinds, parts[:-1], strict=True):
+    ends = [round(share * len(x) * (i + 1) / len(kinds)) for i in range(len(kinds))]
+    *parts, white = x.tensor_split(ends)
+    total = denoising_loss(network, white, generator, std) * len(white) if len(white) else x.new_zeros(())
+    for kind, part in zip((KINDS[name] for name in kinds), parts, strict=True):
         if len(part):
-            unknown = KINDS[kind].random(part, generator)
-            sigma = random_levels(part, generator, KINDS[kind].highest)
-            s = sigma[:, None, None, None]
-            noisy = part + s * unknown(torch.randn(part.shape, generator=generator, device=x.device))
-            weight = (s**2 + std**2) / (s * std) ** 2
-            total = total + (weight * (network(noisy, sigma, unknown) - part) ** 2).mean() * len(part)
-    return total / len(x)  # type: ignore[return-value]
+            unknown = kind.random(part, generator)
+            loss = denoising_loss(network, part, generator, std, highest=kind.highest, unknown=unknown)
+            total = total + loss * len(part)
+    return total / len(x)
 
 
 def score_matching_loss(network: nn.Module, x: Tensor, generator: torch.Generator, sigmas: Tensor) -> Tensor:
