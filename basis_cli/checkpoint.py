@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .data.files import atomically
-from .errors import BasisError, NotFiniteError, WeightsError
+from .errors import BasisError, NotFiniteError, UsageError, WeightsError
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
@@ -30,6 +30,18 @@ def save(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) ->
         if not torch.isfinite(tensor).all():
             raise NotFiniteError(f"{path} is not written: {name} is not finite", "weights that diverged are of no use")
     write(path, tensors, notes)
+
+
+def begin_with(network: nn.Module, start: nn.Module, path: Path) -> None:
+    """Load the weights of ``start``, which was read from ``path``, into ``network``; both know their ``config``.
+
+    Raises:
+        UsageError: they are not the same network.
+    """
+    if (type(start), start.config) != (type(network), network.config):
+        hint = "it has " + ", ".join(f"{name} {value}" for name, value in start.config.items())  # type: ignore[operator, union-attr]
+        raise UsageError(f"{path} holds another network", hint)
+    network.load_state_dict(start.state_dict())
 
 
 @contextmanager

@@ -12,12 +12,15 @@ from torch import Tensor
 from ..errors import UsageError
 from .base import Constant, Linear, resampled
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in what most programs call gray (ITU-R BT.601)."""
+
 
 class Gray(Linear):
     """``y = sum_c w_c x_c``, equation 14: ``(1, n, c, h, w) -> (n, 1, h, w)``, the mean of the channels by default.
 
     Args:
-        weights: one for each channel, by default a third each; ``images.LUMA`` is what most programs call gray.
+        weights: one for each channel, by default a third each; or :data:`LUMA`.
 
     Raises:
         UsageError: no weights, or all of them zero, NaN or infinite.

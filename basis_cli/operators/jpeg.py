@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .base import Constant, Noise, truncated
+from .image import LUMA
 
 Plane = Callable[[Tensor], Tensor]
 """What is done to chroma ``(n, 2, h, w)``."""
@@ -167,7 +168,7 @@ TURNED = {
     8: (True, (-2,)),
 }
 """EXIF orientations: whether the stored picture is transposed, and along which axes it is mirrored then."""
-YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+YCC = (LUMA, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """RGB to YCbCr (JFIF), chroma about 0."""
 
 

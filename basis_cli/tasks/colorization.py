@@ -55,9 +55,9 @@ class Colorize(Task):
 
     def weights(self, channels: int) -> tuple[float, ...]:
         """Of the channels in the gray."""
-        from ..data.images import LUMA
+        from ..operators import LUMA
 
-        return tuple(LUMA.tolist()) if self.weighting == GrayOf.luma and channels == 3 else (1 / channels,) * channels
+        return LUMA if self.weighting == GrayOf.luma and channels == 3 else (1 / channels,) * channels
 
     def operator(self, shape: Shape) -> Operator:
         from ..operators import Gray

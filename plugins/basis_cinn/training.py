@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basis_cli.api import Dataset, UsageError, bits_per_dim, training, write_sheet
+from basis_cli.api import Dataset, UsageError, bits_per_dim, checkpoint, training, write_sheet
 
 from . import lab
 from .files import read, save
-from .network import ClassFlow, ColourFlow, ConditionalFlow
+from .network import ClassFlow, ColourFlow
 
 FITTED = 20_000  # pictures that principal directions are taken from
 
@@ -46,20 +46,6 @@ def measured(network: ClassFlow, pictures: Tensor, labels: Tensor) -> dict[str, 
         "bits_per_dim": float(bits_per_dim(own, network.size).mean()),
         "bayes_accuracy": float((each.argmax(1) == labels).float().mean()),
     }
-
-
-def _begin_with(network: ConditionalFlow, path: Path) -> None:
-    """Load the weights in ``path``.
-
-    Raises:
-        UsageError: they are another network's.
-        WeightsError: the file cannot be read.
-    """
-    start = read(path)
-    if (type(start), start.config) != (type(network), network.config):
-        hint = "it has " + ", ".join(f"{name} {value}" for name, value in start.config.items())
-        raise UsageError(f"{path} holds another network", hint)
-    network.load_state_dict(start.state_dict())
 
 
 def train_classes(
@@ -94,7 +80,7 @@ def train_classes(
     except ValueError as error:
         raise UsageError(str(error), "see basis train cinn --help") from error
     if start_from:
-        _begin_with(network, start_from)
+        checkpoint.begin_with(network, read(start_from), start_from)
     elif network.principal is not None:
         chosen = torch.linspace(0, len(data.images) - 1, min(FITTED, len(data.images))).long()
         network.principal.fit(data[chosen.numpy()].flatten(1))
@@ -203,7 +189,7 @@ def train_colours(
         raise UsageError(str(error), "see basis train cinn-colour --help") from error
     begun = training.to_be_continued(out, resume)
     if start_from:
-        _begin_with(network, start_from)
+        checkpoint.begin_with(network, read(start_from), start_from)
     elif network.conditioning == "fixed" and not begun:
         _pretrain(network, images, out / "condition", settings, device)
     if network.conditioning == "fixed":

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from basis_cli.api import operators
+
 STYLE, NOISE = 64, 4
 """Numbers of the style in a code, and channels of noise."""
 
@@ -163,14 +165,11 @@ class Generator(nn.Module):
     def agreeing(self, x: Tensor, y: Tensor) -> Tensor:
         """The answer nearest to ``x`` that has the luma, or the means, of ``y``; what has neither is left alone."""
         if self.task == "colorize":
-            weights = x.new_tensor(LUMA).view(3, 1, 1)
+            weights = x.new_tensor(operators.LUMA).view(3, 1, 1)
             return x + weights / weights.square().sum() * (y - (weights * x).sum(1, keepdim=True))
         if self.task == "upscale":
             return x + F.interpolate(y - F.avg_pool2d(x, self.factor), scale_factor=float(self.factor), mode="nearest")
         return x
-
-
-LUMA = (0.299, 0.587, 0.114)
 
 
 def _resized(y: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from basis_cli.api import Dataset, UsageError, operators, samplers, training, write_sheet
+from basis_cli.api import Dataset, UsageError, checkpoint, operators, samplers, training, write_sheet
 
 from .distance import FeatureDistance
 from .files import read, save
-from .network import LUMA, Generator
+from .network import Generator
 from .search import codes, hierarchical_search, targets
 
 QUALITIES = (5, 10)
@@ -27,7 +27,7 @@ def observed(task: str, x: Tensor, generator: torch.Generator, factor: int = 16)
     if task == "paint":
         return (255 * x[:, 3]).round().long()
     if task == "colorize":
-        return operators.Gray(LUMA)(x[None])
+        return operators.Gray(operators.LUMA)(x[None])
     if task == "upscale":
         return operators.Downsample(factor, (x.shape[2], x.shape[3]))(x[None])
     low, high = QUALITIES
@@ -103,7 +103,7 @@ def train(
         raise UsageError(str(error), "see basis train imle --help") from error
     _check(network, data, shape, samples)
     if start_from:
-        _begin_with(network, start_from)
+        checkpoint.begin_with(network, read(start_from), start_from)
     pool = min(pool, len(data.images))
     seen = tuple(observed(network.task, torch.zeros(1, *shape), torch.Generator(), network.factor).shape[1:])
     model, distance = Chosen(network, pool, seen), FeatureDistance()
@@ -182,11 +182,3 @@ def _check(network: Generator, data: Dataset, shape: tuple[int, int, int], sampl
         raise UsageError(f"{w} x {h} pixels are no multiples of {network.stride}", "another --size, or fewer modules")
     if len(samples) != len(network.parts) or min(samples) < 1:
         raise UsageError(f"{len(network.parts)} modules need as many counts of samples above zero")
-
-
-def _begin_with(network: Generator, path: Path) -> None:
-    start = read(path)
-    if start.config != network.config:
-        hint = "it has " + ", ".join(f"{name} {value}" for name, value in start.config.items())
-        raise UsageError(f"{path} holds another network", hint)
-    network.load_state_dict(start.state_dict())

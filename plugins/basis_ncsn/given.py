@@ -19,7 +19,7 @@ from basis_cli.api import operators
 
 Projection = Callable[[Tensor], Tensor]
 """``P``, of pictures ``(n, c, h, w)``."""
-GRAYS = ((0.299, 0.587, 0.114), (1 / 3, 1 / 3, 1 / 3))
+GRAYS = (operators.LUMA, (1 / 3, 1 / 3, 1 / 3))
 """Weights of the channels in gray pictures: luma, and the mean."""
 FACTORS = (2, 4, 8)
 """By which pictures are shrunk."""

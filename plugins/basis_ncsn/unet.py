@@ -144,9 +144,11 @@ class UNet(nn.Module):
         s = sigma[:, None, None, None]
         total = s**2 + self.std**2
         centred = x - self.mean
-        scaled = centred * total.rsqrt()
         if unknown:  # what is known has the scale of pictures without noise
-            scaled = unknown(scaled) + (centred - unknown(centred)) / self.std
+            noisy = unknown(centred)
+            scaled = noisy * total.rsqrt() + (centred - noisy) / self.std
+        else:
+            scaled = centred * total.rsqrt()
         h, w = x.shape[2:]
         raw = self.raw(reflected(scaled, self.stride), sigma.log() / 4, unknown is not None)[..., :h, :w].float()
         denoised = self.mean + centred * (self.std**2 / total) + raw * (s * self.std * total.rsqrt())
