@@ -7,7 +7,7 @@ import io
 import json
 import secrets
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -159,12 +159,12 @@ class Api:
         return FileResponse(STATIC / "index.html")
 
     async def static(self, request: Request) -> Response:
-        return _one_of(STATIC, request.path_params["name"], {"app.js", "app.css"})
+        return _one_of([STATIC / "app.js", STATIC / "app.css"], request)
 
     async def example(self, request: Request) -> Response:
         own = STATIC.with_name("examples")
         folder = own if own.is_dir() else Path(__file__).parents[2] / "examples"  # a checkout
-        return _one_of(folder, request.path_params["name"], set(EXAMPLES))
+        return _one_of([folder / name for name in EXAMPLES], request)
 
     async def offered(self, request: Request) -> Response:
         return JSONResponse({"tasks": offered(), "examples": EXAMPLES, "largest": LARGEST_FILE})
@@ -201,8 +201,7 @@ class Api:
 
     async def file(self, request: Request) -> Response:
         job = self.jobs.get(request.path_params["id"])
-        found = {file.name: file for file in self.jobs.files(job["id"])}
-        response = _one_of(None, request.path_params["name"], set(found), found)
+        response = _one_of(self.jobs.files(job["id"]), request)
         if request.path_params["name"].endswith(".html"):
             response.headers["Content-Security-Policy"] = REPORT
         return response
@@ -219,13 +218,12 @@ class Api:
         return Response(data.getvalue(), media_type="application/zip", headers=headers)
 
 
-def _one_of(folder: Path | None, name: str, names: set[str], found: dict[str, Path] | None = None) -> Response:
-    if name not in names:
+def _one_of(files: Iterable[Path], request: Request) -> Response:
+    """That of the ``files`` which the request names, and no other."""
+    file = {file.name: file for file in files}.get(request.path_params["name"])
+    if file is None or not file.is_file():
         raise HTTPException(404)
-    path = found[name] if found else folder / name if folder else Path(name)
-    if not path.is_file():
-        raise HTTPException(404)
-    return FileResponse(path)
+    return FileResponse(file)
 
 
 async def _body(request: Request, most: int, what: str) -> bytes:
