@@ -19,7 +19,7 @@ from basis_cli.errors import InputError, UsageError
 from basis_cli.evaluation import metrics, protocols
 from basis_cli.operators import Mixture
 from basis_cli.posterior import Sampling, ordering
-from basis_cli.tasks.colorization import Colorize
+from basis_cli.tasks.colorization import Colorization, Colorize
 from basis_cli.tasks.decompression import Compressed
 from basis_cli.tasks.inpainting import Inpaint
 from basis_cli.tasks.upscaling import Upscale
@@ -225,7 +225,7 @@ class Flat:
 @pytest.mark.parametrize(
     ("task", "limit"),
     [
-        (Colorize(), 0.1),
+        (Colorization().task(), 0.1),
         (Inpaint("left"), 0.1),
         (Upscale(2), 0.1),
         (Upscale(2, bicubic=True), 0.1),
