@@ -148,8 +148,7 @@ def _stated_sha256(weights: WeightFile, path: Path | None = None) -> str:
 
 def _verify(path: Path, expected: str, weights: WeightFile) -> None:
     try:
-        status = path.stat()
-        actual = _remembered_sha256(path, status.st_size, status.st_mtime_ns)
+        actual = remembered_sha256(path)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}", "check its permissions") from error
     if actual != expected:
@@ -159,9 +158,14 @@ def _verify(path: Path, expected: str, weights: WeightFile) -> None:
         )
 
 
-@cache
-def _remembered_sha256(path: Path, size: int, mtime_ns: int) -> str:
+def remembered_sha256(path: Path) -> str:
     """:func:`sha256`, computed once a process for a file that does not change."""
+    status = path.stat()
+    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
     return sha256(path)
 
 

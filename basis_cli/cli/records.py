@@ -74,7 +74,7 @@ def weights_sha256(specs: Mapping[str, PriorSpec | PosteriorSpec], weights: Path
     from .. import weights as store
 
     paths = {name: store.of(spec, weights) for name, spec in specs.items()}
-    return {name: store.sha256(path) for name, path in paths.items() if path}
+    return {name: store.remembered_sha256(path) for name, path in paths.items() if path}
 
 
 def read(record: Path, recorded: Ledger | None = None) -> dict[str, Any]:

@@ -57,6 +57,21 @@ def test_module_and_console_script_agree():
     assert run.stdout == f"basis {basis_cli.__version__}\n"
 
 
+def test_a_task_alone_is_the_command_that_it_is_among_all_others():
+    """Which the console script makes, and no other, so that a small picture does not wait for those."""
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from basis_cli.cli import _app
+    from basis_cli.cli.app import app
+
+    alone = _app(["upscale", "--help"])
+    assert list(get_command(alone).commands) == ["upscale"]
+    one, all_of_them = (CliRunner().invoke(each, ["upscale", "--help"]).output for each in (alone, app))
+    assert one == all_of_them
+    assert _app(["evaluate"]) is _app([]) is _app(["--version", "upscale"]) is app
+
+
 def test_priors_list_has_the_built_ins(basis):
     names = {row["name"]: row for row in json.loads(basis("priors", "list", "--json").stdout)}
     assert names["ncsn-mnist"]["shape"] == [1, 28, 28]
