@@ -37,7 +37,7 @@ def test_same_picture_alone_and_in_a_batch_of_fifty():
     mixture = torch.from_numpy(images.read(EXAMPLES / "digits.png"))
     batch = torch.rand(50, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     batch[17] = mixture
-    quick = basis_cli.Sampling("langevin", steps=3, seed=5)
+    quick = basis_cli.Sampling("langevin", levels=4, steps=2, seed=5)
     alone = basis_cli.separate(mixture, sampling=quick).components[:, 0]
     assert torch.equal(basis_cli.separate(batch, sampling=quick).components[:, 17], alone)
 
