@@ -16,7 +16,7 @@ from basis_cli.compute import Compute
 from basis_cli.data import datasets
 from basis_cli.data.datasets import Dataset
 from basis_cli.errors import InputError, UsageError
-from basis_cli.evaluation import metrics, protocols
+from basis_cli.evaluation import metrics, msvae, protocols
 from basis_cli.operators import Mixture
 from basis_cli.posterior import Sampling, ordering
 from basis_cli.tasks.colorization import Colorization, Colorize
@@ -123,6 +123,41 @@ def test_class_split_mixes_low_with_high_digits_and_animals_with_machines(name, 
     assert set(labels[:, 1]) == second
     with pytest.raises(UsageError, match="two pictures, not 3"):
         datasets.mixture_indices(blank(name), 3, 5, "class-split", seed=1)
+
+
+def test_ms_vae_mixes_distinct_classes():
+    labels = blank().labels[datasets.mixture_indices(blank(), 4, 60, "ms-vae", seed=1)]
+    assert all(len(set(row)) == 4 for row in labels)
+    assert set(labels.flatten()) == set(range(10))
+    assert datasets.mixture_indices(blank(count=2), 2, 3, "ms-vae", seed=1).shape == (3, 2)
+    with pytest.raises(UsageError, match="2 classes are too few"):
+        datasets.mixture_indices(blank(count=2), 3, 5, "ms-vae", seed=1)
+
+
+def test_ms_vae_matches_by_ssim_and_divides_by_a_maximum_above_one():
+    t, u = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    truth = torch.stack([0.5 + 0.15 * t, 0.1 + 0.15 * u])
+    x = torch.stack([0.5 + 0.15 * u, 0.1 + 0.15 * t])  # nearer in PSNR to what they look less like
+    found = msvae.judged(x, truth)
+    swapped = ordering.psnr(x.flip(0), truth).mean(0)
+    assert found["psnr"] == pytest.approx(swapped)
+    assert float(swapped) < float(ordering.psnr(x, truth).mean())
+    bright = truth / truth.amax((-3, -2, -1), keepdim=True)
+    assert float(msvae.judged(3 * bright, bright)["psnr"]) == pytest.approx(100)
+    assert float(msvae.judged(0.5 * bright, bright)["psnr"]) < 20
+    assert float(msvae.judged(truth, truth)["ssim"]) == pytest.approx(1)
+
+
+def test_separations_are_judged_as_ms_vae_does():
+    prior = soft_blobs((1, 12, 12))
+    blobs = prior.sample(12, torch.Generator().manual_seed(0)).clamp(0, 1)
+    data = Dataset("blobs", "test", (blobs * 255).round().numpy().astype(np.uint8), np.arange(12) % 4)
+    report = protocols.evaluate_separation(
+        data, [prior] * 3, protocol="ms-vae", pairs=4, sampling=Sampling("project", levels=4)
+    )
+    assert report["ms_vae"]["psnr"]["mean"] == pytest.approx(report["psnr"]["mean"], abs=1)
+    assert -1 < report["ms_vae"]["ssim"]["mean"] < 1
+    assert report["ms_vae"]["ssim"]["standard_error"] > 0
 
 
 def test_psnr_by_hand():

@@ -48,6 +48,8 @@ TINY = {
     "cinn-ablation": {"iterations": 1, "batch": 2, "pictures": 2, "samples": 2},
     "cinn-interpolation": {"pictures": 1},
     "cinn-colour-transfer": {"pictures": 2},
+    "robustness": {"pairs": 2, "best_pairs": 1},
+    "ms-vae": {"mixtures": 2, "best_mixtures": 1},
 }
 
 
@@ -145,7 +147,22 @@ def test_every_experiment_writes_numbers_and_a_figure(small, name):
     assert record["sizes"].keys() == EXPERIMENTS[name].full.keys()
     assert bool(record["cut"]) == (record["sizes"] != EXPERIMENTS[name].full)
     assert bool(record["why"]) == (name != "figure5")
-    assert document(out).count("\n## ") == len(EXPERIMENTS)
+    page = EXPERIMENTS[name].page
+    assert document(out).count("\n## ") == sum(each.page == page for each in EXPERIMENTS.values())
+
+
+def test_mixtures_of_all_kinds_are_shown_beside_themselves(small):
+    out = small / "robustness"
+    record = reproduce("robustness", out, setup=Setup(device="cpu"), sizes=TINY["robustness"])
+    rows = {row["what"]: row for row in record["rows"]}
+    assert all(row["untouched"] > 0 and row["published"] is None for row in rows.values())
+    assert rows["0.9 : 0.1, given"]["untouched"] > rows["equal"]["untouched"] + 1
+    assert "coefficients within 0.02 in" in rows["0.5 : 0.5, not given (auto)"]["settings"]
+    text = document(out)
+    assert text.startswith("# Mixtures as people have them")
+    assert "| | untouched | ours | settings |" in text
+    reproduce("figure2", out, setup=Setup(device="cpu"), sizes=TINY["figure2"])
+    assert document(out).count("\n# ") == 1  # the papers' page, then this
 
 
 def test_experiments_name_functions_that_exist():
@@ -257,14 +274,17 @@ def test_numbers_for_the_eye():
     assert shown(-312.4, 12.0) == "-312 ± 12"
 
 
-def test_the_committed_document_is_that_of_the_committed_results(tmp_path):
-    folder = tmp_path / "reproduction"
+@pytest.mark.parametrize("page", ["reproduction", "robustness"])
+def test_the_committed_document_is_that_of_the_committed_results(tmp_path, page):
+    folder = tmp_path / page
     folder.mkdir()
-    for path in (DOCS / "results" / "reproduction").glob("*.json"):
+    for path in (DOCS / "results" / page).glob("*.json"):
         (folder / path.name).write_text(path.read_text())
-    assert write_document(folder).read_text() == (DOCS / "results" / "reproduction.md").read_text()
+    assert write_document(folder).read_text() == (DOCS / "results" / f"{page}.md").read_text()
     for path in folder.glob("*.json"):
         experiment = EXPERIMENTS[path.stem]
+        assert experiment.page == page
         assert json.loads(path.read_text())["sizes"].keys() == experiment.quick.keys()
-    of_colours = {"cinn-interpolation", "cinn-colour-transfer"}  # their model is not trained yet
-    assert {path.stem for path in folder.glob("*.json")} >= EXPERIMENTS.keys() - of_colours
+    of_colours = {"cinn-interpolation", "cinn-colour-transfer", "ms-vae"}  # their model is not trained yet
+    own = {name for name, experiment in EXPERIMENTS.items() if experiment.page == page}
+    assert {path.stem for path in folder.glob("*.json")} >= own - of_colours

@@ -148,7 +148,7 @@ def samplers(
     All budgets and samplers take most of an hour for 100 mixtures on two CPU cores.
     """
     from ..evaluation.benchmarks import CONTENDERS, frontier
-    from ..evaluation.protocols import PAPER_PSNR
+    from ..evaluation.protocols import published
     from ..posterior import Sampling
     from ..tasks.separation import Separate, numbers
     from .loading import load_pictures, load_priors
@@ -180,7 +180,7 @@ def samplers(
         raise UsageError(f"--budgets {budgets} buys no sampler a run", "ep takes three levels of two evaluations")
     result = {"prior": prior, "weights_sha256": hashes, "data": data, "protocol": protocol.value, "k": k}
     result |= {"mixtures": pairs, "pairs_seed": seed, "rows": rows}
-    result["published"] = PAPER_PSNR[protocol.value] if (data, k) == ("mnist", 2) else {}
+    result["published"] = published(protocol.value, data, k)
     show(result, as_json, _frontier_table(result))
     if plot:
         _draw_frontier(result, plot)

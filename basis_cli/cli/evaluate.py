@@ -34,7 +34,7 @@ from .options import (
     with_options,
 )
 from .output import check_plot, figure, sampling_progress, show
-from .quality import best_table, diversity_table, quality_table
+from .quality import best_table, diversity_table, quality_table, separation_tables
 
 if TYPE_CHECKING:
     from ..compute import Compute
@@ -48,6 +48,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure a prior and a sampler as t
 class Protocol(str, Enum):
     class_agnostic = "class-agnostic"
     class_split = "class-split"
+    ms_vae = "ms-vae"
 
 
 InceptionOption = Annotated[
@@ -55,7 +56,10 @@ InceptionOption = Annotated[
     typer.Option(help="Weights of the Inception network (pytorch-fid's): measure FID and IS, not cifar-FID, cifar-IS."),
 ]
 SheetOption = Annotated[Path | None, typer.Option(help="Write the first pictures, uncurated, here (PNG).")]
-ProtocolOption = Annotated[Protocol, typer.Option(help="Any two pictures, or one of each half of the classes.")]
+ProtocolOption = Annotated[
+    Protocol,
+    typer.Option(help="Any two pictures; one of each half of the classes; of distinct classes, matched by SSIM."),
+]
 
 
 @app.callback()
@@ -98,7 +102,7 @@ def separation(
 
     With a prior and a data set for each component, also in how many mixtures each came out in its own place.
     """
-    from ..evaluation.protocols import PAPER_PSNR, evaluate_separation
+    from ..evaluation.protocols import evaluate_separation, published
     from ..priors.tiles import about_tiles, tiled
     from ..tasks.separation import Separate, Together
     from .loading import load_pictures, load_priors
@@ -132,23 +136,11 @@ def separation(
             watch=watch,
         )
     about = {"prior": prior, "weights_sha256": hashes, "shape": priors[0].shape, "tiles": about_tiles(priors[0])}
-    usual = (data, k, alpha, mixing) == (["mnist"], 2, None, Mixing.mean)
-    published = PAPER_PSNR[protocol.value] if usual else {}
-    show(about | result | {"published": published}, as_json, *_separation_tables(about | result, published))
+    usual = (len(data), alpha, mixing) == (1, None, Mixing.mean)
+    beside = published(protocol.value, data[0], k) if usual else {}
+    show(about | result | {"published": beside}, as_json, *separation_tables(about | result, beside))
     if plot:
-        _histogram(result, published, plot)
-
-
-def _separation_tables(result: dict[str, Any], published: dict[str, float]) -> list[Any]:
-    quality = (
-        [quality_table(result, f"all {result['k'] * result['mixtures']} components")] if "quality" in result else []
-    )
-    places = [
-        f"every component in its own place, {name}: {', '.join(f'{share:.0%} {how}' for how, share in shares.items())} "
-        "of the mixtures"
-        for name, shares in result.get("assigned", {}).items()
-    ]
-    return [_table(result, published), *quality, *places]
+        _histogram(result, beside, plot)
 
 
 @dataclass(frozen=True)
@@ -357,27 +349,6 @@ def _gradients_table(rows: list[dict[str, float]], title: str) -> Table:
     table = Table("sigma", "sigma E||score||", title=title, title_justify="left")
     for row in rows:
         table.add_row(f"{row['sigma']:.4f}", f"{row['scaled_norm']:.3f} ± {row['standard_error']:.3f}")
-    return table
-
-
-def _table(result: dict[str, Any], published: dict[str, float]) -> Table:
-    title = f"{result['mixtures']} mixtures of {result['k']} {result['data']} test pictures, {result['protocol']}"
-    table = Table("", "mean PSNR", "median", "over 25 dB", title=title, title_justify="left")
-    for name, stats in (
-        ("average (ours)", result["average"]),
-        (f"{', '.join(result['prior'])} (ours)", result["psnr"]),
-        ("after the last correction", result["psnr_corrected"]),
-    ):
-        error = f" ± {stats['standard_error']:.2f}" if stats["standard_error"] is not None else ""
-        table.add_row(
-            name, f"{stats['mean']:.2f}{error} dB", f"{stats['median']:.2f}", f"{stats['share_above_25_db']:.0%}"
-        )
-    for name, value in published.items():
-        table.add_row(f"{name} (paper)", f"{value:.1f} dB", "", "", style="dim")
-    table.caption = (
-        f"{result['settings']['sampler']}, {result['evaluations']:.0f} evaluations, {result['seconds']:.0f} s; "
-        f"residual {result['residual_8bit_rms']:.2f} of 255 levels"
-    )
     return table
 
 

@@ -43,3 +43,42 @@ def diversity_table(found: dict[str, dict[str, float]], samples: int) -> Table:
         "FWV: faithfulness-weighted variance by bandwidth, on EfficientNet-Lite0's features; higher is better"
     )
     return table
+
+
+def separation_tables(result: dict[str, Any], published: dict[str, float]) -> list[Any]:
+    """What was measured of separations, beside what was ``published``."""
+    quality = (
+        [quality_table(result, f"all {result['k'] * result['mixtures']} components")] if "quality" in result else []
+    )
+    places = [
+        f"every component in its own place, {name}: {', '.join(f'{share:.0%} {how}' for how, share in shares.items())} "
+        "of the mixtures"
+        for name, shares in result.get("assigned", {}).items()
+    ]
+    return [_psnr_table(result, published), *quality, *places]
+
+
+def _psnr_table(result: dict[str, Any], published: dict[str, float]) -> Table:
+    title = f"{result['mixtures']} mixtures of {result['k']} {result['data']} test pictures, {result['protocol']}"
+    table = Table("", "mean PSNR", "median", "over 25 dB", title=title, title_justify="left")
+    for name, stats in (
+        ("average (ours)", result["average"]),
+        (f"{', '.join(result['prior'])} (ours)", result["psnr"]),
+        ("after the last correction", result["psnr_corrected"]),
+    ):
+        table.add_row(name, f"{_with_error(stats)} dB", f"{stats['median']:.2f}", f"{stats['share_above_25_db']:.0%}")
+    if "ms_vae" in result:
+        psnr, ssim = (_with_error(result["ms_vae"][name]) for name in ("psnr", "ssim"))
+        table.add_row("matched by SSIM (ms-vae)", f"{psnr} dB", f"SSIM {ssim}", "")
+    for name, value in published.items():
+        table.add_row(f"{name} (paper)", f"{value:.1f} dB", "", "", style="dim")
+    table.caption = (
+        f"{result['settings']['sampler']}, {result['evaluations']:.0f} evaluations, {result['seconds']:.0f} s; "
+        f"residual {result['residual_8bit_rms']:.2f} of 255 levels"
+    )
+    return table
+
+
+def _with_error(stats: dict[str, Any]) -> str:
+    error = "" if stats["standard_error"] is None else f" ± {stats['standard_error']:.2f}"
+    return f"{stats['mean']:.2f}{error}"

@@ -249,35 +249,40 @@ def joined(data: Sequence[Dataset]) -> Dataset:
     return Dataset(name, data[0].split, pictures[order], np.zeros(len(pictures), np.uint8))
 
 
-PROTOCOLS = ("class-agnostic", "class-split")
+PROTOCOLS = ("class-agnostic", "class-split", "ms-vae")
 
 
 def mixture_indices(data: Dataset, k: int, count: int, protocol: str, seed: int) -> np.ndarray:
     """Which pictures make each of ``count`` mixtures: ``(count, k)`` indices, distinct within a row.
 
     ``class-agnostic`` draws k distinct pictures; ``class-split`` one from each half of the classes (digits 0-4 with
-    5-9, CIFAR-10's animals with machines), section 5 of the paper. Row ``i`` is the same whatever ``count`` is.
+    5-9, CIFAR-10's animals with machines), section 5 of the paper; ``ms-vae`` one each of k distinct classes (Boukun &
+    Lücke 2026). Row ``i`` is the same whatever ``count`` is.
 
     Raises:
-        UsageError: unknown protocol, or ``class-split`` with k other than 2, or too few pictures.
+        UsageError: unknown protocol, or ``class-split`` with k other than 2, or too few pictures or classes.
     """
     if protocol not in PROTOCOLS:
         raise UsageError(f"no protocol is called {protocol!r}", f"known: {', '.join(PROTOCOLS)}")
-    if protocol == "class-split":
-        if k != 2:
-            raise UsageError(f"class-split mixes two pictures, not {k}", "use --protocol class-agnostic")
-        groups = [np.flatnonzero(~data.upper), np.flatnonzero(data.upper)]
-    else:
-        groups = [np.arange(len(data.labels))]
-    if min(map(len, groups)) < max(k, 1):
+    if protocol == "class-split" and k != 2:
+        raise UsageError(f"class-split mixes two pictures, not {k}", "use --protocol class-agnostic")
+    groups = {
+        "class-agnostic": lambda: [np.arange(len(data.labels))],
+        "class-split": lambda: [np.flatnonzero(~data.upper), np.flatnonzero(data.upper)],
+        "ms-vae": lambda: [np.flatnonzero(data.labels == label) for label in np.unique(data.labels)],
+    }[protocol]()
+    if protocol == "ms-vae" and len(groups) < k:
+        raise UsageError(f"{len(groups)} classes are too few for mixtures of {k} distinct ones")
+    if min(map(len, groups)) < (max(k, 1) if len(groups) == 1 else 1):
         raise UsageError(f"{len(data.labels)} pictures are too few for mixtures of {k}")
     rows = []
     for row in range(count):
         rng = np.random.default_rng((seed, row))
-        if len(groups) == 1:
+        if protocol == "class-agnostic":
             rows.append(rng.choice(groups[0], k, replace=False))
         else:
-            rows.append(np.array([rng.choice(group) for group in groups]))
+            chosen = rng.choice(len(groups), k, replace=False) if protocol == "ms-vae" else range(k)
+            rows.append(np.array([rng.choice(groups[i]) for i in chosen]))
     return np.stack(rows)
 
 

@@ -26,36 +26,22 @@ from ..tasks import sample
 from ..tasks.base import Task
 from ..tasks.samples import Sample
 from ..tasks.separation import Separate, Together
-from . import metrics
+from . import metrics, msvae
 from .diversity import caveats, diversity, likeness, measurable
 from .imagenet import ImageNet
+from .published import PAPER_PSNR as PAPER_PSNR
+from .published import published as published
 
-PAPER_PSNR = {  # Table 2: mean PSNR in dB over 6,000 MNIST pairs
-    "class-split": {
-        "average": 14.8,
-        "NMF": 16.0,
-        "NES": 24.3,
-        "BASIS Glow": 22.9,
-        "BASIS Glow 10x": 27.7,
-        "BASIS NCSN": 29.5,
-    },
-    "class-agnostic": {
-        "average": 14.9,
-        "NMF": 9.4,
-        "S-D": 18.5,
-        "BASIS Glow": 22.7,
-        "BASIS Glow 10x": 27.1,
-        "BASIS NCSN": 29.3,
-    },
-}
+
+def average(values: np.ndarray) -> dict[str, Any]:
+    """Mean, its standard error and median."""
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error, "median": float(np.median(values))}
 
 
 def summary(psnr: np.ndarray) -> dict[str, Any]:
-    """Mean, its standard error, median and shares of a set of PSNRs, in dB."""
-    return {
-        "mean": float(psnr.mean()),
-        "standard_error": float(psnr.std(ddof=1) / np.sqrt(len(psnr))) if len(psnr) > 1 else None,
-        "median": float(np.median(psnr)),
+    """:func:`average` and shares of a set of PSNRs, in dB."""
+    return average(psnr) | {
         "share_above_25_db": float((psnr > 25).mean()),
         "share_above_mean": float((psnr > psnr.mean()).mean()),
     }
@@ -104,9 +90,11 @@ def evaluate_separation(
     made = {id(prior): of_shape(prior, about["data"], truth) for prior in priors}
     priors = [made[id(prior)] for prior in priors]
     _ready(sheet, realism)
+    if protocol == "ms-vae":
+        msvae.judged(truth[:, :1], truth[:, :1])
     task = task or Separate(k)
     if isinstance(sampling.noise_std, str) or task != Separate(k) or sampling.noise_std:
-        y = _observed(task, truth, sampling)
+        y = observed(task, truth, sampling)
     posterior = (replace(task, alpha="auto") if unknown else task).posterior(priors, sampling)
     result = drawn(posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, watch=watch)
     chosen = torch.stack([one.select(select)[:, 0] for one in result.ranked], dim=1)
@@ -120,6 +108,8 @@ def evaluate_separation(
         _write_sheet(sheet, mean[0], *x, *truth)
     found = about | {"k": k, "mixtures": pairs, "pairs_seed": pairs_seed}
     found |= _psnrs(truth, x, written, mean)
+    if protocol == "ms-vae":
+        found["ms_vae"] = {name: average(of.numpy()) for name, of in msvae.judged(chosen, truth).items()}
     found |= {
         "residual_8bit_rms": float(off.square().mean().sqrt()),
         "evaluations": result.evaluations,
@@ -142,7 +132,7 @@ def evaluate_separation(
     return found
 
 
-def _observed(task: Separate, truth: Tensor, sampling: Sampling) -> Tensor:
+def observed(task: Separate, truth: Tensor, sampling: Sampling) -> Tensor:
     """The mixtures ``(n, c, h, w)`` of ``truth`` ``(k, n, c, h, w)`` as files hold them, with noise if there is any."""
     return _noisy(task.operator(tuple(truth.shape[2:]))(truth), sampling)  # type: ignore[arg-type]
 
@@ -161,9 +151,9 @@ def _noisy(y: Tensor, sampling: Sampling) -> Tensor:
     return (y * 255).round() / 255
 
 
-def _psnrs(truth: Tensor, x: Tensor, written: Tensor, average: Tensor) -> dict[str, Any]:
+def _psnrs(truth: Tensor, x: Tensor, written: Tensor, untouched: Tensor) -> dict[str, Any]:
     """Of separations as the sampler left them and as they are written, and of the average, in dB."""
-    psnr, after, baseline = (ordering.psnr(each, truth).mean(0).numpy() for each in (x, written, average))
+    psnr, after, baseline = (ordering.psnr(each, truth).mean(0).numpy() for each in (x, written, untouched))
     found = {"psnr": summary(psnr), "psnr_corrected": summary(after), "average": summary(baseline)}
     return found | {"psnr_per_mixture": [round(float(value), 3) for value in psnr]}
 

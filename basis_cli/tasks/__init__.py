@@ -16,6 +16,10 @@ from .decompression import decompress as decompress
 from .inpainting import inpaint as inpaint
 from .restoration import restore as restore
 from .samples import sample as sample
+from .separation import Mixing as Mixing
+from .separation import Recorded as Recorded
+from .separation import Separate as Separate
+from .separation import Together as Together
 from .separation import separate as separate
 from .upscaling import upscale as upscale
 

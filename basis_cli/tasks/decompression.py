@@ -85,7 +85,7 @@ class Compressed(Decompress):
 
     quality: int
 
-    def operator(self, shape: Shape) -> Operator:
+    def operator(self, shape: Shape) -> Jpeg:
         from ..operators import Jpeg, standard_tables
 
         return Jpeg(standard_tables(self.quality)[: 1 if shape[0] == 1 else 2], shape[1:])

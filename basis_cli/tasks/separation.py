@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError, InputWarning, UsageError
 from .base import FitOption, Shape, Task, WhiteOption, answer, as_fit
-from .decompression import coded
+from .decompression import Compressed, coded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,9 +236,10 @@ WHITE = 0.05
 
 @dataclass(frozen=True)
 class Recorded(Separate):
-    """Mixtures that were stored as JPEG alike."""
+    """Mixtures that were stored as JPEG alike: with this ``coding``, or at a ``quality``."""
 
     coding: JpegCoding | None = None
+    quality: int = 75
 
     def operator(self, shape: Shape) -> Updating:
         return self.stored(super().operator(shape), shape)
@@ -246,8 +247,8 @@ class Recorded(Separate):
     def stored(self, mixture: Updating, shape: Shape) -> Updating:
         from ..operators import Composed
 
-        assert self.coding
-        return Composed(coded(self.coding, shape), mixture)
+        jpeg = coded(self.coding, shape) if self.coding else Compressed(self.quality).operator(shape)
+        return Composed(jpeg, mixture)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 BASIS is Jayaram & Thickstun (2020); NCSN is the reproduction of Song & Ermon (2019) by Matosevic, Hein & Nuzzo; cINN is
 Ardizzone, Lüth, Kruse, Rother & Köthe (2019).
+MS-VAE is Boukun & Lücke (2026). One experiment, ``robustness``, is of no paper.
 Importing this package does not import torch.
 """
 
@@ -40,6 +41,8 @@ class Row:
     error: float | None = None
     """Standard error of ours."""
     settings: str = ""
+    untouched: float | None = None
+    """The same of what was given, left as it is."""
 
 
 @dataclass

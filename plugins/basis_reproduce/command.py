@@ -26,7 +26,7 @@ from basis_cli.cli.commands import (
 
 from . import EXPERIMENTS, Setup
 from . import reproduce as run
-from .document import shown, write_document
+from .document import cells, write_document
 
 
 def reproduce(
@@ -100,14 +100,10 @@ def _list(as_json: bool) -> None:
 
 
 def _table(record: dict[str, Any]) -> Table:
-    table = Table("", "published", "ours", "settings", title=f"{record['source']}: {record['summary']}")
-    for row in record["rows"]:
-        table.add_row(
-            row["what"],
-            str(shown(row["published"]) if row["published"] is None else row["published"]),
-            shown(row["ours"], row["error"]),
-            row["settings"],
-        )
+    head, *lines = cells(record["rows"])
+    table = Table(*head, title=f"{record['source']}: {record['summary']}")
+    for line in lines:
+        table.add_row(*line)
     notes = [
         f"cut: {', '.join(record['cut'])} (--full: all)" if record["cut"] else "",
         *(f"left out: {line}" for line in record["left_out"]),

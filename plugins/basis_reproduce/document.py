@@ -1,4 +1,4 @@
-"""docs/results/reproduction.md, made of the results that ``basis reproduce`` wrote."""
+"""docs/results/reproduction.md and robustness.md, made of the results that ``basis reproduce`` wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from basis_cli.api import InputError, atomically
 
 from . import EXPERIMENTS, Experiment
 
-HEAD = """# The papers' numbers, and ours
+PAGES = {
+    "reproduction": """# The papers' numbers, and ours
 
 Made from the results in `{folder}/` by `basis reproduce document -o docs/results/{folder}`. BASIS is *Source
 Separation with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the reproduction of *Generative Modeling by
@@ -22,7 +23,15 @@ Estimating Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic,
 Generation with Conditional Invertible Neural Networks* (Ardizzone et al. 2019). Each section is one command, which also
 draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`, or `--set`);
 [mixtures of digits](separation.md) have larger runs.
-"""
+""",
+    "robustness": """# Mixtures as people have them
+
+Made from the results in `{folder}/` by `basis reproduce document -o docs/results/{folder}`. Each section is one
+command, which also draws the figure. PSNR in dB; ± is a standard error. [What the ways of mixing mean, and their
+options](../howto/separate.md).
+""",
+}
+"""What the pages of docs/results begin with."""
 
 
 def shown(value: float | str | None, error: float | None = None) -> str:
@@ -69,15 +78,22 @@ def missing(experiment: Experiment) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
+def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The lines of a table, its head first: beside ours what was published, or else what was left untouched."""
+    untouched = any(row.get("untouched") is not None for row in rows)
+    found: list[tuple[str, ...]] = [("", "untouched" if untouched else "published", "ours", "settings")]
+    for row in rows:
+        value = row["published"]
+        beside = shown(row["untouched"]) if untouched else "-" if value is None else str(value)
+        found.append((row["what"], beside, shown(row["ours"], row["error"]), row["settings"]))
+    return found
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
-    lines = ["| | published | ours | settings |", "| --- | --- | --- | --- |"]
-    for row in rows:
-        published = "-" if row["published"] is None else str(row["published"])
-        cells = (row["what"], published, shown(row["ours"], row["error"]), row["settings"])
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    head, *lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells(rows)]
+    return "\n".join([head.replace("|  |", "| |"), "| --- | --- | --- | --- |", *lines])
 
 
 def _wrapped(text: str) -> str:
@@ -85,21 +101,27 @@ def _wrapped(text: str) -> str:
 
 
 def document(folder: Path) -> str:
-    """The whole page, from ``folder/*.json``, in the order of the papers.
+    """The page of the results ``folder/*.json``, in the order of the experiments.
 
     Raises:
         InputError: a result that cannot be read, or no result at all.
     """
-    sections = []
-    for experiment in EXPERIMENTS.values():
-        path = folder / f"{experiment.name}.json"
-        try:
-            sections.append(section(json.loads(path.read_text())) if path.exists() else missing(experiment))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no result of basis reproduce: {error}") from error
-    if not any((folder / f"{name}.json").exists() for name in EXPERIMENTS):
+    parts = []
+    for page, head in PAGES.items():
+        own = [experiment for experiment in EXPERIMENTS.values() if experiment.page == page]
+        if any((folder / f"{experiment.name}.json").exists() for experiment in own):
+            parts += [head.format(folder=folder.name), *(_found(experiment, folder) for experiment in own)]
+    if not parts:
         raise InputError(f"no results in {folder}", "basis reproduce NAME -o FOLDER")
-    return "\n".join([HEAD.format(folder=folder.name), *sections])
+    return "\n".join(parts)
+
+
+def _found(experiment: Experiment, folder: Path) -> str:
+    path = folder / f"{experiment.name}.json"
+    try:
+        return section(json.loads(path.read_text())) if path.exists() else missing(experiment)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no result of basis reproduce: {error}") from error
 
 
 def write_document(folder: Path) -> Path:

@@ -22,11 +22,15 @@ class Experiment:
     run: str
     quick: Mapping[str, Any]
     full: Mapping[str, Any]
+    page: str = "reproduction"
+    """Of docs/results."""
 
 
-def _experiment(name: str, source: str, summary: str, run: str, **sizes: tuple[Any, Any]) -> Experiment:
+def _experiment(
+    name: str, source: str, summary: str, run: str, page: str = "reproduction", **sizes: tuple[Any, Any]
+) -> Experiment:
     quick, full = ({key: pair[i] for key, pair in sizes.items()} for i in (0, 1))
-    return Experiment(name, source, summary, f"basis_reproduce.{run}", quick, full)
+    return Experiment(name, source, summary, f"basis_reproduce.{run}", quick, full, page)
 
 
 _ALL = (
@@ -246,6 +250,24 @@ _ALL = (
         "colours of one photograph on others",
         "flows:colour_transfer",
         pictures=(5, 10),
+    ),
+    _experiment(
+        "robustness",
+        "Digits",
+        "unequal, unknown, saturated, noisy, lossy, several",
+        "robustness:robustness",
+        "robustness",
+        pairs=(2, 100),
+        best_pairs=(1, 100),
+    ),
+    _experiment(
+        "ms-vae",
+        "MS-VAE, MNIST",
+        "sums of two, three and four distinct digits",
+        "robustness:ms_vae",
+        "robustness",
+        mixtures=(4, 5_000),
+        best_mixtures=(1, 5_000),
     ),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}

@@ -30,17 +30,22 @@ def sheet(axes: Any, pictures: Tensor, rows: Sequence[str] = (), columns: Sequen
 
 
 def beside(figure: Any, rows: Sequence[Row], label: str) -> None:
-    """Dots: published and ours for every row that has numbers."""
+    """Dots: published, untouched and ours for every row that has numbers."""
     axes = figure.subplots()
     shown = [row for row in rows if isinstance(row.published, (int, float)) or isinstance(row.ours, (int, float))]
     for y, row in enumerate(reversed(shown)):
         if isinstance(row.published, (int, float)):
             axes.plot(row.published, y, "D", color=PUBLISHED, markersize=6)
+        if row.untouched is not None:
+            axes.plot(row.untouched, y, "x", color=PUBLISHED, markersize=6)
         if isinstance(row.ours, (int, float)):
             axes.errorbar(row.ours, y, xerr=row.error, fmt="o", color=OURS, markersize=5, capsize=3)
     axes.set_yticks(range(len(shown)), [row.what for row in reversed(shown)], fontsize=8)
     axes.set_xlabel(label)
-    axes.plot([], [], "D", color=PUBLISHED, label="published")
+    if any(isinstance(row.published, (int, float)) for row in shown):
+        axes.plot([], [], "D", color=PUBLISHED, label="published")
+    if any(row.untouched is not None for row in shown):
+        axes.plot([], [], "x", color=PUBLISHED, label="untouched")
     axes.plot([], [], "o", color=OURS, label="ours")
     axes.legend(fontsize=8)
     axes.grid(axis="x", alpha=0.3)

@@ -49,6 +49,7 @@ def test_prints_a_table_and_draws_a_histogram(basis, digits):
     [
         (["--data", "minst"], 2, "known: mnist"),
         (["--protocol", "class-split", "-k", 3], 2, "two pictures"),
+        (["--protocol", "ms-vae"], 2, "SSIM needs 11 pixels"),
         (["--data-dir", "nowhere"], 1, "not in nowhere"),
         (["-k", 25], 2, "too few"),
     ],
