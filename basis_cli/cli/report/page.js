@@ -1,15 +1,24 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 
-// A picture that is shown twice is in the file once.
-for (const image of document.querySelectorAll("img[data-from]")) {
+// A picture that is shown twice is in the file once; its second place gets it when it comes into view.
+const fill = (image) => {
   const from = $(image.dataset.from);
-  if (!from) continue;
-  image.loading = "lazy";
+  if (!from || image.src) return;
   image.decoding = "async";
   image.src = from.src;
   if (from.classList.contains("pixels")) image.classList.add("pixels");
-}
+};
+const twice = [...document.querySelectorAll("img[data-from]")];
+const near = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries)
+    if (isIntersecting) {
+      fill(target);
+      near.unobserve(target);
+    }
+}, { rootMargin: "100%" });
+for (const image of twice) near.observe(image);
+addEventListener("beforeprint", () => twice.forEach(fill));
 
 for (const range of document.querySelectorAll(".stage input"))
   range.addEventListener("input", () => range.parentElement.style.setProperty("--cut", `${range.value}%`));
