@@ -10,6 +10,7 @@ from .base import Updating as Updating
 from .base import consistent as consistent
 from .base import linearized as linearized
 from .base import misfit as misfit
+from .blur import Blurred as Blurred
 from .image import LUMA as LUMA
 from .image import Downsample as Downsample
 from .image import Gray as Gray

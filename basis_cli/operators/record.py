@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .base import Noise, Record, Updating, truncated
+from .blur import Blurred
 from .mixture import Superposition, Unknown, UnknownMixtures
 
 
@@ -106,6 +107,8 @@ def fitted(operator: Any, x: Tensor, y: Tensor, share: float = 1.0, sigma: float
     if isinstance(operator, Composed):
         seen = operator.nearest(operator.inner(x), y)
         return Composed(operator.outer, fitted(operator.inner, x, seen, share, sigma))
+    if isinstance(operator, Blurred):
+        return Blurred(fitted(operator.mixture, operator.blurred(x), y, share, sigma), operator.stds)
     unknown = isinstance(operator, (Unknown, UnknownMixtures))
     return operator.fitted(x, y, share) if unknown and sigma < operator.below else operator
 
@@ -120,6 +123,8 @@ def estimated(operator: Any) -> Tensor | None:
     they were known."""
     if isinstance(operator, Composed):
         return estimated(operator.inner)
+    if isinstance(operator, Blurred):
+        return estimated(operator.mixture)
     if isinstance(operator, UnknownMixtures):
         return None if operator.rows is None else operator.rows.permute(2, 0, 1)
     return operator.each.flatten(1) if isinstance(operator, Unknown) and operator.each is not None else None
