@@ -7,6 +7,7 @@ import torch
 from basis_toy.prior import exact_posterior, soft_blobs
 from scipy.ndimage import gaussian_filter
 
+import basis_cli
 from basis_cli import samplers
 from basis_cli.errors import UsageError
 from basis_cli.operators import Blurred, Composed, LinearOperator, Mixture, Saturated, Unknown, Updating, fitted
@@ -84,7 +85,26 @@ def test_each_has_a_blur():
             Blurred(Mixture([1, 1]), [0, bad])
 
 
-@pytest.mark.parametrize("sampler", ["langevin", "mmps", "ep", "project", "conjugate"])
+def test_ep_is_for_pictures_in_focus():
+    with pytest.raises(UsageError, match="in focus"):
+        samplers.ep([soft_blobs(SHAPE)] * 2, OPERATOR, torch.rand(1, *SHAPE), seeds=[0])
+
+
+def test_project_fits_coefficients_to_blurred_components():
+    prior = soft_blobs((1, 16, 16), std=0.25, length=2)
+    generator = torch.Generator().manual_seed(0)
+    sharp, other = (prior.sample(6, generator).float().clamp(0.05, 0.95) for _ in range(2))
+    y = Blurred(Mixture([0.7, 0.3]), [0, 2])(torch.stack([sharp, other]))
+    found = basis_cli.separate(y, prior=prior, blur=[0, 2], alpha="auto", sampling=basis_cli.Sampling(levels=10))
+    assert found.settings["sampler"] == "project"
+    assert found.alpha.shape == (2, 6, 1)
+    assert (found.residual < 3).all()
+    known = basis_cli.separate(y, prior=prior, blur=[0, 2], alpha=[0.7, 0.3])
+    assert known.psnr is None
+    assert (known.residual < 3).all()
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "mmps", "project", "conjugate"])
 def test_the_mean_of_samples_is_the_posteriors(sampler):
     """Of a Gaussian prior, where the posterior is exact; and Langevin's steps and mmps have its spread too."""
     shape, noise, chains = (1, 4, 4), 0.05, 400

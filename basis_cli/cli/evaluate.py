@@ -104,7 +104,8 @@ def separation(
     """
     from ..evaluation.protocols import evaluate_separation, published
     from ..priors.tiles import about_tiles, tiled
-    from ..tasks.separation import Separate, Together
+    from ..tasks.separation import Separate
+    from ..tasks.together import Together
     from .loading import load_pictures, load_priors
 
     check_plot(plot)

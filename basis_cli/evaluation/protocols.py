@@ -25,7 +25,8 @@ from ..samplers.noise import PerImageNoise, image_seed, picture_seeds
 from ..tasks import sample
 from ..tasks.base import Task
 from ..tasks.samples import Sample
-from ..tasks.separation import Separate, Together
+from ..tasks.separation import Separate
+from ..tasks.together import Together
 from . import metrics, msvae
 from .diversity import caveats, diversity, likeness, measurable
 from .imagenet import ImageNet

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.special import log_ndtr
 
 if TYPE_CHECKING:
+    from .blur import Blurred
     from .mixture import Mixture, Mixtures
 
 Noise = float | Tensor
@@ -74,7 +75,7 @@ class Updating(Record, Protocol):
     """Pictures laid over each other: all that :func:`basis_cli.samplers.ep` asks for."""
 
     @property
-    def nominal(self) -> Mixture | Mixtures:
+    def nominal(self) -> Mixture | Mixtures | Blurred:
         """The linear operator that it is, or is like, at pixels of which all is seen: what noise levels depend on."""
 
     def forecast(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,9 +41,6 @@ class Blurred(Superposition, Linear):
         self.mixture, self.stds = mixture, tuple(map(float, stds))
         self.k, self.scale = mixture.k, mixture.scale
 
-    def __str__(self) -> str:
-        return f"{self.mixture} of blurred"
-
     @property
     def nominal(self) -> Blurred:
         return Blurred(self.mixture.nominal, self.stds)
@@ -145,8 +142,6 @@ def _response(std: float, h: int, w: int, dtype: torch.dtype, device: torch.devi
 def filtered(x: Tensor, factor: Tensor) -> Tensor:
     """``x`` ``(..., h, w)``, continued by its reflections, with each frequency multiplied by ``factor``."""
     h, w = x.shape[-2:]
-    if h == w == 1:  # all that a single pixel has is its mean
-        return x * factor[..., :1, :1]
     whole = torch.cat([x, x.flip(-1)], dim=-1)
     whole = torch.cat([whole, whole.flip(-2)], dim=-2)
     return torch.fft.irfft2(torch.fft.rfft2(whole) * factor, s=(2 * h, 2 * w))[..., :h, :w]

@@ -20,6 +20,8 @@ Alpha = tuple[float, ...]
 FITTED, REFINED = 0.5, 0.2
 """Noise levels below which coefficients are fitted: at first, where estimates are no longer each other's; once they are
 estimated."""
+FITTING = ("ep", "project")
+"""Samplers that fit coefficients."""
 GRID = 0.05
 """Pictures whose coefficients are the same to within half of this share a ladder of noise levels."""
 
@@ -48,7 +50,7 @@ class Blind(Guided):
         super().__init__(priors, made(starts[0], FITTED), sampling)
         self.starts, self.made = starts, made
         self._moved: dict[int, float] = {}
-        if sampling.sampler != "ep":
+        if sampling.sampler not in FITTING:
             raise UsageError(f"the sampler {sampling.sampler!r} fits no coefficients", "--sampler ep, or give --alpha")
 
     @property

@@ -16,7 +16,7 @@ from .. import plugins
 from ..api import Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
-from ..operators import Constraint, Operator, Updating
+from ..operators import Blurred, Constraint, Operator, Updating
 from ..priors import contract
 from ..priors.given import given, whole
 from ..priors.wrapper import Wrapper
@@ -125,7 +125,10 @@ class Guided:
     def described(self) -> dict[str, Any]:
         """Every setting, for a record."""
         operator = self.operator
-        made = {"alpha": operator.nominal.alpha, "operator": str(operator)} if isinstance(operator, Updating) else {}
+        made: dict[str, Any] = {}
+        if isinstance(operator, Updating):
+            made = {"alpha": operator.nominal.alpha, "operator": str(operator)}
+            made |= {"blur": operator.nominal.stds} if isinstance(operator.nominal, Blurred) else {}
         start = {"start": self.start.described()} if self.start else {}
         return self.sampling.described(self.priors) | made | start
 

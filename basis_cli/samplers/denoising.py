@@ -11,6 +11,7 @@ from torch import Tensor
 from ..api import Prior, SamplerSpec
 from ..errors import UsageError
 from ..operators import (
+    Blurred,
     Constraint,
     LinearOperator,
     Operator,
@@ -57,7 +58,8 @@ def project(
     pictures from few evaluations, but it is not exact, and too sure of itself: the
     spread of its samples is below the posterior's. Components of a mixture have levels of their own, ``sigma_i = sigma
     (mean(alpha) / alpha_i)^ladder``, and what is left to explain is shared in proportion to ``alpha_i sigma_i^2``: with
-    ``ladder`` 0 the strong component is settled, the weak one's ghost in it, long before that.
+    ``ladder`` 0 the strong component is settled, the weak one's ghost in it, long before that. Coefficients that are
+    not known are fitted at every level that the operator says.
 
     With ``overrelaxation`` w, from -1 to 1, the old noise takes part: ``sqrt(1 - w^2) z - w (x - x0) /
     sigma`` in place of ``z`` (Adler 1981); the larger, the likelier the answers and the smaller their spread. Other
@@ -69,12 +71,16 @@ def project(
     if not isinstance(operator, Constraint):
         raise UsageError("the sampler 'project' needs an operator with project(x, y)", "--sampler conjugate")
 
+    made, first = begun(operator, y), relative_levels(operator, ladder)[0]
+
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
+        nonlocal made
         denoised = joint_denoiser(priors, sigmas)(x)
-        linear = isinstance(operator, LinearOperator)
-        if isinstance(operator, Updating) and not (linear and len(set(sigmas)) == 1):  # in units of each one's noise
-            return operator.update(denoised, _each([sigma**2 for sigma in sigmas], x), y)[0]
-        return operator.project(denoised, y)
+        made = fitted(made, denoised, y, 0.5, sigmas[0] / first)
+        linear = isinstance(made, LinearOperator)
+        if isinstance(made, Updating) and not (linear and len(set(sigmas)) == 1):  # in units of each one's noise
+            return made.update(denoised, _each([sigma**2 for sigma in sigmas], x), y)[0]
+        return made.project(denoised, y)  # type: ignore[no-any-return]
 
     return renoised(
         estimate,
@@ -175,6 +181,8 @@ def ep(
     """
     if not isinstance(operator, Updating):
         raise UsageError("the sampler 'ep' separates mixtures only", "--sampler conjugate")
+    if isinstance(operator.nominal, Blurred):  # what y tells of them is far from the same for all frequencies
+        raise UsageError("the sampler 'ep' separates pictures in focus only", "--sampler project")
 
     made, first = begun(operator, y), relative_levels(operator, ladder)[0]
 

@@ -19,8 +19,8 @@ from .samples import sample as sample
 from .separation import Mixing as Mixing
 from .separation import Recorded as Recorded
 from .separation import Separate as Separate
-from .separation import Together as Together
 from .separation import separate as separate
+from .together import Together as Together
 from .upscaling import upscale as upscale
 
 

@@ -25,8 +25,11 @@ def other_readings(task: Separate) -> dict[str, Separate]:
     found = {"--invert": replace(task, invert=not task.invert)}
     if task.mixing is Mixing.mean:
         found |= {"--alpha auto": replace(task, alpha="auto")} if not task.unknown else {}
-        found |= {f"--mixing {how.value}": replace(task, mixing=how, alpha=None) for how in (Mixing.sum, Mixing.max)}
-    if task.alpha is None or task.unknown:
+        found |= {
+            f"--mixing {how.value}": replace(task, mixing=how, alpha=None, blur=None)
+            for how in (Mixing.sum, Mixing.max)
+        }
+    if (task.alpha is None or task.unknown) and not task.blur:
         counts = [k for k in (task.k - 1, task.k + 1) if k > 1]
         found |= {f"-k {k}": replace(task, k=k) for k in counts}
     return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..api import Prior
     from ..compute import Compute
     from ..data.images import JpegCoding, Stored
-    from ..operators import Updating
+    from ..operators import Mixture, Unknown, Updating
     from ..posterior import Guided, Result, Sampling
     from .base import Picture
 
@@ -37,6 +37,7 @@ class Mixing(str, Enum):
     max = "max"
     screen = "screen"
     over = "over"
+    reflection = "reflection"
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,16 @@ class Separate(Task):
         Mixing,
         typer.Option(
             help="How: their mean; their sum, cut at white; the lighter one at each pixel (max); light on light "
-            "(screen); layers, the first on top (over)."
+            "(screen); layers, the first on top (over); a picture behind glass that reflects another, dimmer one out "
+            "of focus (reflection: a sum with --alpha 1,0.3 --blur 0,3)."
         ),
     ] = Mixing.mean
+    blur: Annotated[
+        str | None,
+        typer.Option(
+            help="How far each component was out of focus: a Gaussian's standard deviation in pixels, a,b,..."
+        ),
+    ] = None
     invert: Annotated[bool, typer.Option("--invert", help="The prior's pictures are negatives of these.")] = False
     together: Annotated[
         bool, typer.Option("--together", help="The inputs are mixtures of the same pictures, by other coefficients.")
@@ -93,6 +101,8 @@ class Separate(Task):
     def gathered(self, inputs: list[str]) -> tuple[Task, list[str]]:
         if not self.together:
             return self, inputs
+        from .together import Together
+
         first, *beside = inputs
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return Together(**own, observations=len(inputs), others=tuple(beside)), [first]
@@ -114,11 +124,30 @@ class Separate(Task):
             for opacity in opacities:
                 given, left = [*given, left * opacity], left * (1 - opacity)
             given.append(left)
-        given = given or [1.0 if self.mixing is Mixing.sum else 1 / self.k] * self.k
+        given = given or self._usual
         if len(given) != self.k:
             hint = "--alpha takes one number for each" + (" but the lowest" if self.mixing is Mixing.over else "")
             raise UsageError(f"{len(given)} mixing coefficients for {self.k} components", hint)
         return given
+
+    @property
+    def _usual(self) -> list[float]:
+        """The coefficients unless others are given."""
+        if self.mixing is Mixing.reflection:
+            return [1.0, *[REFLECTED] * (self.k - 1)]
+        return [1.0 if self.mixing is Mixing.sum else 1 / self.k] * self.k
+
+    @property
+    def blurs(self) -> list[float] | None:
+        """How far each component was out of focus, in pixels; ``None``: all were in focus.
+
+        Raises:
+            UsageError: a way of mixing that is no sum.
+        """
+        stds = numbers(self.blur, "--blur")
+        if stds and self.mixing in (Mixing.max, Mixing.screen):
+            raise UsageError(f"--mixing {self.mixing.value} has no blurs", "leave out --blur")
+        return stds or ([0.0, *[DEFOCUS] * (self.k - 1)] if self.mixing is Mixing.reflection else None)
 
     @property
     def unknown(self) -> bool:
@@ -137,8 +166,14 @@ class Separate(Task):
         coefficients = self.coefficients
         if self.mixing in (Mixing.max, Mixing.screen):
             return (Maximum if self.mixing is Mixing.max else Screen)(self.k)
-        mixture = Mixture(coefficients)
+        mixture = self._focused(Mixture(coefficients))
         return Composed(Saturated(), mixture) if self.cut else mixture
+
+    def _focused(self, mixture: Mixture | Unknown) -> Updating:
+        """``mixture``, of blurred components if some were out of focus."""
+        from ..operators import Blurred
+
+        return Blurred(mixture, self.blurs) if self.blurs else mixture
 
     def suited(self, priors: Sequence[Prior], seen: tuple[int, int], gray: bool = False) -> list[Prior]:
         from ..priors.wrapper import NegativePrior, wrapped
@@ -164,16 +199,20 @@ class Separate(Task):
 
     def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
         from ..operators import Unknown
-        from ..posterior import Blind
+        from ..posterior import Blind, conditioned
 
+        defaults = BLURRED if self.blurs else self.defaults
         if not self.unknown:
-            return super().posterior(priors, sampling)
+            return conditioned(priors, self.operator(priors[0].shape), sampling, defaults)
         self.check(priors[0].shape)
         starts = [[ratio**i for i in range(self.k)] for ratio in RATIOS]
         scaled = [tuple(a / sum(start) for a in start) for start in starts]
         shape = priors[0].shape
-        sampling = sampling.over(self.defaults)
-        return Blind(priors, scaled, lambda alpha, below: self.stored(Unknown(alpha, None, below), shape), sampling)
+
+        def made(alpha: tuple[float, ...], below: float) -> Updating:
+            return self.stored(self._focused(Unknown(alpha, None, below)), shape)
+
+        return Blind(priors, scaled, made, sampling.over(defaults))
 
     def stored(self, mixture: Updating, shape: Shape) -> Updating:
         """What a file keeps of ``mixture``."""
@@ -230,6 +269,10 @@ class Separate(Task):
 
 RATIOS = (1.0, 3 / 7)
 """Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
+BLURRED = {"sampler": "project", "levels": 25, "sigma_max": 1.0, "overrelaxation": 0.9}
+"""Defaults where components were out of focus."""
+REFLECTED, DEFOCUS = 0.3, 3.0
+"""How bright a reflection is, and its blur in pixels."""
 WHITE = 0.05
 """A share of white pixels that a mean of pictures seldom has."""
 
@@ -251,80 +294,6 @@ class Recorded(Separate):
         return Composed(jpeg, mixture)
 
 
-@dataclass(frozen=True)
-class Together(Separate):
-    """Several mixtures of the same pictures, each by a row of coefficients of its own."""
-
-    observations: int = 2
-    others: tuple[str, ...] = ()
-
-    @property
-    def beside(self) -> tuple[str, ...]:
-        return self.others
-
-    @property
-    def matrix(self) -> list[list[float]]:
-        """A row of ``k`` coefficients for each observation; equal ones if they are not known.
-
-        Raises:
-            UsageError: other rows, or none; another way of mixing; fewer observations than unknown components.
-        """
-        hint = "--alpha '0.65,0.35;0.4,0.6', a row for each input, or auto"
-        if self.mixing is not Mixing.mean:
-            raise UsageError("mixtures separated together are weighted sums", f"not --mixing {self.mixing.value}")
-        if self.alpha is None:
-            raise UsageError("mixtures separated together need their coefficients", hint)
-        if self.unknown:
-            if self.observations < self.k:
-                raise UsageError(f"{self.observations} mixtures do not tell the coefficients of {self.k}", hint)
-            return [[1 / self.k] * self.k] * self.observations
-        rows = [numbers(row, "--alpha") or [] for row in self.alpha.split(";")]
-        if len(rows) != self.observations or any(len(row) != self.k for row in rows):
-            found = " and ".join(str(len(row)) for row in rows)
-            raise UsageError(f"{found} coefficients for {self.observations} mixtures of {self.k} components", hint)
-        return rows
-
-    @property
-    def cut(self) -> bool:
-        return False
-
-    def operator(self, shape: Shape) -> Updating:
-        from ..operators import Mixtures, UnknownMixtures
-
-        return (UnknownMixtures if self.unknown else Mixtures)(self.matrix)
-
-    def posterior(self, priors: Sequence[Prior], sampling: Sampling) -> Guided:
-        if self.unknown and (sampler := sampling.over(self.defaults).sampler) != "ep":
-            raise UsageError(f"the sampler {sampler!r} fits no coefficients", "--sampler ep, or give --alpha")
-        return Task.posterior(self, priors, sampling)
-
-    def read(self, source: Path | str, shape: Shape, larger: bool = False) -> tuple[Task, Stored]:
-        """All files, one after the other in the channels."""
-        import numpy as np
-
-        from ..data import images
-
-        first = images.load(source, shape, self.fit, larger, white_level=self.white_level)
-        same: Shape = first.pixels.shape  # type: ignore[assignment]
-        others = [images.read(file, same, self.fit, False, self.white_level) for file in self.beside]
-        return self, first._replace(pixels=np.concatenate([first.pixels, *others]))
-
-    def given(self, pictures: Picture | Sequence[Picture], shape: Shape, larger: bool) -> Tensor:
-        import torch
-
-        each = [super(Together, self).given(picture, shape, larger) for picture in list(pictures)]  # type: ignore[arg-type]
-        if len({tuple(one.shape) for one in each}) != 1:
-            raise UsageError("mixtures separated together must be of one size, as many of each")
-        return torch.cat(each, dim=1)
-
-    def cause(self, *given: Any) -> str | None:
-        return None
-
-    def gray(self, picture: np.ndarray | Tensor) -> bool:
-        each = len(picture) // self.observations
-        return all(super(Together, self).gray(picture[i : i + each]) for i in range(0, len(picture), each))
-
-
 def separate(
     mixtures: Picture | Sequence[Picture],
     *,
@@ -332,6 +301,7 @@ def separate(
     prior: str | Prior | Sequence[str | Prior] | None = None,
     alpha: Sequence[float] | Sequence[Sequence[float]] | str | None = None,
     mixing: str = "mean",
+    blur: Sequence[float] | None = None,
     invert: bool = False,
     together: bool = False,
     guides: Sequence[str] = (),
@@ -349,7 +319,8 @@ def separate(
         alpha: mixing coefficients; ``1/k`` each unless given, as 8-bit files hold means, of a sum 1. ``auto``:
             estimated with the components, see ``Result.alpha``.
         mixing: ``mean``; ``sum``, cut at white; ``max``; ``screen``; ``over``, whose ``alpha`` is the opacity of every
-            layer but the lowest, from the top.
+            layer but the lowest, from the top; ``reflection``, a sum whose second component is dim and out of focus.
+        blur: how far each component was out of focus: the standard deviation of a Gaussian, in pixels.
         invert: the prior's pictures are negatives of these.
         together: ``mixtures`` are observations of the same components, one or a batch of each, and ``alpha`` has a row
             for each of them, ``y_m = sum_i alpha_mi x_i``.
@@ -367,9 +338,18 @@ def separate(
     text = alpha if alpha is None or isinstance(alpha, str) else _text(alpha)
     if mixing not in list(Mixing):
         raise UsageError(f"no way of mixing is called {mixing!r}", f"known: {', '.join(each.value for each in Mixing)}")
-    own = {"invert": invert, "guide": guides, "guide_std": guide_std, "fit": as_fit(fit), "white_level": white_level}
+    own = {
+        "blur": None if blur is None else _text(blur),
+        "invert": invert,
+        "guide": guides,
+        "guide_std": guide_std,
+        "fit": as_fit(fit),
+        "white_level": white_level,
+    }
     task = Separate(k, text, Mixing(mixing), **own)  # type: ignore[arg-type]
     if together:
+        from .together import Together
+
         task = Together(k, text, Mixing(mixing), **own, observations=len(mixtures))  # type: ignore[arg-type]
     return answer(task, mixtures, prior=prior, references=references, **options)
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 QUICK = ["--prior", "toy-mixture", "--sampler", "ep", "--levels", "4", "--quiet", "--json"]
+PROJECT = ["--prior", "toy-mixture", "--levels", "8", "--quiet", "--json"]
 
 
 def answered(result):
@@ -84,7 +85,7 @@ def test_coefficients_that_are_not_known_are_in_the_record(basis, picture):
     assert len(alpha) == 2
     assert sum(alpha) == pytest.approx(1, abs=0.2)
     assert record["evaluations"] == 3 * (4 * 2)  # the toy prior's own likelihood chooses
-    for refused in (["--mixing", "max"], ["--sampler", "project"], ["--resume"]):
+    for refused in (["--mixing", "max"], ["--sampler", "conjugate"], ["--resume"]):
         assert basis("separate", "mix.png", "--alpha", "auto", *QUICK, "-o", "no", *refused).exit_code == 2
 
 
@@ -130,3 +131,25 @@ def test_noise_is_measured_and_said(basis, tmp_path):
     record, *_ = answered(result)
     assert record["settings"]["noise_std"] == pytest.approx(0.098, rel=0.1)
     assert basis("separate", "mix.png", "--noise-std", "much", *QUICK, "-o", "no").exit_code == 2
+
+
+def test_a_component_out_of_focus(basis, picture):
+    from scipy.ndimage import gaussian_filter
+
+    pixels = np.asarray(Image.open(picture()), float)
+    record, sharp, other = answered(basis("separate", "mix.png", "--alpha", ".7,.3", "--blur", "0,1.5", *PROJECT))
+    assert record["settings"]["blur"] == [0, 1.5]
+    assert np.abs(0.7 * sharp + 0.3 * gaussian_filter(other, 1.5, truncate=8) - pixels).mean() < 3
+
+
+def test_a_reflection_is_dimmer_and_out_of_focus(basis, bright):
+    record, *_ = answered(basis("separate", "mix.png", "--mixing", "reflection", *PROJECT))
+    settings = record["settings"]
+    assert (settings["alpha"], settings["blur"]) == ([1, 0.3], [0, 3])
+    assert settings["operator"] == "Saturated of Blurred"
+    auto = ["--blur", "0,1", "--alpha", "auto", *PROJECT, "-o", "auto"]
+    record, *_ = answered(basis("separate", "mix.png", *auto))
+    assert len(record["answers"][0]["alpha"]) == 2
+    for wrong in (["--blur", "1"], ["--blur", "0,-1"], ["--blur", "0,x"], ["--blur", "0,2", "--mixing", "max"]):
+        assert basis("separate", "mix.png", *wrong, *PROJECT, "-o", "no").exit_code == 2
+    assert basis("separate", "mix.png", "--blur", "0,2", *QUICK, "-o", "no").exit_code == 2  # ep
