@@ -269,7 +269,7 @@ class Separate(Task):
 
 RATIOS = (1.0, 3 / 7)
 """Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
-BLURRED = {"sampler": "project", "levels": 25, "sigma_max": 1.0, "overrelaxation": 0.9}
+BLURRED = {"sampler": "project", "levels": 10, "sigma_max": 0.5, "overrelaxation": 0.9}
 """Defaults where components were out of focus."""
 REFLECTED, DEFOCUS = 0.3, 3.0
 """How bright a reflection is, and its blur in pixels."""
