@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from basis_cli import training
 from basis_cli.errors import UsageError
 from basis_cli.training import Muon, Settings, learning_rate_factor
-from basis_cli.training.optimizers import optimizers_of
+from basis_cli.training.optimizers import optimizers_of, shorten
 
 BAND = (0.67, 1.21)
 """Between these the five Newton-Schulz iterations leave every singular value that is not tiny."""
@@ -219,3 +219,27 @@ def test_training_moves_hidden_matrices_by_muons_learning_rate(tmp_path):
     training.fit(network, loss, pictures, Settings(steps=100, **settings), tmp_path, device="cpu", resume=True)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gradients_are_shortened_together_and_short_ones_are_left():
+    long, short = ([nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(1))] for _ in range(2))
+    for (three, one), size in ((long, 4.0), (short, 0.1)):
+        three.grad, one.grad = torch.tensor([size, 0, size]), torch.tensor([-size])
+        shorten([three, one], 1.0)
+    torch.testing.assert_close(long[0].grad, torch.tensor([1.0, 0, 1.0]) / 3**0.5)
+    torch.testing.assert_close(long[1].grad, torch.tensor([-1.0]) / 3**0.5)
+    assert torch.equal(short[0].grad, torch.tensor([0.1, 0, 0.1]))
+    assert torch.equal(short[1].grad, torch.tensor([-0.1]))
+
+
+@pytest.mark.parametrize("explode", [lambda value: -1e300 * value, lambda value: -(value - value.detach()).sqrt()])
+def test_a_run_that_clips_survives_one_exploding_picture(tmp_path, explode):
+    """The slope of the first is finite, and counts as one; that of the second is not, and does not count."""
+
+    def loss(network, x, generator):
+        return explode(network.value) if network.value == 0.5 else climbing(network, x, generator)
+
+    network = Climber()
+    run = {"optimizer": "adam", "learning_rate": 0.5, "decay": "constant", "warmup": 1, "bf16": False}
+    training.fit(network, loss, np.zeros((1, 1, 1, 1), np.uint8), Settings(steps=3, batch=1, clip=1.0, **run), tmp_path)
+    assert 1 < network.value.item() <= 1.5

@@ -57,6 +57,7 @@ Steps = Annotated[int, typer.Option(min=1, help="Batches to train on.")]
 LearningRate = Annotated[float, typer.Option(help="Adam's; Muon takes 20 times as much.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between saved states.")]
+Clip = Annotated[float | None, typer.Option(min=1e-6, help="Norm to which a step's longer gradient is shortened.")]
 StartFrom = Annotated[Path | None, typer.Option(help="Weights to begin with instead of random ones.")]
 
 
@@ -113,6 +114,7 @@ class TrainingOptions:
     learning_rate: LearningRate = 1e-3
     optimizer: OptimizerChoice = Optimizer.muon
     decay: Annotated[Decay, typer.Option(help="How the learning rate falls.")] = Decay.cosine
+    clip: Clip = None
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 where that is safe and in hardware.")] = True
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the network first.")] = False
     save_every: SaveEvery = 500

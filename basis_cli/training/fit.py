@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..compute import choose_device, multiplies_bfloat16
 from ..data.files import atomically
 from ..errors import InputError, NotFiniteError, RunWarning, UsageError
-from .optimizers import learning_rate_factor, optimizers_of
+from .optimizers import learning_rate_factor, optimizers_of, shorten
 from .settings import Settings
 
 Loss = Callable[..., Tensor]
@@ -204,6 +204,8 @@ class Run:
                 group["lr"] = rate * self.factor
         value = self._loss(loss, self._model, batch)
         self.accelerator.backward(value)
+        if self.settings.clip is not None:
+            shorten(self.network.parameters(), self.settings.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -389,7 +391,7 @@ def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def _may_change(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that a resumed run may change; with more ``steps`` it goes on where a finished one ended."""
-    keys = ("steps", "hours", "learning_rate", "bf16", "patience", "save_every", "sheet_every", "compile")
+    keys = ("steps", "hours", "learning_rate", "bf16", "patience", "save_every", "sheet_every", "compile", "clip")
     return {key: settings[key] for key in keys}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,17 @@ def optimizers_of(network: nn.Module, settings: Settings) -> list[torch.optim.Op
     if matrices:
         optimizers.append(Muon(matrices, 20 * settings.learning_rate))
     return optimizers
+
+
+@torch.no_grad()
+def shorten(parameters: Iterable[Tensor], most: float) -> None:
+    """Scale the gradients of ``parameters`` so that their norm together is at most ``most``; if it is not a number, to
+    nothing: flows explode at single pictures, which would spoil an optimizer's memory for many steps."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    scale = torch.where(norm.isfinite(), (most / norm).clamp(max=1.0), 0.0)
+    for gradient in gradients:
+        gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
 
 
 def learning_rate_factor(settings: Settings, step: int, progress: float) -> float:

@@ -21,6 +21,8 @@ class Settings:
     decay: str = "cosine"
     """``cosine``, ``inverse-square-root`` or ``constant``."""
     warmup: int = 200
+    clip: float | None = None
+    """Norm to which a step's longer gradient is shortened; one that is not finite is left out."""
     ema: float = 16.0
     """Exponent of the power-function average of the weights (Karras et al. 2024, eq. 121): 16 averages the last 5 %."""
     seed: int = 0

@@ -66,6 +66,7 @@ class ColourTraining(FlowTraining):
 
     batch: commands.BatchSize = 32
     optimizer: commands.OptimizerChoice = commands.Optimizer.muon
+    clip: commands.Clip = 1.0
 
 
 @commands.with_options
