@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import platformdirs
 import torch
 
 from .api import Compilable
@@ -26,7 +28,8 @@ class Compute:
     """Pictures (inputs times samples) worked on at once; ``None``: as many as are fast and fit into memory. A picture
     does not depend on it."""
     compile: bool = False
-    """``torch.compile`` the networks: slow to begin, then faster; the same pictures up to rounding."""
+    """``torch.compile`` the networks: slow to begin, then faster; the same pictures up to rounding, and therefore never
+    unless it is asked for."""
 
     def __post_init__(self) -> None:
         if self.batch is not None and not self.batch > 0:
@@ -108,9 +111,16 @@ def _is_half(device: torch.device, dtype: str) -> bool:
 def compile_networks(models: Iterable[object]) -> None:
     """``torch.compile`` the network of every prior or direct model, see :class:`basis_cli.api.Compilable`.
 
+    What it makes is kept in the user's cache for later runs, unless ``TORCHINDUCTOR_CACHE_DIR`` names another folder.
+
     Raises:
         UsageError: one has no network to compile.
     """
+    kept = platformdirs.user_cache_path("basis") / "compiled"
+    with suppress(OSError):  # torch takes a temporary folder then
+        kept.mkdir(parents=True, exist_ok=True)
+        if os.access(kept, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
     for model in {id(model): model for model in models}.values():
         if not isinstance(model, Compilable):
             raise UsageError(f"{type(model).__name__} has no network to compile", "leave out --compile")

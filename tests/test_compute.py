@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +62,14 @@ def test_networks_train_in_bfloat16_where_the_cpu_multiplies_it(tmp_path, monkey
     training.fit(network, loss, np.zeros((2, 1, 2, 2), np.uint8), settings, tmp_path, device="cpu")
     assert set(dtypes) == {expected}
     assert network.weight.dtype == torch.float32
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache_unless_another_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(compute.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "theirs")
+    compute.compile_networks([])
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "theirs"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compute.compile_networks([])
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "basis" / "compiled")
+    assert (tmp_path / "basis" / "compiled").is_dir()

@@ -179,7 +179,12 @@ class ComputeOptions:
     dtype: DtypeOption = Dtype.auto
     batch: Batch = None
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the networks (torch.compile): slow to begin, then faster.")
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the networks (torch.compile): slow to begin, above all the first time, then faster; the same "
+            "pictures but for rounding.",
+        ),
     ] = False
 
     def compute(self) -> Compute:

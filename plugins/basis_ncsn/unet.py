@@ -10,15 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Norm(nn.GroupNorm):
+    """Group normalization in the precision of its parameters, whatever that of ``x``.
+
+    Of 8 channels a group, torch takes a third of the time for float32 on CPUs that it takes for bfloat16.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(8, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Block(nn.Module):
     """Pre-activation residual block whose second normalization is scaled and shifted by the noise embedding."""
 
     def __init__(self, in_channels: int, channels: int, embedding: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, in_channels)
+        self.norm1 = Norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels)
-        self.norm2 = nn.GroupNorm(8, channels)
+        self.norm2 = Norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
         nn.init.zeros_(self.conv2.weight)
@@ -37,7 +50,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, head: int = 32):
         super().__init__()
         self.heads = channels // head
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = Norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.out.weight)
@@ -111,7 +124,7 @@ class UNet(nn.Module):
                 Block(2 * width if j == 0 else width, width, embedding) for j in range(blocks)
             )
             self.up.append(stage)
-        self.norm = nn.GroupNorm(8, widths[0])
+        self.norm = Norm(widths[0])
         self.end = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.end.weight)
         nn.init.zeros_(self.end.bias)

@@ -164,6 +164,15 @@ def test_a_prior_of_any_size_is_sized_and_its_scores_do_not_depend_on_the_batch(
     torch.testing.assert_close(together, net.score(x, torch.tensor([0.3])))
 
 
+def test_normalization_is_not_rounded_to_bfloat16():
+    x = 3 + torch.randn(2, 64, 5, 5).bfloat16()
+    groups = x.double().view(2, 8, -1)
+    normal = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = unet.Norm(64)(x)
+    torch.testing.assert_close(found.double(), normal.view(x.shape), rtol=1e-4, atol=1e-5)
+
+
 def test_attention_is_softmax_attention_head_by_head():
     attention = roughened(unet.Attention(64))
     x = wave(2 * 64 * 9).view(2, 64, 3, 3)
