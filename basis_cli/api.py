@@ -14,8 +14,8 @@ first asked for, so ask at the head of a module that itself imports torch, and i
 * ``DenoiserPrior``: a prior from a denoiser of another library.
 * ``samplers``, ``operators``, ``write_sheet``: to draw samples of a prior while it learns, to write a sampler.
 * ``Task``, ``Damage``, ``FitOption``: a verb of one's own and its evaluation. Light.
-* ``Compute``, ``tasks``, ``posterior``, ``datasets``, ``protocols``, ``likelihood``, ``features``, ``diversity``,
-  ``imagenet``: to run, to measure.
+* ``Compute``, ``tasks``, ``posterior``, ``datasets``, ``protocols``, ``coverage``, ``likelihood``, ``features``,
+  ``diversity``, ``imagenet``: to run, to measure.
 * ``Conditional``: a prior that knows what a part of a picture says of the rest.
 * ``soundness``: whether a prior is sound, for its tests (:mod:`basis_cli.evaluation.soundness`).
 * ``bits_per_dim``: likelihoods in the field's unit. ``atomically``: files written whole or not at all.
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .data.datasets import Dataset as Dataset
     from .data.files import atomically as atomically
     from .data.images import write_sheet as write_sheet
+    from .evaluation import coverage as coverage
     from .evaluation import diversity as diversity
     from .evaluation import features as features
     from .evaluation import imagenet as imagenet
@@ -77,7 +78,8 @@ if TYPE_CHECKING:
 _MODULES = {name: name for name in ("checkpoint", "operators", "posterior", "samplers", "tasks", "training", "weights")}
 _MODULES |= {"commands": "cli.commands", "datasets": "data.datasets"}
 _MODULES |= {
-    name: f"evaluation.{name}" for name in ("diversity", "features", "imagenet", "likelihood", "protocols", "soundness")
+    name: f"evaluation.{name}"
+    for name in ("coverage", "diversity", "features", "imagenet", "likelihood", "protocols", "soundness")
 }
 _HOMES = {
     "Compute": "compute",

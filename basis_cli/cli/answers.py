@@ -92,7 +92,10 @@ def write_std(base: Path, result: Result) -> dict[str, Any]:
     for file, component in zip(files, std, strict=True):
         images.write_png(file, images.to_pillow((4 * component).numpy()))
     means = [round(float(component.mean()), 5) for component in result.std[:, 0]]
-    return {"uncertainty": {"files": [str(file) for file in files], "white": 0.25, "mean_std": means}}
+    found: dict[str, Any] = {"files": [str(file) for file in files], "white": 0.25, "mean_std": means}
+    if result.draws is not None:
+        found |= {"draws": result.draws.shape[2], "answers": [round(weight, 4) for weight in result.weights[0]]}
+    return {"uncertainty": found}
 
 
 def write_sheet(path: Path, result: Result, references: list[np.ndarray]) -> None:

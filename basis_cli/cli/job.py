@@ -132,21 +132,18 @@ class Job:
             raise UsageError("--report reads the record of each input", "leave out --jsonl")
         if self.output.resume and self.output.frames:
             raise UsageError("--resume does not keep --frames", "leave out one of them")
-        if self.output.uncertainty and self.samples < 2:
+        own = not self.model.model and self.task.k > 1 and self.sampling.over(self.task.defaults).timid
+        if self.output.uncertainty and self.samples < 2 and not own:
             raise UsageError("--uncertainty compares samples", "--samples 10")
 
     def _warn(self, sampling: Sampling) -> None:
         """Say so if the spread of the samples is not the posterior's."""
-        from ..plugins import sampler_spec
-
-        if not self.output.uncertainty or sampling.sampler is None:
+        if not self.output.uncertainty or sampling.sampler is None or self.task.k > 1 or not sampling.timid:
             return
-        spec = sampler_spec(sampling.sampler)
         cold = sampling.temperature is not None and sampling.temperature < 1
-        if cold or (spec.guided and not spec.calibrated):
-            which = f"{sampling.sampler}'s samples{' below temperature 1' if cold else ''}"
-            message = f"{which} are too sure of themselves; mmps' and langevin's at temperature 1 are not"
-            warnings.warn(message, InputWarning, stacklevel=2)
+        which = f"{sampling.sampler}'s samples{' below temperature 1' if cold else ''}"
+        message = f"{which} are too sure of themselves; mmps' and langevin's at temperature 1 are not"
+        warnings.warn(message, InputWarning, stacklevel=2)
 
     def do(self) -> None:
         """Read, compute, write and print everything, and raise the exit code."""
@@ -359,6 +356,7 @@ class Job:
                 saved=lambda inputs: self._saved(posterior, [stems[i] for i in inputs]),
                 begun=[chunk for chunk in begun if chunk],
                 go_on=True,
+                uncertainty=self.output.uncertainty,
             ):
                 if isinstance(result, NotFiniteError):
                     self._failed(NotFiniteError(f"{pictures[i].name}: {result.message}", result.hint))

@@ -374,7 +374,11 @@ class OutputOptions:
         bool, typer.Option("--jsonl", help="All records in OUT/results.jsonl, a line each, instead of STEM.json.")
     ] = False
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Also write each pixel's standard deviation over the samples.")
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write each pixel's standard deviation: over the samples, of separations about them.",
+        ),
     ] = False
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Also write input, answers and truth side by side: STEM.sheet.png.")

@@ -75,7 +75,13 @@ class Result:
     """How much worse each component is denoised than its prior expects, ``(k, n, m)``, 0 being as expected
     (:func:`basis_cli.posterior.surprise.surprise`); ``None`` of one component, and of baselines."""
     std: Tensor | None = None
-    """Standard deviation of each pixel over the samples, ``(k, n, c, h, w)``; ``None`` for a single sample."""
+    """Standard deviation of each pixel, ``(k, n, c, h, w)``: over the samples; or, if that was asked for, root mean
+    square of ``draws`` about the first answer. ``None`` for a single sample otherwise."""
+    draws: Tensor | None = None
+    """Samples of the posterior about the answers of a sampler that is too sure of itself, ``(k, n, r, c, h, w)``
+    (:mod:`basis_cli.posterior.spread`); ``None`` unless asked for."""
+    weights: list[list[float]] = field(default_factory=list)
+    """For each input, with ``draws``, how probable each of its distinct answers is; sums to 1."""
     ranked: list[Ranked] = field(default_factory=list)
     """For each input its samples as the sampler left them, most probable first."""
     seeds: list[list[int]] = field(default_factory=list)
@@ -99,6 +105,7 @@ class Result:
         seconds = self.seconds / len(self.y)
         return Result(
             **parts,  # type: ignore[arg-type]
+            weights=self.weights[i : i + 1],
             ranked=[self.ranked[i]],
             seeds=[self.seeds[i]],
             seconds=seconds,
@@ -113,6 +120,7 @@ class Result:
         whole = {name: None if of[0] is None else torch.cat(of, dim=AXES[name]) for name, of in parts.items()}
         return cls(
             **whole,  # type: ignore[arg-type]
+            weights=[one for result in results for one in result.weights],
             ranked=[one for result in results for one in result.ranked],
             seeds=[seeds for result in results for seeds in result.seeds],
             seconds=sum(result.seconds for result in results),
@@ -131,6 +139,6 @@ AXES = {
     "alpha": 1,
     "alpha_spread": 0,
 }
-AXES |= {"surprise": 1, "std": 1}
+AXES |= {"surprise": 1, "std": 1, "draws": 1}
 """Which axis of each of a :class:`Result`'s tensors is that of the inputs."""
 assert set(AXES) < {f.name for f in fields(Result)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,12 +16,12 @@ from .. import plugins
 from ..api import Level, Prior
 from ..compute import compile_networks
 from ..errors import UsageError
-from ..operators import Blurred, Constraint, Operator, Updating
+from ..operators import Blurred, Constraint, Operator, Updating, fitted
 from ..priors import contract
 from ..priors.given import given, whole
 from ..priors.wrapper import Wrapper
-from ..samplers import Descent, PerImageNoise, Watch, built_in, check_finite, descend, unwatched
-from . import memory, ranking
+from ..samplers import Descent, Watch, begun_at, built_in, check_finite, descend, unwatched
+from . import memory, ranking, spread
 from .direct import Direct
 from .resume import SavedState
 from .settings import Sampling
@@ -60,6 +60,11 @@ class Guided:
         """Whether the sampler asks the priors; baselines do not."""
         return plugins.sampler_spec(str(self.sampling.sampler)).guided
 
+    def about(self, x: Tensor, y: Tensor, seeds: Sequence[int]) -> Tensor:
+        """See :func:`.spread.about`; evaluations add to those of :meth:`sample`."""
+        made = fitted(self.operator, x, y)
+        return spread.about(self._counted(self.priors), made, x, y, seeds, self.sampling.noise_std or 0.0)  # type: ignore[arg-type]
+
     @property
     def kinds(self) -> list[Hashable]:
         """Components of equal kind may change places: the same prior and the same mixing coefficients."""
@@ -81,7 +86,7 @@ class Guided:
         evaluated = self._counter = torch.zeros((), dtype=torch.int64, device=y.device)
         descent: dict[str, Descent] = {"descent": partial(saved.descent, evaluated)} if saved else {}
         if self.start:
-            descent["descent"] = partial(_from, self.start.sample(y, seeds), descent.get("descent", descend))
+            descent["descent"] = partial(begun_at, self.start.sample(y, seeds), descent.get("descent", descend))
         what = f"the sampler {self.sampling.sampler!r}"
         with contract.blamed(what) if self.sampling.sampler not in built_in() else nullcontext():
             asked = self._counted(self.priors)
@@ -160,14 +165,6 @@ def refining(sampling: Sampling, defaults: Mapping[str, Any]) -> Sampling:
     """``sampling`` over a task's ``defaults``, but from a middle noise level on."""
     middle = replace(sampling, sigma_max=sampling.sigma_max or MIDDLE, levels=sampling.levels or FEW)
     return middle.over(defaults)
-
-
-def _from(
-    start: Tensor, descent: Descent, sigmas: Sequence[float], x: Tensor, noise: PerImageNoise
-) -> Iterable[tuple[int, float]]:
-    """As ``descent``, from ``start`` with noise of the first level."""
-    x.copy_(start + sigmas[0] * noise.normal(tuple(x.shape)))
-    return descent(sigmas, x, noise)
 
 
 class _Counted(Wrapper):

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..compute import Compute
 from ..errors import BasisError, NotFiniteError, UsageError
 from ..operators import consistent, estimated, fitted
-from ..samplers import Progress, Watch, unwatched
-from . import memory, ordering, ranking
+from ..samplers import Progress, Watch, image_seed, unwatched
+from . import memory, ordering, ranking, spread
 from .base import Posterior, Result
 from .blind import Blind
 from .guided import Guided
@@ -42,6 +42,7 @@ def answers(
     saved: Saved = unsaved,
     begun: Sequence[Sequence[int]] = (),
     go_on: bool = False,
+    uncertainty: bool = False,
 ) -> Iterator[tuple[int, Result | NotFiniteError]]:
     """``(i, result)`` for each of ``y`` ``(n, ...)``, as soon as it is there.
 
@@ -55,6 +56,8 @@ def answers(
             are done.
         begun: inputs that a killed run had at work together, which come first.
         go_on: give the error in place of a result for an input whose samples are not finite, instead of raising it.
+        uncertainty: where the sampler is too sure of how several components divide ``y``, :attr:`Result.std` is that of
+            samples drawn about its answers (:mod:`basis_cli.posterior.spread`).
 
     Raises:
         BasisError: not even one picture fits into memory, or ``torch.compile`` failed.
@@ -64,6 +67,7 @@ def answers(
     if select not in ranking.SELECT:
         raise UsageError(f"select {select!r} is not known", ", ".join(ranking.SELECT))
     run = _Run(posterior, y, seeds, compute or Compute(), rank, watch)
+    run.timid = uncertainty and isinstance(posterior, Guided) and spread.needed(posterior)
     work = run.divided(begun)
     while work:
         inputs = work.popleft()
@@ -132,7 +136,7 @@ class _Run:
         self.posterior, self.y, self.seeds, self.compute, self.watch = posterior, y, seeds, compute, watch
         self.samples = len(seeds[0])
         self.rank = rank and self.samples > 1
-        self.evaluations, self.batch = 0.0, 0
+        self.evaluations, self.batch, self.timid = 0.0, 0, False
         if compute.compile:
             posterior.compile()
         with compute.inference():
@@ -224,10 +228,16 @@ class _Run:
         repeated = y.repeat_interleave(m, dim=0)
         x = corrected(posterior, x.flatten(1, 2), repeated)
         std = torch.stack([one.std for one in ranked], dim=1) if samples > 1 else None
+        weights = [spread.modes(one, posterior.priors) for one in ranked] if self.timid else []  # type: ignore[attr-defined]
+        draws = self._draws(inputs, ranked, weights) if self.timid else None
+        std = std if draws is None else spread.deviation(draws, x.unflatten(1, (len(y), m))[:, :, 0])
         if operator.k > 1:
             order = ordering.component_order(x[:, ::m], kinds, references=truth, mixture=y[:, : x.shape[2]])
             x = ordering.reordered(x, order.repeat_interleave(m, dim=1))
             std = None if std is None else ordering.reordered(std, order)
+            draws = (
+                None if draws is None else torch.stack([ordering.reordered(d, order) for d in draws.unbind(2)], dim=2)
+            )
         made = fitted(operator, x, repeated)
         alpha = estimated(made)
         log_prob = posterior.log_prob(x.to(self.compute.place))
@@ -246,10 +256,42 @@ class _Run:
             log_prob=None if log_prob is None else log_prob.cpu().view(operator.k, len(y), m),
             surprise=None if doubt is None else doubt.view(operator.k, len(y), m),
             std=std,
+            draws=draws,
+            weights=weights,
             ranked=ranked,
             seeds=[list(self.seeds[i]) for i in inputs],
             settings=self.compute.described() | posterior.described() | {"samples": samples, "select": select},
         )
+
+    def _draws(
+        self, inputs: Sequence[int], ranked: Sequence[ranking.Ranked], weights: Sequence[Sequence[float]]
+    ) -> Tensor:
+        """:attr:`Result.draws`, ``(k, n, r, c, h, w)``, as many at once as memory holds."""
+        assert isinstance(self.posterior, Guided)
+        x = torch.stack(
+            [spread.starts(*each) for each in zip(ranked, weights, strict=True)], dim=1
+        )  # (k, n, r, c, h, w)
+        whole, count = x.flatten(1, 2), x.shape[2]
+        y = self.y[list(inputs)].repeat_interleave(count, dim=0)
+        seeds = [image_seed(self.seeds[i][0], draw + 1) for i in inputs for draw in range(count)]
+        before = self.posterior.evaluations(1)
+        parts: list[Tensor] = []
+        done = 0
+        while done < len(y):
+            size = min(self.size, len(y) - done)
+            chosen = slice(done, done + size)
+            try:
+                with self.compute.inference():
+                    given = whole[:, chosen].to(self.compute.place), y[chosen].to(self.compute.place)
+                    parts.append(self.posterior.about(*given, seeds[chosen]).cpu())
+            except (RuntimeError, MemoryError) as error:
+                self.size = memory.halved(size, error)
+                continue
+            done += size
+        self.evaluations += (self.posterior.evaluations(1) - before) / len(inputs)
+        drawn = corrected(self.posterior, torch.cat(parts, dim=1), y)
+        order = ordering.component_order(drawn, self.posterior.kinds, references=whole, mixture=y[:, : x.shape[3]])
+        return ordering.reordered(drawn, order).unflatten(1, x.shape[1:3])
 
     def _surprise(self, x: Tensor) -> Tensor | None:
         """See :meth:`~.guided.Guided.surprise`, ``(k, n)``, of as many pictures at once as memory holds."""

@@ -72,6 +72,16 @@ class Sampling:
             raise UsageError(f"noise_std is a number or {AUTO}, not {self.noise_std!r}")
         return replace(self, noise_std=noise_std(picture) or None)
 
+    @property
+    def timid(self) -> bool:
+        """Whether samples are too sure of themselves: less apart than the posterior's.
+
+        Raises:
+            UnknownPriorError: no such sampler.
+        """
+        spec = plugins.sampler_spec(str(self.sampler))
+        return (self.temperature is not None and self.temperature < 1) or (spec.guided and not spec.calibrated)
+
     def of_model(self) -> float | None:
         """The temperature, all that a direct model takes of this beside the seed.
 

@@ -15,6 +15,7 @@ from .algorithm1 import langevin as langevin
 from .base import Descent as Descent
 from .base import Progress as Progress
 from .base import Watch as Watch
+from .base import begun_at as begun_at
 from .base import check_finite as check_finite
 from .base import descend as descend
 from .base import joint_denoiser as joint_denoiser

@@ -56,6 +56,14 @@ def descend(sigmas: Sequence[float], x: Tensor, noise: PerImageNoise) -> Iterabl
     return enumerate(sigmas)
 
 
+def begun_at(
+    start: Tensor, descent: Descent, sigmas: Sequence[float], x: Tensor, noise: PerImageNoise
+) -> Iterable[tuple[int, float]]:
+    """As ``descent``, from ``start`` ``(k, n, c, h, w)`` with noise of the first level."""
+    x.copy_(start + sigmas[0] * noise.normal(tuple(x.shape)))
+    return descent(sigmas, x, noise)
+
+
 def joint_score(priors: Sequence[Prior], sigma: float | Sequence[float]) -> Callable[[Tensor], Tensor]:
     """The score of ``p(x_1) ... p(x_k)`` (equation 13) as a function of ``x`` ``(k, n, c, h, w)``.
 

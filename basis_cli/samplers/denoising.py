@@ -31,6 +31,7 @@ from .base import (
     unwatched,
     weighted,
 )
+from .noise import PerImageNoise, image_seed
 from .renoising import relative_levels, renoised
 from .schedules import karras, linear
 
@@ -244,6 +245,7 @@ def mmps(
     sigmas: Sequence[float] = karras(50),
     noise_std: float = 0.0,
     cg_steps: int = 3,
+    root_steps: int = 0,
     watch: Watch = unwatched,
     descent: Descent = descend,
 ) -> Tensor:
@@ -254,11 +256,15 @@ def mmps(
     ``S`` is solved by ``cg_steps`` conjugate-gradient steps, each with a vector-Jacobian product through the network
     that costs about two evaluations more. Renoised as in ancestral sampling, so that the spread of the samples is the
     posterior's: exact for Gaussian priors as levels and ``cg_steps`` grow, from below (docs/concepts/samplers.md).
+    With ``root_steps`` ``x0`` is a sample of that Gaussian instead of its mean, ``D(x) + C^(1/2) e`` corrected in the
+    same way (Matheron's rule), by as many Lanczos steps: exact for Gaussian priors at any levels.
     For honest uncertainty; ``project`` and ``ep`` make better single pictures. Otherwise as :func:`langevin`.
 
     Raises:
         UsageError: a prior whose score cannot be differentiated.
     """
+
+    fresh = PerImageNoise([image_seed(seed, 1) for seed in seeds], y.device)
 
     def estimate(x: Tensor, sigmas: list[float]) -> Tensor:
         variances = [sigma**2 for sigma in sigmas]
@@ -273,11 +279,41 @@ def mmps(
                 (product,) = torch.autograd.grad(denoised, noisy, v.to(denoised.dtype), retain_graph=True)
                 return weighted(variances, product)
 
-            mean = denoised.detach()
-            residual = misfit(operator, mean, y)
-            return mean + _gain(operator, mean, covariance, residual, noise_std, cg_steps)
+            x0 = denoised.detach()
+            if root_steps:
+                x0 = x0 + _root(covariance, fresh.normal(tuple(x.shape)), root_steps)
+            residual = misfit(operator, x0, y)
+            if root_steps and noise_std:
+                residual = residual + noise_std * fresh.normal((1, *y.shape))[0]
+            return x0 + _gain(operator, x0, covariance, residual, noise_std, cg_steps)
 
     return renoised(estimate, priors, operator, y, seeds, sigmas, watch, descent, ancestral=True)
+
+
+def _root(product: Callable[[Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
+    """``C^(1/2) z`` of a positive ``C`` known by its ``product``, each of the pictures ``z`` ``(k, n, c, h, w)`` by
+    itself: ``|z| V T^(1/2) e_1`` with the basis ``V`` and the tridiagonal ``T`` of Lanczos' method."""
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum((0, 2, 3, 4))
+
+    def wide(a: Tensor) -> Tensor:
+        return a.view(1, -1, 1, 1, 1)
+
+    length = dot(z, z).sqrt()
+    basis, before, off = [z / wide(length)], torch.zeros_like(z), torch.zeros_like(length)
+    matrix = z.new_zeros(z.shape[1], steps, steps)
+    for i in range(steps):
+        image = product(basis[i]) - wide(off) * before
+        matrix[:, i, i] = dot(image, basis[i])
+        image = image - wide(matrix[:, i, i]) * basis[i]
+        if i + 1 < steps:
+            off, before = dot(image, image).sqrt(), basis[i]
+            matrix[:, i, i + 1] = matrix[:, i + 1, i] = off
+            basis.append(image / wide(off.clamp_min(torch.finfo(off.dtype).tiny)))
+    values, vectors = torch.linalg.eigh(matrix)
+    weights = (vectors * values.clamp_min(0).sqrt()[:, None] * vectors[:, :1]).sum(2)  # T^(1/2) e_1
+    return sum(wide(length * weights[:, i]) * each for i, each in enumerate(basis))  # type: ignore[return-value]
 
 
 def _gain(

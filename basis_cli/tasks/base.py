@@ -264,6 +264,7 @@ def answer(
     compute: Compute | None = None,
     model: str | DirectModel | None = None,
     refine: bool = False,
+    uncertainty: bool = False,
     watch: Watch | None = None,
     saved: SavedState | None = None,
 ) -> Result:
@@ -283,6 +284,7 @@ def answer(
         model: a direct model to answer instead of a prior and a sampler; a name or a
             :class:`basis_cli.api.DirectModel`. ``weights`` are its own.
         refine: begin the sampler, at a middle noise level, with the model's answers.
+        uncertainty: of several components, ``Result.std`` is calibrated whatever the sampler, also of one sample.
         watch: called after each step of the sampler.
         saved: where to keep the state of a long run; given again, a killed run goes on.
 
@@ -333,6 +335,7 @@ def answer(
             watch=watch or unwatched,
             saved=lambda inputs: saved,
             begun=[range(len(y))] if saved else (),
+            uncertainty=uncertainty,
         )
         found += [(chosen[i], result) for i, result in results]
     return Result.joined([result for _, result in sorted(found, key=lambda each: each[0])])  # type: ignore[misc]

@@ -258,7 +258,16 @@ _ALL = (
         "robustness:robustness",
         "robustness",
         pairs=(2, 100),
+        auto_pairs=(1, 100),
         best_pairs=(1, 100),
+    ),
+    _experiment(
+        "uncertainty",
+        "Digits, uncertainty",
+        "does the truth lie where --uncertainty says",
+        "robustness:uncertainty",
+        "robustness",
+        pairs=(2, 100),
     ),
     _experiment(
         "ms-vae",

@@ -142,27 +142,22 @@ def test_uncertainty_writes_a_picture_of_each_pixels_spread(basis, picture):
     assert pixels(files[0]).mean() / 4 == pytest.approx(means[0], abs=0.01)
     assert 0.01 < means[0] < 0.25
     assert "too sure" not in result.stderr
-    timid = basis(
-        "separate",
-        "mix.png",
-        "--prior",
-        "toy-gaussian",
-        "--sampler",
-        "project",
-        "--levels",
-        5,
-        "--samples",
-        2,
-        "--uncertainty",
-        "-o",
-        "timid",
-    )
-    assert "too sure" in timid.stderr
-    cold = ["--sampler", "langevin", "--temperature", 0.5, "--levels", 2, "--steps", 2, "--samples", 2, "--uncertainty"]
-    assert "too sure" in basis("separate", "mix.png", "--prior", "toy-gaussian", *cold, "-o", "cold").stderr
-    refused = basis("separate", "mix.png", *QUICK, "--uncertainty", "-o", "other")
-    assert refused.exit_code == 2
-    assert "--samples" in refused.stderr
+    one = ["--prior", "toy-gaussian", "--sampler", "project", "--levels", 5, "--json", "--uncertainty"]
+    timid = basis("separate", "mix.png", *one, "--report", "-o", "timid")
+    assert "too sure" not in timid.stderr
+    own = json.loads(timid.stdout)["results"][0]
+    assert own["uncertainty"]["draws"] == 8
+    assert own["uncertainty"]["answers"] == [1]
+    assert own["uncertainty"]["mean_std"] == pytest.approx(means, rel=0.5)
+    assert own["evaluations"] == 5 + 8 * 4 * 9  # of a level, two derivatives each for the root and the gain
+    assert "standard deviation" in Path("timid/report.html").read_text()
+
+
+def test_uncertainty_compares_samples_where_none_are_drawn_for_it(basis, picture):
+    for sampler in ("mmps", "average"):
+        refused = basis("separate", picture(), *QUICK, "--sampler", sampler, "--uncertainty", "-o", "other")
+        assert refused.exit_code == 2
+        assert "--samples" in refused.stderr
 
 
 def test_a_noisy_picture_is_not_taken_at_its_word(basis, picture):

@@ -123,8 +123,13 @@ def entry(number: int, file: Path, record: Mapping[str, Any], inline: Inline) ->
 
 
 def _show_samples(shown: Entry, file: Path, answers: Sequence[np.ndarray], inline: Inline) -> None:
-    """The samples and, of several, their standard deviation."""
+    """The samples, and each pixel's standard deviation: as it was written, or that of samples that are honest."""
+    from ...posterior import Sampling
+
     record = shown.record
+    if "uncertainty" in record:
+        written = _components(file, record["uncertainty"]["files"])
+        shown.std = [inline(_coloured(component.mean(0), RAMP)) for component in written]  # over the channels
     samples: Sequence[np.ndarray] = answers if record["settings"].get("select") == "all" else []
     if "samples" in record:
         sheet = _components(file, [record["samples"]])[0]
@@ -137,8 +142,11 @@ def _show_samples(shown: Entry, file: Path, answers: Sequence[np.ndarray], inlin
     for place, (sample, nats, answer) in enumerate(zip(samples, likelihoods, which, strict=False)):
         chosen = place == 0 if select == "best" else answer == 0 if select == "mode" else True
         shown.samples.append(Sample([inline(component) for component in sample], nats, answer, chosen))
+    settings = record["settings"]
+    if len(answers[0]) > 1 and Sampling(settings.get("sampler"), temperature=settings.get("temperature")).timid:
+        return  # nearly the same answer again and again
     spread = np.stack(samples).std(0, ddof=1).mean(1)  # over the channels
-    shown.std = [inline(_coloured(component / WHITE_STD, RAMP)) for component in spread]
+    shown.std = shown.std or [inline(_coloured(component / WHITE_STD, RAMP)) for component in spread]
 
 
 def recomposed(
