@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import platformdirs
 import torch
+from torch import Tensor
 
 from .api import Compilable
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .posterior import Drawn, Posterior
+
+
+class Sharing(Protocol):
+    """Processes that draw samples together."""
+
+    def drawn(
+        self, posterior: Posterior, y: Tensor, seeds: Sequence[Sequence[int]], compute: Compute, rank: bool
+    ) -> Drawn:
+        """As :func:`basis_cli.posterior.drawn`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,9 @@ class Compute:
     """``torch.compile`` the networks: slow to begin, then faster; the same pictures up to rounding, and therefore never
     unless it is asked for."""
 
+    sharing: Sharing | None = field(default=None, compare=False)
+    """Who else draws samples, where nobody watches; ``None``: this process alone. The samples are the same."""
+
     def __post_init__(self) -> None:
         if self.batch is not None and not self.batch > 0:
             raise UsageError(f"batch must be greater than 0, not {self.batch}")
@@ -45,7 +61,11 @@ class Compute:
     def described(self) -> dict[str, Any]:
         """What is used, for a record."""
         dtype = "bfloat16" if _is_half(self.place, self.dtype) else "float32"
-        return asdict(self) | {"device": str(self.place), "dtype": dtype, "torch": str(torch.__version__)}
+        return self.asked() | {"device": str(self.place), "dtype": dtype, "torch": str(torch.__version__)}
+
+    def asked(self) -> dict[str, Any]:
+        """What this says of how samples are computed: not by whom."""
+        return {"device": self.device, "dtype": self.dtype, "batch": self.batch, "compile": self.compile}
 
     @contextmanager
     def inference(self) -> Iterator[None]:

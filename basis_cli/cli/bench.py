@@ -12,6 +12,7 @@ from rich.text import Text
 from ..errors import UsageError
 from .evaluate import Protocol, ProtocolOption
 from .options import (
+    ALONE,
     AsJson,
     ComputeOptions,
     Data,
@@ -22,9 +23,11 @@ from .options import (
     SamplerOptions,
     StepSize,
     Weights,
+    WorkerCount,
+    Workers,
     with_options,
 )
-from .output import check_plot, figure, show, stderr
+from .output import check_plot, figure, show, stderr, working
 
 app = typer.Typer(no_args_is_help=True, help="Measure what the algorithms cost on this machine.")
 
@@ -80,6 +83,41 @@ def speed(
         )
     result = {"prior": prior, "baseline": baseline} | result
     show(result, as_json, _speed_table(result), _scaling_table(result))
+
+
+@app.command("workers")
+@with_options
+def sharing(
+    sampler: SamplerOptions,
+    compute: ComputeOptions,
+    workers: Workers = WorkerCount(2),
+    prior: PriorName = "ncsn-mnist",
+    k: Annotated[int, typer.Option("-k", min=1, help="Pictures in a mixture.")] = 2,
+    count: Annotated[int, typer.Option(min=2, help="Separations.")] = 64,
+    weights: Weights = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time separations by several workers against one process with all threads, in one run.
+
+    Run it on a machine that does nothing else.
+    """
+    from ..evaluation.benchmarks import throughput
+    from ..priors import load_prior
+
+    if workers.one:
+        raise UsageError("one worker is one process", "--workers 2")
+    where = compute.compute()
+    loaded = load_prior(prior, weights_path=weights, device=where.place)
+    with working(where, workers, quiet) as (shared, _):
+        assert shared.sharing
+        result = throughput(loaded, sampler.sampling(), shared.sharing, compute=where, k=k, count=count)
+    result = {"prior": prior, "workers": str(workers)} | result
+    title = f"{count} separations, {prior}: {'the same samples' if result['same'] else 'NOT the same samples'}"
+    table = Table("", "seconds", "separations a second", title=title, title_justify="left")
+    for name, label in (("alone", f"one process, {result['threads']} threads"), ("shared", f"workers: {workers}")):
+        table.add_row(label, _seconds(result[name]), f"{count / result[name]:.3g}")
+    show(result, as_json, table)
 
 
 def _speed_table(result: dict[str, Any]) -> Table:
@@ -140,6 +178,7 @@ def samplers(
     step_size: StepSize = None,
     seed: Annotated[int, typer.Option(min=0, help="Of mixtures and samples; 0 is for reported results.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="Draw PSNR against evaluations here (PNG).")] = None,
+    workers: Workers = ALONE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -161,7 +200,7 @@ def samplers(
     if not chosen:
         known = "; ".join(contender.name for contender in CONTENDERS)
         raise UsageError(f"no sampler of the benchmark is called {', '.join(only or [])!r}", known)
-    with stderr.status("") as status:
+    with stderr.status("") as status, working(where, workers, True) as (where, _):
         if quiet:
             status.stop()
         rows = frontier(

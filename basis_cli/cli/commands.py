@@ -16,17 +16,20 @@ import typer
 
 from ..errors import UsageError
 from ..tree import group as group
+from .options import ALONE as ALONE
 from .options import AsJson as AsJson
 from .options import Device as Device
 from .options import Dtype as Dtype
 from .options import DtypeOption as DtypeOption
 from .options import Quiet as Quiet
 from .options import Seed as Seed
+from .options import Workers as Workers
 from .options import with_options as with_options
 from .output import followers as followers
 from .output import stderr as stderr
 from .output import stdout as stdout
 from .output import training_progress as training_progress
+from .output import working as working
 
 if TYPE_CHECKING:
     from ..data.datasets import Dataset, Squares

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout, suppress
@@ -70,7 +70,7 @@ def chosen(job: Job) -> Engine:
     output, batch = job.output, job.compute.batch
     most = max(1, batch // job.samples) if batch else None
     if output.cluster is None:
-        return Processes(job.given, output.workers, len(job.to_do), most)
+        return Processes(lambda *where: Worker(job.given, None, *where), output.workers, len(job.to_do), most)
     weights = str(job.model.weights)
     contents = contents_of([name for name in job.options.files if name != weights]) if output.send else None
     elsewhere = Elsewhere(job.planned_sha256, job.others, os.getcwd(), contents)
@@ -87,13 +87,16 @@ def _at_a_time(pictures: int, workers: int, most: int) -> int:
 
 
 class Processes:
-    """On this machine, each in a pool of its own, so that it is known which one was killed."""
+    """On this machine, each in a pool of its own, so that it is known which one was killed.
 
-    def __init__(self, given: tuple[Any, ...], workers: WorkerCount, pictures: int, most: int | None):
+    ``worker`` makes the callable that a process gives chunks to, of its device and of how many share this machine.
+    """
+
+    def __init__(self, worker: Callable[[str | None, int], Any], workers: WorkerCount, pictures: int, most: int | None):
         devices: list[str | None] = list(_gpus()) if workers.gpus else [None] * workers.count
         self.count = max(1, min(len(devices), pictures))
         self.most = most or (MOST_ON_GPU if workers.gpus else MOST)
-        self._workers = [Worker(given, None, device, self.count) for device in devices]
+        self._workers = [worker(device, self.count) for device in devices]
         self._pools: dict[int, ProcessPoolExecutor] = {}
 
     def at_a_time(self, pictures: int) -> int:
@@ -109,7 +112,7 @@ class Processes:
     def give(self, work: Sequence[tuple[int, Chunk]]) -> list[Future[Any]]:
         return [self._given(slot, chunk) for slot, chunk in work]
 
-    def _given(self, slot: int, chunk: Chunk) -> Future[Any]:
+    def _given(self, slot: int, chunk: Any) -> Future[Any]:
         try:
             return self._pools[slot].submit(_answer, chunk)
         except BrokenProcessPool as error:  # killed while it had nothing to do
@@ -146,11 +149,11 @@ def _gpus() -> list[str]:
     return [f"cuda:{i}" for i in range(count)]
 
 
-_worker: Worker | None = None
+_worker: Callable[[Any], Any] | None = None
 """A process's own."""
 
 
-def _begin(worker: Worker) -> None:
+def _begin(worker: Callable[[Any], Any]) -> None:
     """Make ready in a process."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that shares the work out
@@ -170,7 +173,7 @@ def _ready() -> None:
     assert _worker is not None
 
 
-def _answer(chunk: Chunk) -> Any:
+def _answer(chunk: Any) -> Any:
     assert _worker is not None
     return _worker(chunk)
 

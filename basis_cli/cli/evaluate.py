@@ -14,6 +14,7 @@ from rich.table import Table
 from ..errors import UsageError
 from ..tasks.separation import Mixing
 from .options import (
+    ALONE,
     AsJson,
     ComputeOptions,
     Data,
@@ -31,9 +32,10 @@ from .options import (
     Seed,
     TileOptions,
     Weights,
+    Workers,
     with_options,
 )
-from .output import check_plot, figure, sampling_progress, show
+from .output import check_plot, figure, show, working
 from .quality import best_table, diversity_table, quality_table, separation_tables
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ def separation(
     plot: Annotated[Path | None, typer.Option(help="Write a histogram of the PSNRs here (PNG; Figure 6).")] = None,
     inception: InceptionOption = None,
     sheet: SheetOption = None,
+    workers: Workers = ALONE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -119,7 +122,7 @@ def separation(
     priors, hashes = load_priors(Separate(k), prior, weights, where)
     priors = tiled(priors, (size, size), tiles.overlap, tiles.pyramid) if size else priors
     tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
-    with sampling_progress(quiet) as watch:
+    with working(where, workers, quiet) as (where, watch):
         result = evaluate_separation(
             tests,
             priors,
@@ -168,6 +171,7 @@ class RestorationOptions:
         ),
     ] = False
     sheet: SheetOption = None
+    workers: Workers = ALONE
     as_json: AsJson = False
     quiet: Quiet = False
 
@@ -197,7 +201,7 @@ def restoration(kind: type[Task]) -> Callable[..., None]:
         shape: Any = getattr(model or prior, "shape", None)
         test = load_pictures(options.data, "test", options.data_dir, shape)
         realism = _realism(test, options.data, options.inception, options.data_dir, where)
-        with sampling_progress(options.quiet) as watch:
+        with working(where, options.workers, options.quiet) as (where, watch):
             result = evaluate_restoration(
                 test,
                 prior,
@@ -236,6 +240,7 @@ def samples(
     count: Annotated[int, typer.Option("-n", "--count", min=2, help="How many.")] = 1000,
     weights: Weights = None,
     inception: InceptionOption = None,
+    workers: Workers = ALONE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -251,7 +256,7 @@ def samples(
     if realism is None:
         what = "gray" if test.shape[0] != 3 else f"of {test.shape[2]} x {test.shape[1]} pixels"
         raise UsageError(f"no network is at hand to judge {data}'s pictures: they are {what}", "--data cifar10")
-    with sampling_progress(quiet) as watch:
+    with working(where, workers, quiet) as (where, watch):
         result = evaluate_samples(
             test, loaded, realism, count=count, sampling=sampler.sampling(), compute=where, watch=watch
         )
@@ -284,6 +289,7 @@ def likelihood(
     pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000,
     pairs: Annotated[int, typer.Option(min=0, help="Mixtures to separate; the paper has 100; 0: none.")] = 100,
     weights: Weights = None,
+    workers: Workers = ALONE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -298,7 +304,7 @@ def likelihood(
     where = compute.compute()
     priors, hashes = load_priors(Separate(2), prior, weights, where)
     tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
-    with sampling_progress(quiet) as watch:
+    with working(where, workers, quiet) as (where, watch):
         result = evaluate_likelihood(
             tests, priors, pictures=pictures, pairs=pairs, sampling=sampler.sampling(), compute=where, watch=watch
         )

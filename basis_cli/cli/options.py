@@ -307,6 +307,18 @@ def worker_count(text: str | WorkerCount) -> WorkerCount:
     raise typer.BadParameter(f"{text!r} is neither a number above 0 nor 'gpus'")
 
 
+ALONE = WorkerCount()
+Workers = Annotated[
+    WorkerCount,
+    typer.Option(
+        "--workers",
+        parser=worker_count,
+        metavar="N|gpus",
+        help="Processes that share the pictures, with their share of the cores; gpus: one for each GPU.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class OutputOptions:
     """What is written where."""
@@ -342,15 +354,7 @@ class OutputOptions:
             "command again goes on where a killed one stopped, to the same pictures.",
         ),
     ] = False
-    workers: Annotated[
-        WorkerCount,
-        typer.Option(
-            "--workers",
-            parser=worker_count,
-            metavar="N|gpus",
-            help="Processes that share the pictures, with their share of the cores; gpus: one for each GPU.",
-        ),
-    ] = WorkerCount()
+    workers: Workers = ALONE
     cluster: Annotated[
         str | None,
         typer.Option(

@@ -6,7 +6,8 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,8 +20,10 @@ from ..errors import BasisError, InputWarning, RunWarning, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..compute import Compute
     from ..samplers import Progress as Step
     from ..samplers import Watch
+    from .options import WorkerCount
 
 _AS_IT_IS = {"markup": False, "emoji": False, "highlight": False}  # names of files may look like rich's markup
 stderr = Console(stderr=True, **_AS_IT_IS)  # type: ignore[arg-type]
@@ -115,6 +118,21 @@ def sampling_progress(quiet: bool = False) -> Iterator[Watch]:
             )
 
         yield watch
+
+
+@contextmanager
+def working(compute: Compute, workers: WorkerCount, quiet: bool) -> Iterator[tuple[Compute, Watch]]:
+    """``compute`` with ``workers`` in it, and what watches the samplers: with several workers, their own bar does."""
+    from ..samplers import unwatched
+
+    if workers.one:
+        with sampling_progress(quiet) as watch:
+            yield compute, watch
+    else:
+        from .pool import Pool
+
+        with closing(Pool(workers, quiet)) as pool:
+            yield replace(compute, sharing=pool), unwatched
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from .. import __version__, plugins, tasks
 from ..api import Level, Prior
-from ..compute import Compute
+from ..compute import Compute, Sharing
 from ..data.datasets import Dataset
 from ..errors import NotFiniteError, RunWarning, UsageError
-from ..posterior import Result, Sampling, ranking
+from ..posterior import Result, Sampling, drawn, ranking
 from ..priors.wrapper import WrappedLevel, Wrapper
 from ..samplers import Progress
+from ..samplers.noise import picture_seeds
 from ..tasks.separation import Separate
 from .protocols import evaluate_separation
 
@@ -193,6 +194,37 @@ class _Clock(Wrapper):
         score = level.score(x)
         self.seconds += self.now() - began
         return score
+
+
+def throughput(
+    prior: Prior, sampling: Sampling, sharing: Sharing, *, compute: Compute | None = None, k: int = 2, count: int = 64
+) -> dict[str, Any]:
+    """Time ``count`` separations in this process with all its threads, and then shared, of random mixtures.
+
+    Both run briefly before: priors are loaded, processes started.
+
+    Returns:
+        ``alone`` and ``shared``, seconds; ``ratio``, of both; ``same``: whether all samples are, to the last bit.
+    """
+    compute, sampling = compute or Compute(), sampling.over(Separate.defaults)
+    posterior = Separate(k).posterior([prior] * k, sampling)
+    y = torch.rand(count, *prior.shape, generator=torch.Generator().manual_seed(0))
+    seeds = picture_seeds(sampling.seed, y, 1)
+    found = {}
+    for name, where in (("alone", compute), ("shared", replace(compute, sharing=sharing))):
+        brief = Separate(k).posterior([prior] * k, _brief(sampling, 1))
+        drawn(brief, y, seeds, compute=where)
+        found[name] = drawn(posterior, y, seeds, compute=where)
+    alone, shared = found["alone"], found["shared"]
+    return {
+        "alone": alone.seconds,
+        "shared": shared.seconds,
+        "ratio": alone.seconds / shared.seconds,
+        "same": all(torch.equal(one.x, other.x) for one, other in zip(alone.ranked, shared.ranked, strict=True)),
+        "count": count,
+        "threads": torch.get_num_threads(),
+        "settings": posterior.described() | compute.described(),
+    }
 
 
 def _forget_peak(device: torch.device) -> bool:

@@ -10,6 +10,7 @@ from .guided import Guided as Guided
 from .guided import conditioned as conditioned
 from .guided import refining as refining
 from .resume import SavedState as SavedState
+from .runner import Drawn as Drawn
 from .runner import answers as answers
 from .runner import drawn as drawn
 from .settings import Sampling as Sampling

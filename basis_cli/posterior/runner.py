@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -113,7 +113,10 @@ def drawn(
 ) -> Drawn:
     """The samples of :func:`answers`, not made consistent and not put in order: what evaluations judge."""
     began = time.perf_counter()
-    run = _Run(posterior, y, seeds, compute or Compute(), rank, watch)
+    compute = compute or Compute()
+    if compute.sharing and watch is unwatched and len(y) > 1:
+        return compute.sharing.drawn(posterior, y, seeds, replace(compute, sharing=None), rank)
+    run = _Run(posterior, y, seeds, compute, rank, watch)
     work, found = run.divided(()), []
     while work:
         inputs = work.popleft()
@@ -160,7 +163,7 @@ class _Run:
         scores: list[Tensor] = []
         size = self.size
         if state:
-            settings = self.posterior.described() | asdict(self.compute) | {"seeds": seeds, "likelihood": self.rank}
+            settings = self.posterior.described() | self.compute.asked() | {"seeds": seeds, "likelihood": self.rank}
             size = state.begin(settings, self.posterior.operator, y, self.posterior.shape) or size
             parts, scores = state.parts, state.likelihoods
             self.batch += len(parts)

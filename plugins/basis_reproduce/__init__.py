@@ -71,6 +71,8 @@ class Setup:
     """Files of weights, by prior."""
     say: Callable[[str], None] = lambda doing: None
     """Told what is being done."""
+    sharing: Any = None
+    """Processes that draw samples together, see :class:`basis_cli.api.Compute`; ``None``: this one alone."""
     partial: Path | None = None
     """Where :meth:`once` keeps what is measured until the experiment is complete; ``None``: nowhere."""
 
@@ -90,10 +92,10 @@ class Setup:
 
     @property
     def compute(self) -> Compute:
-        """The device and the precision."""
+        """The device and the precision, and who shares the work."""
         from basis_cli.api import Compute
 
-        return Compute(self.device, self.dtype)
+        return Compute(self.device, self.dtype, sharing=self.sharing)
 
     def prior(self, name: str) -> Prior:
         """The prior called ``name``.

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from basis_cli.api import UsageError
 from basis_cli.cli.commands import (
+    ALONE,
     AsJson,
     DataDir,
     Device,
@@ -20,8 +21,10 @@ from basis_cli.cli.commands import (
     DtypeOption,
     Quiet,
     Seed,
+    Workers,
     stderr,
     stdout,
+    working,
 )
 
 from . import EXPERIMENTS, Setup
@@ -43,6 +46,7 @@ def reproduce(
     seed: Seed = 0,
     device: Device = "auto",
     dtype: DtypeOption = Dtype.auto,
+    workers: Workers = ALONE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -59,10 +63,12 @@ def reproduce(
         return
     if data_dir:
         os.environ["BASIS_DATA"] = str(data_dir)
+    from basis_cli.api import Compute
+
     pairs = [given.partition("=") for given in weights or []]
     if not all(prior and file for prior, _, file in pairs):
         raise UsageError("--weights takes PRIOR=FILE", "for example --weights glow-mnist=ladder.json")
-    with stderr.status(Text(name)) as status:
+    with stderr.status(Text(name)) as status, working(Compute(), workers, True) as (compute, _):
         if quiet:
             status.stop()
         setup = Setup(
@@ -71,6 +77,7 @@ def reproduce(
             seed,
             {prior: Path(file) for prior, _, file in pairs},
             say=lambda doing: status.update(Text(f"{name}: {doing}")),
+            sharing=compute.sharing,
         )
         record = run(name, out, full=full, setup=setup, sizes=counts(sizes or []))
     if as_json:

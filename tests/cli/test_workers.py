@@ -171,7 +171,8 @@ def test_a_worker_that_is_killed_loses_nothing(given):
     killer = threading.Thread(target=kill)
     killer.start()
     pairs = [(f"in/{i}.png", str(i)) for i in range(7)]
-    engine = engines.Processes(given("toy-gaussian"), WorkerCount(2), len(pairs), 2)
+    parts = given("toy-gaussian")
+    engine = engines.Processes(lambda *where: workers.Worker(parts, None, *where), WorkerCount(2), len(pairs), 2)
     found = list(workers.shared(engine, pairs, quiet=True))
     killer.join()
     assert victims
