@@ -182,8 +182,7 @@ class ComputeOptions:
         bool,
         typer.Option(
             "--compile",
-            help="Compile the networks (torch.compile): slow to begin, above all the first time, then faster; the same "
-            "pictures but for rounding.",
+            help="torch.compile the networks: slow to begin, then faster; the same pictures but for rounding.",
         ),
     ] = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,8 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basis_cli.cli import engines, workers
-from basis_cli.cli.options import WorkerCount
+from basis_cli.cli import workers
 from basis_cli.errors import BasisError, UsageError
 
 QUICK = ("--prior", "toy-gaussian", "--levels", 3, "-q")
@@ -32,21 +32,40 @@ def mixtures(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(f"in/{i}.png")
 
 
-def run(*arguments, **options):
-    """The command in a process of its own, as spawn needs it."""
-    words = [sys.executable, "-c", "from basis_cli.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
+@pytest.fixture
+def killer():
+    """``killer(folder)`` begins a thread that kills a worker once a record is in ``folder``: that, and its victims."""
+    victims = []
+
+    def kill(folder):
+        deadline = time.monotonic() + 60
+        while not victims and time.monotonic() < deadline:
+            if list(Path(folder).glob("*.json")) and (children := multiprocessing.active_children()):
+                victims.append(children[0].pid)
+                os.kill(children[0].pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def begin(folder):
+        thread = threading.Thread(target=kill, args=[folder])
+        thread.start()
+        return thread, victims
+
+    return begin
 
 
 @pytest.mark.usefixtures("mixtures")
-def test_two_workers_write_the_same_files_in_the_same_order():
+def test_two_workers_write_the_same_files_in_the_same_order_though_one_is_killed(basis, killer, capfd):
     """And one that is no picture fails alone."""
     Path("in/7.png").write_bytes(b"no picture")
-    alone = run("separate", "in", *QUICK, "-o", "alone")
-    shared = run("separate", "in", *QUICK, "-o", "shared", "--workers", 2)
-    assert (alone.returncode, shared.returncode) == (1, 1), shared.stderr
-    assert sorted(shared.stderr.splitlines()) == sorted(alone.stderr.splitlines())
-    assert "in/7.png" in shared.stderr
+    alone = basis("separate", "in", *QUICK, "-o", "alone")
+    thread, victims = killer("shared")
+    shared = basis("separate", "in", *QUICK, "-o", "shared", "--workers", 2, "--batch", 2)
+    thread.join()
+    said = shared.stderr + capfd.readouterr().err
+    assert victims
+    assert (alone.exit_code, shared.exit_code) == (1, 1), said
+    assert set(said.splitlines()) == set(alone.stderr.splitlines())
+    assert "in/7.png" in said
     assert shared.stdout == alone.stdout.replace("alone/", "shared/")
     pictures = sorted(path.name for path in Path("alone").glob("*.png"))
     assert len(pictures) == 14
@@ -55,8 +74,8 @@ def test_two_workers_write_the_same_files_in_the_same_order():
     record = json.loads(Path("shared/3.json").read_text())
     assert record["options"] == json.loads(Path("alone/3.json").read_text())["options"]
     Path("in/7.png").unlink()
-    again = run("separate", "in", *QUICK, "-o", "alone", "--workers", 2, "--skip-existing", "--json")
-    assert (again.returncode, json.loads(again.stdout)) == (0, {"results": []})
+    again = basis("separate", "in", *QUICK, "-o", "alone", "--workers", 2, "--skip-existing", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (0, {"results": []})
 
 
 @pytest.mark.usefixtures("mixtures")
@@ -78,24 +97,6 @@ def test_mistakes_are_said_once_with_their_code(basis, options, code, words, mon
     assert words in result.stderr
     assert result.stderr.count("error:") <= 1
     assert not list(Path().glob("out/*.png"))
-
-
-@pytest.fixture
-def given():
-    """A job's parts, without its inputs, as the command would make them."""
-    from basis_cli.cli.options import ModelOptions, OutputOptions, SampleOptions, TileOptions
-    from basis_cli.cli.records import Options
-    from basis_cli.compute import Compute
-    from basis_cli.posterior import Sampling
-    from basis_cli.tasks.separation import Separate
-
-    def of(prior):
-        sampling = Sampling(levels=3)
-        model = ModelOptions(prior=[prior])
-        output = OutputOptions(quiet=True)
-        return (Separate(), model, sampling, Compute(), SampleOptions(), TileOptions(), output, Options([], []))
-
-    return of
 
 
 class Fragile:
@@ -151,33 +152,6 @@ def test_workers_that_never_start_end_the_command():
     engine.result = lambda handle: (_ for _ in ()).throw(workers.Lost("no such module"))
     with pytest.raises(BasisError, match="no worker starts: no such module"):
         list(workers.shared(engine, [("1", "1")], quiet=True))
-
-
-@pytest.mark.usefixtures("mixtures")
-def test_a_worker_that_is_killed_loses_nothing(given):
-    """A real one, while it works."""
-    victims = []
-
-    def kill():
-        import multiprocessing
-
-        deadline = time.monotonic() + 60
-        while not victims and time.monotonic() < deadline:
-            if list(Path("out").glob("*.json")) and (children := multiprocessing.active_children()):
-                victims.append(children[0].pid)
-                os.kill(children[0].pid, signal.SIGKILL)
-            time.sleep(0.01)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    pairs = [(f"in/{i}.png", str(i)) for i in range(7)]
-    parts = given("toy-gaussian")
-    engine = engines.Processes(lambda *where: workers.Worker(parts, None, *where), WorkerCount(2), len(pairs), 2)
-    found = list(workers.shared(engine, pairs, quiet=True))
-    killer.join()
-    assert victims
-    assert sorted(record["input"] for records, _ in found for record in records) == [name for name, _ in pairs]
-    assert len(list(Path("out").glob("*.x1.png"))) == 7
 
 
 def test_errors_come_from_a_process_with_their_hint():

@@ -17,7 +17,12 @@ COUNT = 150
 
 @pytest.mark.parametrize(
     ("kind", "wide"),
-    [("gaussian", 0.03), ("both", 0.03), ("pictures", 0.03), ("mixture", 0.07)],  # too wide: noise of .25 joins its modes
+    [
+        ("gaussian", 0.03),
+        ("both", 0.03),
+        ("pictures", 0.03),
+        ("mixture", 0.07),
+    ],  # too wide: noise of .25 joins its modes
 )
 def test_the_truth_lies_among_samples_about_an_answer_as_often_as_it_should(mixture, kind, wide):
     gaussian, pictures = soft_blobs((1, 2, 2), std=0.12, length=1.5), four_pictures((1, 8, 8))
