@@ -9,6 +9,7 @@ import pytest
 import torch
 from basis_reproduce import EXPERIMENTS, Setup, reproduce, samples, toy, training
 from basis_reproduce.document import document, shown, write_document
+from PIL import Image
 
 from basis_cli import plugins
 from basis_cli.errors import InputError, UsageError, WeightsError
@@ -46,8 +47,14 @@ TINY = {
     "cinn-mnist-transfer": {"pictures": 2},
     "cinn-mnist-components": {"pictures": 20, "steps": 2},
     "cinn-ablation": {"iterations": 1, "batch": 2, "pictures": 2, "samples": 2},
+    "cinn-colour": {"pictures": 2, "samples": 2},
+    "cinn-failures": {"pictures": 3, "samples": 2, "shown": 2},
     "cinn-interpolation": {"pictures": 1},
     "cinn-colour-transfer": {"pictures": 2},
+    "tim-modules": {"iterations": 1, "batch": 2, "pool": 2, "codes": 4, "pictures": 2, "samples": 2},
+    "tim-samples": {"iterations": 1, "batch": 2, "pool": 2, "pictures": 2, "samples": 2},
+    "tim-stability": {"iterations": 2, "batch": 2, "pool": 2, "codes": 4, "pictures": 2, "times": 2},
+    "tim-table6": {"pictures": 2, "samples": 2},
     "robustness": {"pairs": 2, "auto_pairs": 1, "best_pairs": 1},
     "uncertainty": {"pairs": 2},
     "ms-vae": {"mixtures": 2, "best_mixtures": 1},
@@ -85,6 +92,14 @@ def small(tmp_path, monkeypatch):
         records = rng.integers(0, 10, (4, 3073)).astype(np.uint8)
         records[:, 0] = (0, 1, 2, 3)  # two machines, two animals
         (tmp_path / f"{name}.bin").write_bytes(records.tobytes())
+    for kind, shape in (("images", (16, 16, 3)), ("labels", (16, 16))):
+        folder = tmp_path / "streets" / "test" / kind
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 10, shape, dtype=np.uint8)).save(folder / f"{i}.png")
+    monkeypatch.setattr("basis_cli.evaluation.imagenet.imagenet", lambda device: Lite())
+    tiny = {n: {"channels": (2,) * n, "growth": (1,) * n, "blocks": (1,) * n} for n in (1, 4)}
+    monkeypatch.setattr("basis_reproduce.implicit.MODULES", tiny)
     monkeypatch.setenv("BASIS_DATA", str(tmp_path))
     monkeypatch.setattr("basis_cli.priors.load_prior", load)
     monkeypatch.setattr("basis_cli.priors.loading.load_model", load_model)
@@ -122,11 +137,25 @@ class Eye:
         return []
 
 
+class Lite(torch.nn.Module):
+    """Pixels in place of EfficientNet-Lite0's features."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :6], x.mean((2, 3))
+
+    def layers(self, x):
+        return [torch.nn.functional.normalize(x, dim=1)]
+
+
 def load_model(name, verb, weights, device):
     from basis_cinn.model import Colours, Digits
     from basis_cinn.network import ClassFlow, ColourFlow
+    from basis_imle.model import Imle
+    from basis_imle.network import Generator
 
     torch.manual_seed(0)
+    if verb == "paint":
+        return Imle(Generator("paint", classes=10, channels=(4, 4), growth=(2, 2), blocks=(1, 1)))
     if verb == "sample":
         return Digits(ClassFlow(blocks=1, width=8, directions=6))
     return Colours(ColourFlow(8, blocks=(1, 1, 1), widths=(8, 8, 8), features=(4, 4, 4)))
@@ -139,7 +168,8 @@ def load(name, **options):
 @pytest.mark.parametrize("name", TINY)
 def test_every_experiment_writes_numbers_and_a_figure(small, name):
     out = small / "out"
-    record = reproduce(name, out, setup=Setup(device="cpu"), sizes=TINY[name])
+    setup = Setup(device="cpu", folders={"streets": str(small / "streets")})
+    record = reproduce(name, out, setup=setup, sizes=TINY[name])
     assert json.loads((out / f"{name}.json").read_text()) == json.loads(json.dumps(record))
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert record["rows"]

@@ -1,7 +1,7 @@
 """Every table and figure of the papers, one experiment each, beside the published numbers.
 
 BASIS is Jayaram & Thickstun (2020); NCSN is the reproduction of Song & Ermon (2019) by Matosevic, Hein & Nuzzo; cINN is
-Ardizzone, Lüth, Kruse, Rother & Köthe (2019).
+Ardizzone, Lüth, Kruse, Rother & Köthe (2019); TIM is Peng, Moazeni & Li (2022).
 MS-VAE is Boukun & Lücke (2026). One experiment, ``robustness``, is of no paper.
 Importing this package does not import torch.
 """
@@ -24,6 +24,7 @@ from .experiments import Experiment as Experiment
 
 if TYPE_CHECKING:
     import typer
+    from torch import Tensor
 
     from basis_cli.api import Compute, Dataset, Prior, features, posterior
 
@@ -69,6 +70,8 @@ class Setup:
     seed: int = 0
     weights: Mapping[str, Path] = field(default_factory=dict)
     """Files of weights, by prior."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Data sets or folders of pictures for what experiments call "photographs" and "streets"."""
     say: Callable[[str], None] = lambda doing: None
     """Told what is being done."""
     sharing: Any = None
@@ -119,7 +122,7 @@ class Setup:
         """
         from basis_cli.api import load_model
 
-        verb = "colorize" if "colo" in name else "sample"
+        verb = "paint" if "layout" in name else "colorize" if "colo" in name else "sample"
         try:
             return load_model(name, verb, self.weights.get(name), self.device)
         except WeightsError as error:
@@ -170,6 +173,10 @@ class Setup:
 
         return datasets.load_dataset(name, split)
 
+    def photographs(self, count: int) -> Tensor:
+        """The first test pictures in colour, ``(n, 3, h, w)``: those of "photographs" in ``folders``, or CIFAR-10's."""
+        return self.data(self.folders.get("photographs", "cifar10"))[:count]
+
     def sampling(self, sampler: str, **options: Any) -> posterior.Sampling:
         """How to sample, with this setup's seed."""
         from basis_cli.api import posterior
@@ -217,7 +224,8 @@ def reproduce(
     if unknown := sorted(sizes.keys() - experiment.full.keys()):
         raise UsageError(f"{name} has no size {unknown[0]!r}", f"known: {', '.join(experiment.full)}")
     chosen = {**(experiment.full if full else experiment.quick), **sizes}
-    same = [__version__, setup.seed, setup.dtype, chosen, {key: str(path) for key, path in setup.weights.items()}]
+    given = {key: str(path) for key, path in (*setup.weights.items(), *setup.folders.items())}
+    same = [__version__, setup.seed, setup.dtype, chosen, given]
     mark = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
     setup = replace(setup, partial=out / f"{name}.{mark}.partial.json")
     began = time.perf_counter()

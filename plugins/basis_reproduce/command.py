@@ -42,6 +42,10 @@ def reproduce(
     weights: Annotated[
         list[str] | None, typer.Option(help="PRIOR=FILE: weights of your own for a prior; repeatable.")
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="photographs=FOLDER (default: CIFAR-10) or streets=FOLDER: other pictures; repeatable."),
+    ] = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -65,9 +69,10 @@ def reproduce(
         os.environ["BASIS_DATA"] = str(data_dir)
     from basis_cli.api import Compute
 
-    pairs = [given.partition("=") for given in weights or []]
-    if not all(prior and file for prior, _, file in pairs):
-        raise UsageError("--weights takes PRIOR=FILE", "for example --weights glow-mnist=ladder.json")
+    files = named(weights or [], "--weights", "glow-mnist=ladder.json")
+    folders = named(data or [], "--data", "photographs=pictures")
+    if unknown := sorted(folders.keys() - {"photographs", "streets"}):
+        raise UsageError(f"--data: no experiment asks for {unknown[0]!r}", "photographs=FOLDER or streets=FOLDER")
     with stderr.status(Text(name)) as status, working(Compute(), workers, True) as (compute, _):
         if quiet:
             status.stop()
@@ -75,7 +80,8 @@ def reproduce(
             device,
             dtype.value,
             seed,
-            {prior: Path(file) for prior, _, file in pairs},
+            {prior: Path(file) for prior, file in files.items()},
+            folders,
             say=lambda doing: status.update(Text(f"{name}: {doing}")),
             sharing=compute.sharing,
         )
@@ -88,12 +94,20 @@ def reproduce(
         stderr.print(f"written: {out / name}.{suffix}", soft_wrap=True)
 
 
+def named(given: list[str], option: str, example: str) -> dict[str, str]:
+    """``["a=b"]`` as ``{"a": "b"}``."""
+    pairs = [one.partition("=") for one in given]
+    if not all(name and value for name, _, value in pairs):
+        raise UsageError(f"{option} takes NAME=VALUE", f"for example {option} {example}")
+    return {name: value for name, _, value in pairs}
+
+
 def counts(given: list[str]) -> dict[str, int]:
     """``["pairs=1000"]`` as ``{"pairs": 1000}``."""
-    pairs = [one.partition("=") for one in given]
-    if not all(name and number.isdecimal() and int(number) > 0 for name, _, number in pairs):
+    pairs = named(given, "--set", "pairs=1000")
+    if not all(number.isdecimal() and int(number) > 0 for number in pairs.values()):
         raise UsageError("--set takes NAME=NUMBER", "for example --set pairs=1000")
-    return {name: int(number) for name, _, number in pairs}
+    return {name: int(number) for name, number in pairs.items()}
 
 
 def _list(as_json: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 def test_lists_what_there_is(basis):
     assert "table2" in basis("reproduce", "list").stdout
     names = [row["name"] for row in json.loads(basis("reproduce", "list", "--json").stdout)]
-    assert len(names) == len(set(names)) == 29
+    assert len(names) == len(set(names)) == 35
 
 
 def test_runs_an_experiment_and_makes_the_document(basis):
