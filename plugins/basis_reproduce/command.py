@@ -69,8 +69,11 @@ def reproduce(
         os.environ["BASIS_DATA"] = str(data_dir)
     from basis_cli.api import Compute
 
-    files = named(weights or [], "--weights", "glow-mnist=ladder.json")
-    folders = named(data or [], "--data", "photographs=pictures")
+    files = named(weights or [], "--weights PRIOR=FILE", "glow-mnist=ladder.json")
+    folders = named(data or [], "--data NAME=FOLDER", "photographs=pictures")
+    if unknown := sorted(folders.keys() - {"photographs", "streets"}):
+        raise UsageError(f"--data: no experiment asks for {unknown[0]!r}", "photographs=FOLDER or streets=FOLDER")
+    with stderr.status(Text(name)) as status, working(Compute(), workers, True) as (compute, _):
     if unknown := sorted(folders.keys() - {"photographs", "streets"}):
         raise UsageError(f"--data: no experiment asks for {unknown[0]!r}", "photographs=FOLDER or streets=FOLDER")
     with stderr.status(Text(name)) as status, working(Compute(), workers, True) as (compute, _):
@@ -94,17 +97,18 @@ def reproduce(
         stderr.print(f"written: {out / name}.{suffix}", soft_wrap=True)
 
 
-def named(given: list[str], option: str, example: str) -> dict[str, str]:
-    """``["a=b"]`` as ``{"a": "b"}``."""
+def named(given: list[str], form: str, example: str) -> dict[str, str]:
+    """``["a=b"]`` as ``{"a": "b"}``; ``form`` is that of the option, for who gives something else."""
     pairs = [one.partition("=") for one in given]
+    option, _, form = form.partition(" ")
     if not all(name and value for name, _, value in pairs):
-        raise UsageError(f"{option} takes NAME=VALUE", f"for example {option} {example}")
+        raise UsageError(f"{option} takes {form}", f"for example {option} {example}")
     return {name: value for name, _, value in pairs}
 
 
 def counts(given: list[str]) -> dict[str, int]:
     """``["pairs=1000"]`` as ``{"pairs": 1000}``."""
-    pairs = named(given, "--set", "pairs=1000")
+    pairs = named(given, "--set NAME=NUMBER", "pairs=1000")
     if not all(number.isdecimal() and int(number) > 0 for number in pairs.values()):
         raise UsageError("--set takes NAME=NUMBER", "for example --set pairs=1000")
     return {name: int(number) for name, number in pairs.items()}
