@@ -50,10 +50,13 @@ class Job:
     ):
         self.given = (task, model, sampling, compute, several, tiles, output, options)
         self.task, self.compute = task, compute
-        self.model = model if model.prior else replace(model, model=model.model or task.model)
+        sampled = tiles.tile or tiles.pyramid or model.refine
+        own = None if sampled else task.answering(model.model, model.prior, sampling)
+        self.model = replace(model, model=model.model or own)
         self.tiles, self.output = tiles, output
         self.preset = preset(several.fast, several.best)
-        self.sampling, self.samples, self.select = several.chosen(task, sampling)
+        direct = bool(self.model.model) and not model.refine
+        self.sampling, self.samples, self.select = several.chosen(task, sampling, direct)
         self.options, self.others = options, contents([*options.files, *task.beside])
         self.priors: list[Prior] = []
         self.direct: DirectModel | None = None

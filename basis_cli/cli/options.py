@@ -241,9 +241,10 @@ class SampleOptions:
     best: Best = False
     noise_std: NoiseOption = None
 
-    def chosen(self, task: Task, sampling: Sampling) -> tuple[Sampling, int, str]:
+    def chosen(self, task: Task, sampling: Sampling, direct: bool = False) -> tuple[Sampling, int, str]:
         """``sampling``, how many samples, and what to keep of them: see :meth:`basis_cli.tasks.base.Task.chosen`."""
-        return task.chosen(preset(self.fast, self.best), sampling, self.samples, self.select and self.select.value)
+        select = self.select and self.select.value
+        return task.chosen(preset(self.fast, self.best), sampling, self.samples, select, direct)
 
 
 @dataclass(frozen=True)

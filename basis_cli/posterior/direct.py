@@ -29,8 +29,9 @@ class Direct:
         UsageError: something else is set, or a temperature that the model does not have or that is not above 0.
     """
 
-    exact = False
-    """What the model answers is left as it is: it need not agree with the observation."""
+    exact = True
+    """What the model answers is moved to the nearest picture that agrees with the observation, where the operator can
+    tell: the truth agrees, so none is farther from it afterwards."""
 
     def __init__(self, model: DirectModel, operator: Operator, name: str = "", sampling: Sampling | None = None):
         self.model, self.operator, self.name = model, operator, name

@@ -72,7 +72,7 @@ class Task:
     prior: ClassVar[str] = "ncsn-photo"
     """The prior unless another is chosen."""
     model: ClassVar[str | None] = None
-    """The direct model that answers unless a prior or another model is chosen."""
+    """The direct model that answers unless another model, a prior, or something of a sampler is chosen."""
     pyramid: ClassVar[bool] = False
     """Whether large shapes matter, so that priors of any size see pictures at every scale."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
@@ -210,10 +210,17 @@ class Task:
         """Whether the answer to a picture ``(c, h, w)`` of several channels is gray, because the picture is."""
         return not self.colours and len(picture) > 1 and all(bool((channel == picture[0]).all()) for channel in picture)
 
+    def answering(self, model: Any, prior: Any, sampling: Sampling) -> Any:
+        """``model``, or :attr:`model` where neither it nor a prior nor something of a sampler is chosen."""
+        plain = type(sampling)(seed=sampling.seed, temperature=sampling.temperature)
+        return self.model if model is None and not prior and sampling == plain else model
+
     def chosen(
-        self, preset: str | None, sampling: Sampling, samples: int | None, select: str | None
+        self, preset: str | None, sampling: Sampling, samples: int | None, select: str | None, direct: bool = False
     ) -> tuple[Sampling, int, str]:
         """The same, with what ``preset`` says where nothing else is said; without it one sample.
+
+        A ``direct`` model takes nothing that it says of the sampler.
 
         Raises:
             UsageError: no such preset, or another sampler than its own.
@@ -222,6 +229,7 @@ class Task:
             raise UsageError(f"no preset is called {preset!r}", f"known: {', '.join(self.presets)}")
         says: dict[str, Any] = {"samples": 1, "select": "all"} | dict(self.presets[preset] if preset else {})
         count, keep = says.pop("samples"), says.pop("select")
+        says = {} if direct else says
         own = says.get("sampler", self.defaults["sampler"])
         if says and sampling.sampler not in (None, own):
             raise UsageError(f"the preset {preset!r} is the sampler {own!r}'s", "leave out one of them")
@@ -296,8 +304,9 @@ def answer(
     from ..samplers import picture_seeds, unwatched
 
     compute = compute or Compute()
-    model = task.model if model is None and prior is None else model
-    sampling, samples, select = task.chosen(preset, sampling or Sampling(), samples, select)
+    model = task.answering(model, prior, sampling or Sampling())
+    direct = model is not None and not refine
+    sampling, samples, select = task.chosen(preset, sampling or Sampling(), samples, select, direct)
     if samples < 1:
         raise UsageError(f"samples must be at least 1, not {samples}")
     if model is not None:

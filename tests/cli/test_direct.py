@@ -31,8 +31,9 @@ SOURCE = """
         def sample(self, y, seeds):
             import torch
 
-            tints = [torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-            return y * torch.stack(tints)
+            redder = torch.tensor([1, -0.299 / 0.587, 0]).view(3, 1, 1)  # of the same luma
+            shares = [torch.rand(1, generator=torch.Generator().manual_seed(seed)) / 4 for seed in seeds]
+            return y * (1 + torch.stack(shares)[..., None, None] * redder)
 
         def log_prob(self, x, y):
             return x[:, 0].flatten(1).mean(1)  # the redder, the likelier
@@ -55,6 +56,18 @@ def test_a_direct_model_answers_and_ranks_by_its_likelihood(basis, picture, tint
     reds = [Image.open(answer["components"][0]).split()[0].getextrema()[1] for answer in record["answers"]]
     assert reds == sorted(reds, reverse=True)
     assert reds[0] > reds[-1]
+
+
+def test_its_answer_is_moved_to_what_was_observed():
+    class Wrong:
+        shape = (3, 4, 4)
+
+        def sample(self, y, seeds):
+            return torch.rand(len(y), 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    gray = 0.3 + 0.4 * torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(1))
+    result = basis_cli.colorize(gray, model=Wrong())
+    assert float(result.residual.max()) < 0.5  # of 255 levels
 
 
 def test_its_answer_depends_on_its_own_seed_only(basis, picture, tint):
@@ -152,14 +165,16 @@ def test_temperature_is_for_models_that_have_one(basis, picture, tint, plugin):
 
 
 def test_a_temperature_reaches_the_model(basis, picture, plugin):
-    plugin("tinting", SOURCE.replace("seeds):", "seeds, temperature=1.0):").replace("y * ", "temperature * y * "))
+    source = SOURCE.replace("seeds):", "seeds, temperature=1.0):").replace("* redder", "* temperature * redder")
+    plugin("tinting", source)
     for temperature in (0.5, 0.25):
         out = ("-q", "--json", "-o", f"t{temperature}", "--overwrite")
         result = basis("colorize", picture(), "--model", "tint", "--temperature", temperature, *out)
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["results"][0]["settings"]["temperature"] == temperature
-    high, low = (Image.open(f"t{t}/mix.x1.png").getpixel((3, 3))[0] for t in (0.5, 0.25))
-    assert high == pytest.approx(2 * low, abs=2)
+    high, low = (Image.open(f"t{t}/mix.x1.png").getpixel((3, 3)) for t in (0.5, 0.25))
+    assert high[0] - high[2] == pytest.approx(2 * (low[0] - low[2]), abs=3)
+    assert low[0] > low[2] + 1
 
 
 WITH_PRIOR = (
