@@ -74,9 +74,6 @@ def reproduce(
     if unknown := sorted(folders.keys() - {"photographs", "streets"}):
         raise UsageError(f"--data: no experiment asks for {unknown[0]!r}", "photographs=FOLDER or streets=FOLDER")
     with stderr.status(Text(name)) as status, working(Compute(), workers, True) as (compute, _):
-    if unknown := sorted(folders.keys() - {"photographs", "streets"}):
-        raise UsageError(f"--data: no experiment asks for {unknown[0]!r}", "photographs=FOLDER or streets=FOLDER")
-    with stderr.status(Text(name)) as status, working(Compute(), workers, True) as (compute, _):
         if quiet:
             status.stop()
         setup = Setup(
