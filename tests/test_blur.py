@@ -121,3 +121,14 @@ def test_the_mean_of_samples_is_the_posteriors(sampler):
     assert error < 0.2, error
     if sampler in ("langevin", "mmps"):
         assert 0.85 < (drawn.var(0).sum() / variance.sum()).sqrt() < 1.1
+
+
+def test_photographs_of_which_one_is_faint_begin_with_less_noise():
+    prior = soft_blobs((3, 8, 8), std=0.25, length=2)
+    y = torch.rand(1, 3, 8, 8)
+    found = [
+        basis_cli.separate(y, prior=prior, alpha=alpha).settings["sigma_max"] for alpha in ([0.7, 0.3], [0.5, 0.5])
+    ]
+    assert found == [0.3, 1.3]
+    gray = soft_blobs((1, 8, 8), std=0.25, length=2)
+    assert basis_cli.separate(y[:, :1], prior=gray, alpha=[0.7, 0.3]).settings["sigma_max"] == 1.3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -201,7 +201,7 @@ class Separate(Task):
         from ..operators import Unknown
         from ..posterior import Blind, conditioned
 
-        defaults = BLURRED if self.blurs else self.defaults
+        defaults = self._defaults(priors)
         if not self.unknown:
             return conditioned(priors, self.operator(priors[0].shape), sampling, defaults)
         self.check(priors[0].shape)
@@ -213,6 +213,13 @@ class Separate(Task):
             return self.stored(self._focused(Unknown(alpha, None, below)), shape)
 
         return Blind(priors, scaled, made, sampling.over(defaults))
+
+    def _defaults(self, priors: Sequence[Prior]) -> Mapping[str, Any]:
+        """How to sample, unless it is said: as measured best for components out of focus, for photographs, or else."""
+        if self.blurs:
+            return BLURRED
+        strength = [abs(a) for a in self.coefficients]
+        return FAINT if priors[0].shape[0] > 1 and max(strength) > UNEQUAL * min(strength) else self.defaults
 
     def stored(self, mixture: Updating, shape: Shape) -> Updating:
         """What a file keeps of ``mixture``."""
@@ -271,6 +278,11 @@ RATIOS = (1.0, 3 / 7)
 """Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
 BLURRED = {"sampler": "project", "levels": 10, "sigma_max": 0.5, "overrelaxation": 0.9}
 """Defaults where components were out of focus."""
+FAINT = {"sampler": "ep", "levels": 6, "sigma_max": 0.3}
+"""Defaults for photographs, pictures in colour, of which one is faint. More noise hides the detail that tells them
+apart, and answers are then farther from the truth than the mixture is."""
+UNEQUAL = 1.5
+"""A ratio of coefficients above which photographs count as unequal."""
 REFLECTED, DEFOCUS = 0.3, 3.0
 """How bright a reflection is, and its blur in pixels."""
 WHITE = 0.05
