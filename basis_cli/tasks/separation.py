@@ -219,7 +219,9 @@ class Separate(Task):
         if self.blurs:
             return BLURRED
         strength = [abs(a) for a in self.coefficients]
-        return FAINT if priors[0].shape[0] > 1 and max(strength) > UNEQUAL * min(strength) else self.defaults
+        if priors[0].shape[0] == 1 or max(strength) <= UNEQUAL * min(strength):
+            return self.defaults
+        return FAINT | {"sigma_max": min(strength) / sum(strength)}
 
     def stored(self, mixture: Updating, shape: Shape) -> Updating:
         """What a file keeps of ``mixture``."""
@@ -278,9 +280,9 @@ RATIOS = (1.0, 3 / 7)
 """Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
 BLURRED = {"sampler": "project", "levels": 10, "sigma_max": 0.5, "overrelaxation": 0.9}
 """Defaults where components were out of focus."""
-FAINT = {"sampler": "ep", "levels": 6, "sigma_max": 0.3}
-"""Defaults for photographs, pictures in colour, of which one is faint. More noise hides the detail that tells them
-apart, and answers are then farther from the truth than the mixture is."""
+FAINT = {"sampler": "ep", "levels": 6}
+"""Defaults for photographs, pictures in colour, of which one is faint, from a noise level that is its share of the
+mixture. More noise hides the detail that tells them apart: answers are then farther from the truth than the mixture."""
 UNEQUAL = 1.5
 """A ratio of coefficients above which photographs count as unequal."""
 REFLECTED, DEFOCUS = 0.3, 3.0
