@@ -10,7 +10,7 @@ from basis_cli.compute import Compute
 from basis_cli.errors import UsageError
 from basis_cli.operators import Mixture
 from basis_cli.posterior import Guided, Sampling, estimated_seconds
-from basis_cli.tasks import built_in, colorize
+from basis_cli.tasks import Separate, built_in, colorize
 from basis_cli.tasks.samples import Sample
 
 NEEDS = {"inpaint": {"mask": "right"}, "upscale": {"factor": 2}}
@@ -31,6 +31,7 @@ def test_what_is_said_beside_a_preset_counts():
     task = TASKS["separate"]
     assert task.chosen("fast", Sampling(levels=7), 2, "mean") == (Sampling(levels=7), 2, "mean")
     assert task.chosen("best", Sampling(), 3, None) == (Sampling(levels=58), 3, "mode")
+    assert Separate(3).chosen("best", Sampling(), None, None) == (Sampling(levels=25), 8, "mode")
     assert task.chosen(None, Sampling(), None, None) == (Sampling(), 1, "all")
     assert task.chosen("fast", Sampling("ep"), None, None)[0] == Sampling("ep", levels=10)
     with pytest.raises(UsageError, match="'fast' is the sampler 'ep'"):

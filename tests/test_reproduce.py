@@ -55,7 +55,7 @@ TINY = {
     "tim-samples": {"iterations": 1, "batch": 2, "pool": 2, "pictures": 2, "samples": 2},
     "tim-stability": {"iterations": 2, "batch": 2, "pool": 2, "codes": 4, "pictures": 2, "times": 2},
     "tim-table6": {"pictures": 2, "samples": 2},
-    "robustness": {"pairs": 2, "auto_pairs": 1, "best_pairs": 1},
+    "robustness": {"pairs": 2, "auto_pairs": 1, "several": 1},
     "uncertainty": {"pairs": 2},
     "ms-vae": {"mixtures": 2, "best_mixtures": 1},
 }

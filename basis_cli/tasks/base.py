@@ -227,7 +227,7 @@ class Task:
         """
         if preset is not None and preset not in self.presets:
             raise UsageError(f"no preset is called {preset!r}", f"known: {', '.join(self.presets)}")
-        says: dict[str, Any] = {"samples": 1, "select": "all"} | dict(self.presets[preset] if preset else {})
+        says: dict[str, Any] = {"samples": 1, "select": "all"} | dict(self.preset(preset) if preset else {})
         count, keep = says.pop("samples"), says.pop("select")
         says = {} if direct else says
         own = says.get("sampler", self.defaults["sampler"])
@@ -235,6 +235,10 @@ class Task:
             raise UsageError(f"the preset {preset!r} is the sampler {own!r}'s", "leave out one of them")
         free = {name: value for name, value in says.items() if getattr(sampling, name) is None}
         return replace(sampling, **free), count if samples is None else samples, select or keep
+
+    def preset(self, name: str) -> Mapping[str, Any]:
+        """The one of :attr:`presets` that is called ``name``, for this very task."""
+        return self.presets[name]
 
     def cause(
         self, priors: Sequence[Prior], y: Tensor, before: float, sampling: Sampling, compute: Compute

@@ -149,6 +149,11 @@ class Separate(Task):
             raise UsageError(f"--mixing {self.mixing.value} has no blurs", "leave out --blur")
         return stds or ([0.0, *[DEFOCUS] * (self.k - 1)] if self.mixing is Mixing.reflection else None)
 
+    def preset(self, name: str) -> Mapping[str, Any]:
+        """More samples instead of more levels where many separations explain the mixture."""
+        many = name == "best" and self.k > 2
+        return {"samples": 8, "select": "mode", "levels": 25} if many else super().preset(name)
+
     @property
     def unknown(self) -> bool:
         """Whether the coefficients are to be estimated."""

@@ -319,7 +319,7 @@ _ALL = (
         "robustness",
         pairs=(2, 100),
         auto_pairs=(1, 100),
-        best_pairs=(1, 100),
+        several=(1, 100),
     ),
     _experiment(
         "uncertainty",

@@ -46,9 +46,9 @@ class Mixed:
         return tasks.Separate(self.k, self.alpha, mixing)
 
 
-TWO = "0.65,0.35;0.4,0.6"
+MATRIX = "0.65,0.35;0.4,0.6"
 SHARES = ("0.6,0.4", "0.7,0.3", "0.8,0.2", "0.9,0.1")
-ROWS = (
+TWO = (
     Mixed("equal"),
     *(Mixed(f"{alpha.replace(',', ' : ')}, given", alpha=alpha) for alpha in SHARES),
     Mixed("sum, cut at white", mixing="sum"),
@@ -57,22 +57,24 @@ ROWS = (
     Mixed(f"noise of {NOISE}, not given (auto)", noise_std=NOISE, told=False),
     Mixed("JPEG of quality 75", quality=75),
     Mixed("JPEG of quality 50", quality=50),
-    Mixed("two mixtures, coefficients given", alpha=TWO, levels=10),
-    Mixed("three digits", k=3),
-    Mixed("four digits", k=4),
-    Mixed("two mixtures, coefficients not given", alpha=TWO, unknown=True, levels=10),
+    Mixed("two mixtures, coefficients given", alpha=MATRIX, levels=10),
+    Mixed("two mixtures, coefficients not given", alpha=MATRIX, unknown=True, levels=10),
 )
 AUTO = (
     Mixed("0.5 : 0.5, not given (auto)", unknown=True),
     *(Mixed(f"{alpha.replace(',', ' : ')}, not given (auto)", alpha=alpha, unknown=True) for alpha in SHARES),
 )
-BEST = tuple(replace(row, what=f"{row.what}, --best", preset="best") for row in ROWS if row.k > 2)
+MANY = tuple(
+    Mixed(f"{number} digits{', --best' if preset else ''}", k=k, preset=preset)
+    for k, number in ((3, "three"), (4, "four"))
+    for preset in (None, "best")
+)
 
 
-def robustness(setup: Setup, *, pairs: int, auto_pairs: int, best_pairs: int) -> Report:
-    """PSNR of separations of mixtures of all kinds."""
-    rows = [_row(setup, mixed, pairs) for mixed in ROWS]
-    rows += [_row(setup, mixed, auto_pairs) for mixed in AUTO] + [_row(setup, mixed, best_pairs) for mixed in BEST]
+def robustness(setup: Setup, *, pairs: int, auto_pairs: int, several: int) -> Report:
+    """PSNR of separations of mixtures of all kinds: two digits, unknown coefficients, three and four digits."""
+    counts = [*((mixed, pairs) for mixed in TWO), *((mixed, auto_pairs) for mixed in AUTO)]
+    rows = [_row(setup, mixed, count) for mixed, count in [*counts, *((mixed, several) for mixed in MANY)]]
     why = (
         "Pairs are MNIST's test digits, any two; mixtures are stored in 8 bits. PSNR is the mean over the components, "
         "in their best order. Untouched: the mixture as every component, of two mixtures the first. Coefficients that "
