@@ -59,14 +59,21 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_samples_agree_with_the_posterior(case, compare, request):
+def test_samples_agree_with_the_posterior(case, compare, request):  # of one noise level, the paper's
     names, alpha, y = CASES[case]
     priors = [request.getfixturevalue(name) for name in names]
     operator = Mixture(alpha) if alpha else Unobserved(priors[0].shape)
     posterior = target(priors, operator, y, SIGMAS[-1])
     eta = 0.4 / stiffness(posterior)
     samples = samplers.langevin(
-        priors, operator, y.expand(CHAINS, *y.shape), seeds=range(CHAINS), sigmas=SIGMAS, steps=150, step_size=eta
+        priors,
+        operator,
+        y.expand(CHAINS, *y.shape),
+        seeds=range(CHAINS),
+        sigmas=SIGMAS,
+        steps=150,
+        step_size=eta,
+        ladder=0,
     )
     compare(samples, unadjusted(posterior, eta)).check()
 
@@ -103,6 +110,7 @@ def test_with_a_small_step_the_posterior_itself_is_sampled(gaussian, compare):
         sigmas=[sigma],
         steps=1500,
         step_size=eta,
+        ladder=0,
     )
     compare(samples, posterior).check(covariance=0.05 / 2)  # 1 / (1 - eta P / 2) - 1 at most
 
@@ -120,6 +128,7 @@ def test_every_level_follows_its_own_law(gaussian, compare):
         sigmas=sigmas,
         steps=steps,
         step_size=eta,
+        ladder=0,
         watch=lambda progress: states.update({progress.level: progress.x.clone()}),
     )
     d = gaussian.means.shape[1]
@@ -170,3 +179,19 @@ def test_large_steps_leave_the_noise_that_the_docs_say_and_a_temperature_takes_i
 
     assert noise(1.0) == pytest.approx(variance**0.5, rel=0.03)
     assert noise(1 / variance) == pytest.approx(1, rel=0.03)
+
+
+def test_components_have_levels_of_their_own_where_priors_take_them(gaussian):
+    class Fixed:
+        shape, sigmas, at = gaussian.shape, SIGMAS, staticmethod(gaussian.at)
+
+    run = {"seeds": [0, 1], "sigmas": SIGMAS, "steps": 3, "step_size": 1e-3}
+    y = picture(0.7, 0.6, 0.4, 0.3).expand(2, 1, 2, 2)
+
+    def differ(prior, alpha):
+        first, second = (samplers.langevin([prior] * 2, Mixture(alpha), y, ladder=p, **run) for p in (0, 1))
+        return not torch.equal(first, second)
+
+    assert differ(gaussian, [0.8, 0.2])
+    assert not differ(gaussian, [0.5, 0.5])
+    assert not differ(Fixed(), [0.8, 0.2])
