@@ -33,7 +33,7 @@ UNKNOWN = {
 }
 """Masks by name: what is unknown, from rows and columns in [0, 1]."""
 
-NARROW = {"sampler": "project", "levels": 25, "sigma_max": 0.5, "overrelaxation": 0.9}
+NARROW = {"sampler": "project", "levels": 25, "sigma_max": 0.5, "sigma_min": 0.01, "overrelaxation": 0.9}
 """Defaults where every gap is :func:`narrow`, so that what is known tells nearly all that noise of 0.5 would hide."""
 
 
