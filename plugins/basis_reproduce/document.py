@@ -57,7 +57,8 @@ def section(record: dict[str, Any]) -> str:
         command += "".join(f" --set {name}={size}" for name, size in sizes if size != usual[name])
     if record["dtype"] != "auto":
         command += f" --dtype {record['dtype']}"
-    notes = [f"Seed {record['seed']}, {record['seconds']:.0f} s."]
+    took = f", {record['seconds']:.0f} s" if record["seconds"] >= 1 else ""  # else measured in runs before
+    notes = [f"Seed {record['seed']}{took}."]
     if record["cut"]:
         notes.append(f"Cut: {', '.join(record['cut'])}.")
     if record["left_out"]:
