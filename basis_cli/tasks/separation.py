@@ -54,7 +54,7 @@ class Separate(Task):
     alpha: Annotated[
         str | None,
         typer.Option(
-            help="Mixing coefficients, a,b,... (default: 1/k each, of a sum 1), or auto: not known, at three times the "
+            help="Mixing coefficients, a,b,... (default: 1/k each, of a sum 1), or auto: not known, at four times the "
             "cost. Of over, the opacity of each layer but the lowest, from the top. --together: rows, a,b;c,d."
         ),
     ] = None
@@ -281,7 +281,7 @@ class Separate(Task):
         return y
 
 
-RATIOS = (1.0, 3 / 7)
+RATIOS = (1.0, 3 / 7, 1 / 8)
 """Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
 BLURRED = {"sampler": "project", "levels": 10, "sigma_max": 0.5, "overrelaxation": 0.9}
 """Defaults where components were out of focus."""

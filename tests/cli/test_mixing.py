@@ -84,7 +84,7 @@ def test_coefficients_that_are_not_known_are_in_the_record(basis, picture):
     alpha = record["answers"][0]["alpha"]
     assert len(alpha) == 2
     assert sum(alpha) == pytest.approx(1, abs=0.2)
-    assert record["evaluations"] == 3 * (4 * 2)  # the toy prior's own likelihood chooses
+    assert record["evaluations"] == 4 * (4 * 2)  # the toy prior's own likelihood chooses
     for refused in (["--mixing", "max"], ["--sampler", "conjugate"], ["--resume"]):
         assert basis("separate", "mix.png", "--alpha", "auto", *QUICK, "-o", "no", *refused).exit_code == 2
 
