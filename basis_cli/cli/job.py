@@ -50,7 +50,7 @@ class Job:
     ):
         self.given = (task, model, sampling, compute, several, tiles, output, options)
         self.task, self.compute = task, compute
-        sampled = tiles.tile or tiles.pyramid or model.refine
+        sampled = tiles.tile or tiles.pyramid or model.refine or output.frames or output.resume
         own = None if sampled else task.answering(model.model, model.prior, sampling)
         self.model = replace(model, model=model.model or own)
         self.tiles, self.output = tiles, output

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from basis_cli.api import PosteriorSpec, hookimpl
+from basis_cli.api import PosteriorSpec, WeightFile, hookimpl
 
 if TYPE_CHECKING:
     import typer
@@ -20,6 +20,7 @@ SUMMARIES = {
     "imle-decompress": ("decompress", "Photographs from JPEG files of quality 5 to 10"),
     "imle-layout": ("paint", "Streets from a map of what is where, in ten classes"),
 }
+SHIPPED: tuple[str, ...] = ()
 
 
 @hookimpl
@@ -27,11 +28,13 @@ def basis_posteriors() -> list[PosteriorSpec]:
     return [
         PosteriorSpec(
             name=name,
-            summary=f"{summary} (train it: basis train imle --task {task})",
+            summary=summary if name in SHIPPED else f"{summary} (train it: basis train imle --task {task})",
             task=task,
             shape=(3, 64, 64),
             load="basis_imle.model:load",
             cites=("li2018", "peng2022"),
+            weights=WeightFile(f"{name}.safetensors") if name in SHIPPED else None,
+            licence="MIT" if name in SHIPPED else "",
         )
         for name, (task, summary) in SUMMARIES.items()
     ]
