@@ -30,11 +30,13 @@ def basis_posteriors() -> list[PosteriorSpec]:
         ),
         PosteriorSpec(
             name="cinn-colour",
-            summary="Colours of gray photographs of any size, drawn at 64 x 64 (train it: basis train cinn-colour)",
+            summary="Colours of gray photographs of any size, drawn at 64 x 64",
             task="colorize",
             shape=(3, 64, 64),
             load="basis_cinn.model:load",
             cites=PAPERS,
+            weights=WeightFile("cinn-colour.safetensors"),
+            licence="MIT",
         ),
         PosteriorSpec(
             name="cinn-color-mnist",
