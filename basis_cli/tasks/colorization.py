@@ -42,7 +42,7 @@ class Colorization(Damage):
 class Colorize(Task):
     """Colour a gray picture. A coloured one is made gray first. Writes STEM.x1.png and STEM.json."""
 
-    name, noun, damage, colours = "colorize", "colorization", Colorization, True
+    name, noun, damage, colours, model = "colorize", "colorization", Colorization, True, "cinn-colour"
     conditional = {}  # noqa: RUF012
     weighting: Annotated[
         GrayOf,
