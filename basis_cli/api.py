@@ -304,5 +304,7 @@ class PosteriorSpec:
     """``"module:function"``; called as ``function(spec, weights, device)``, and returns a :class:`DirectModel`."""
     weights: WeightFile | None = None
     licence: str = ""
+    any_size: bool = False
+    """Whether it takes pictures of any size: an :class:`AnySizeModel`, whose ``shape`` is one that it learned from."""
     cites: tuple[str, ...] = ()
     """What ``basis cite`` prints for it: keys of ``basis_cli/references.bib``, or whole BibTeX entries."""

@@ -27,7 +27,7 @@ cannot do. `basis weights verify` checks the files.
 def pictures(spec: Any) -> str:
     """``28 x 28, gray``."""
     c, h, w = spec.shape
-    return f"{'any size' if getattr(spec, 'any_size', False) else f'{w} x {h}'}, {'gray' if c == 1 else 'colour'}"
+    return f"{'any size' if spec.any_size else f'{w} x {h}'}, {'gray' if c == 1 else 'colour'}"
 
 
 def trained_on(card: str) -> str:

@@ -73,6 +73,8 @@ class Task:
     """The prior unless another is chosen."""
     model: ClassVar[str | None] = None
     """The direct model that answers unless another model, a prior, or something of a sampler is chosen."""
+    guided: ClassVar[bool] = True
+    """Whether priors answer at all."""
     pyramid: ClassVar[bool] = False
     """Whether large shapes matter, so that priors of any size see pictures at every scale."""
     defaults: ClassVar[Mapping[str, Any]] = {"sampler": "project"}
@@ -213,7 +215,7 @@ class Task:
     def answering(self, model: Any, prior: Any, sampling: Sampling) -> Any:
         """``model``, or :attr:`model` where neither it nor a prior nor something of a sampler is chosen."""
         plain = type(sampling)(seed=sampling.seed, temperature=sampling.temperature)
-        return self.model if model is None and not prior and sampling == plain else model
+        return self.model if model is None and not prior and (sampling == plain or not self.guided) else model
 
     def chosen(
         self, preset: str | None, sampling: Sampling, samples: int | None, select: str | None, direct: bool = False
@@ -308,7 +310,7 @@ def answer(
     from ..samplers import picture_seeds, unwatched
 
     compute = compute or Compute()
-    model = task.answering(model, prior, sampling or Sampling())
+    model = model if saved else task.answering(model, prior, sampling or Sampling())
     direct = model is not None and not refine
     sampling, samples, select = task.chosen(preset, sampling or Sampling(), samples, select, direct)
     if samples < 1:

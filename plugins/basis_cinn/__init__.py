@@ -35,6 +35,7 @@ def basis_posteriors() -> list[PosteriorSpec]:
             shape=(3, 64, 64),
             load="basis_cinn.model:load",
             cites=PAPERS,
+            any_size=True,
             weights=WeightFile("cinn-colour.safetensors"),
             licence="MIT",
         ),

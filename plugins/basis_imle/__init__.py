@@ -31,6 +31,7 @@ def basis_posteriors() -> list[PosteriorSpec]:
             summary=summary if name in SHIPPED else f"{summary} (train it: basis train imle --task {task})",
             task=task,
             shape=(3, 64, 64),
+            any_size=True,
             load="basis_imle.model:load",
             cites=("li2018", "peng2022"),
             weights=WeightFile(f"{name}.safetensors") if name in SHIPPED else None,

@@ -33,7 +33,7 @@ class Paint(Task):
     paints. Writes STEM.x1.png and STEM.json.
     """
 
-    name, noun, model, palette = "paint", "painting", "imle-layout", CLASSES
+    name, noun, model, guided, palette = "paint", "painting", "imle-layout", False, CLASSES
 
     def operator(self, shape: tuple[int, int, int]) -> Any:
         return Seen()

@@ -71,7 +71,7 @@ def offered() -> list[dict[str, Any]]:
     tasks = []
     for name, kind in task_kinds().items():
         models = [
-            {"name": model, "summary": spec.summary, "shape": spec.shape}
+            {"name": model, "summary": spec.summary, "shape": spec.shape, "any": spec.any_size}
             for model, spec in posterior_specs().items()
             if "/" not in model and spec.task == name
         ]
@@ -85,14 +85,14 @@ def offered() -> list[dict[str, Any]]:
                 "prior": kind.prior,
                 "model": kind.model,
                 "models": models,
-                "priors": [] if kind.model else priors,
+                "priors": priors if kind.guided else [],
                 "mask": "mask" in inspect.signature(kind).parameters,
                 "palette": {label: f"#{r:02x}{g:02x}{b:02x}" for label, (r, g, b) in kind.palette.items()},
                 "regions": REGIONS,
                 "fields": [field._asdict() for field in fields(name)],
             }
         )
-    return sorted(tasks, key=lambda task: (task["model"] is not None, task["name"]))
+    return sorted(tasks, key=lambda task: (not task["priors"], task["name"]))
 
 
 def words(form: Mapping[str, Any], mask: str | None) -> list[str]:

@@ -163,6 +163,10 @@ async function paintedFile() {
 
 // ---- the form
 
+// What answers unless something else is chosen.
+function usual() {
+  return task.model ? `model:${task.model}` : `prior:${task.prior}`;
+}
 function choose(name) {
   task = offered.tasks.find((each) => each.name === name);
   for (const radio of document.querySelectorAll("#tasks input")) radio.checked = radio.value === name;
@@ -172,7 +176,7 @@ function choose(name) {
     ...(task.priors.length ? [make("optgroup", { label: "a prior, and a sampler" }, ...options("prior", task.priors))] : []),
     ...(task.models.length ? [make("optgroup", { label: "a network for this task" }, ...options("model", task.models))] : []),
   );
-  $("by").value = task.model ? `model:${task.model}` : `prior:${task.prior}`;
+  $("by").value = usual();
   const first = (about) => about.kind === "whole";
   $("fields").replaceChildren(...task.fields.filter(first).map(field));
   $("more-fields").replaceChildren(...task.fields.filter((about) => !first(about)).map(field));
@@ -223,11 +227,11 @@ function filled(upload, mask) {
     const value = input.type === "checkbox" ? input.checked : input.type === "number" ? (input.value === "" ? null : Number(input.value)) : input.value;
     if (value !== null && value !== "" && value !== false) options[input.dataset.field] = value;
   }
-  const usual = kind === "prior" ? task.prior : task.model, preset = document.querySelector("[name=preset]:checked").value;
+  const preset = document.querySelector("[name=preset]:checked").value;
   return {
     upload, mask, task: task.name, preset, options, samples: number("samples"), seed: number("seed"),
     select: $("select-row").hidden ? null : $("select").value, region: mask ? null : $("region").value,
-    ...(name === usual ? {} : { [kind]: name }),
+    ...($("by").value === usual() ? {} : { [kind]: name }),
   };
 }
 async function run(pictures) {
