@@ -63,8 +63,8 @@ def main(coffee_file: str, astronaut_file: str, cat_file: str, out: Path) -> Non
         (["decompress", "coffee.jpg"], Image.open(out / "coffee.jpg"), coffee),
         (["upscale", "astronaut.png", "--factor", "2"], small, astronaut),
         (["inpaint", "cat.png", "--mask", "mask.png"], scratched, cat),
-        (["colorize", "coffee-gray.png", "--luma"], coffee.convert("L"), coffee),
-        (["colorize", "cat-gray.png", "--luma"], cat.convert("L"), cat),
+        (["colorize", "coffee-gray.png"], coffee.convert("L"), coffee),
+        (["colorize", "cat-gray.png"], cat.convert("L"), cat),
     ]
     for command, before, truth in commands:
         began = seconds()
