@@ -54,8 +54,11 @@ def test_defaults_are_the_papers(blobs):
     assert [progress.sigma for progress in seen[::100]] == pytest.approx(PAPER, abs=5e-9)
 
 
-def test_one_step_is_algorithm_1_from_uniform_noise(pictures, blobs):
+@pytest.mark.parametrize("ladder", [0, 1])
+def test_one_step_is_algorithm_1_from_uniform_noise(pictures, blobs, ladder):
+    """As the paper has it, and with a level of its own for each component, as much higher as it is weaker."""
     alpha, sigmas, step_size = (0.7, -0.4), (0.8, 0.2), 3e-3
+    own = [(0.55 / abs(a)) ** ladder for a in alpha]
     y = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0))
     seen = []
     samplers.langevin(
@@ -66,18 +69,21 @@ def test_one_step_is_algorithm_1_from_uniform_noise(pictures, blobs):
         sigmas=sigmas,
         steps=1,
         step_size=step_size,
+        ladder=ladder,
         watch=lambda progress: seen.append(progress.x.clone()),
     )
     noise = PerImageNoise([4, 5, 6])
     x = noise.uniform((2, 3, *SHAPE))
     for sigma, got in zip(sigmas, seen, strict=True):
-        eta = step_size * sigma**2 / sigmas[-1] ** 2
-        gamma_squared = sigma**2 * (0.7**2 + 0.4**2) / 2
+        levels = [sigma * each for each in own]
+        gamma_squared = sum((a * level) ** 2 for a, level in zip(alpha, levels, strict=True)) / 2
         residual = y - 0.7 * x[0] + 0.4 * x[1]
-        z = noise.normal(x.shape)
-        first = x[0] + eta * (pictures.at(sigma).score(x[0]) + 0.7 * residual / gamma_squared)
-        second = x[1] + eta * (blobs.at(sigma).score(x[1]) - 0.4 * residual / gamma_squared)
-        x = torch.stack([first, second]) + (2 * eta) ** 0.5 * z
+        z, moved = noise.normal(x.shape), []
+        for i, prior in enumerate((pictures, blobs)):
+            eta = step_size * levels[i] ** 2 / sigmas[-1] ** 2
+            drift = prior.at(levels[i]).score(x[i]) + alpha[i] * residual / gamma_squared
+            moved.append(x[i] + eta * drift + (2 * eta) ** 0.5 * z[i])
+        x = torch.stack(moved)
         torch.testing.assert_close(got, x, rtol=1e-4, atol=1e-5)
 
 

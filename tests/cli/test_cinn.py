@@ -62,7 +62,7 @@ def test_what_cannot_be_drawn(basis, flow, arguments, code, says):
 
 
 def test_without_weights_it_is_said_how_to_make_them(basis, picture):
-    result = basis("colorize", picture(size=(64, 64)), "--model", "cinn-colour")
+    result = basis("colorize", picture(size=(28, 28)), "--model", "cinn-color-mnist")
     assert result.exit_code == 4, result.output
     assert "basis train cinn-colour" in result.stderr
 
