@@ -177,6 +177,11 @@ class Setup:
         """The first test pictures in colour, ``(n, 3, h, w)``: those of "photographs" in ``folders``, or CIFAR-10's."""
         return self.data(self.folders.get("photographs", "cifar10"))[:count]
 
+    @property
+    def album(self) -> str:
+        """The name of what :meth:`photographs` are of."""
+        return Path(self.folders.get("photographs", "CIFAR-10")).name
+
     def sampling(self, sampler: str, **options: Any) -> posterior.Sampling:
         """How to sample, with this setup's seed."""
         from basis_cli.api import posterior
