@@ -20,7 +20,7 @@ SUMMARIES = {
     "imle-decompress": ("decompress", "Photographs from JPEG files of quality 5 to 10"),
     "imle-layout": ("paint", "Streets from a map of what is where, in ten classes"),
 }
-SHIPPED: tuple[str, ...] = ()
+SHIPPED = ("imle-layout",)
 
 
 @hookimpl

@@ -58,7 +58,6 @@ def test_paint_gives_several_answers_and_the_library_the_same(basis, layout, wei
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("layout.png",), 4, "basis train imle --task paint"),
         (("layout.png", "--prior", "ncsn-photo"), 2, "no prior paints layouts"),
         (("layout.png", "--model", "cinn-mnist"), 2, "for `basis sample`"),
         (("other.png", "--weights", "WEIGHTS"), 1, "#0a141e"),
@@ -101,3 +100,17 @@ def test_its_answers_begin_a_sampler(basis, weights):
     result = basis("colorize", "gray.png", "--model", "imle-colour", *options)
     assert result.exit_code == 0, result.output
     assert basis_cli.__version__ == json.loads(Path("out/gray.json").read_text())["basis"]
+
+
+def test_a_model_without_weights_says_how_to_make_them(basis, layout):
+    result = basis("colorize", "layout.png", "--model", "imle-colour", "-q")
+    assert result.exit_code == 4, result.output
+    assert "basis train imle --task colorize" in result.output
+
+
+def test_the_shipped_model_paints(basis, layout):
+    result = basis("paint", "layout.png", "--samples", 2, "-q")
+    assert result.exit_code == 0, result.output
+    first, second = (np.asarray(Image.open(path)) for path in result.stdout.split())
+    assert first.std() > 10
+    assert (first != second).any()
