@@ -277,20 +277,13 @@ class _Run:
         whole, count = x.flatten(1, 2), x.shape[2]
         y = self.y[list(inputs)].repeat_interleave(count, dim=0)
         seeds = [image_seed(self.seeds[i][0], draw + 1) for i in inputs for draw in range(count)]
-        before = self.posterior.evaluations(1)
-        parts: list[Tensor] = []
-        done = 0
-        while done < len(y):
-            size = min(self.size, len(y) - done)
-            chosen = slice(done, done + size)
-            try:
-                with self.compute.inference():
-                    given = whole[:, chosen].to(self.compute.place), y[chosen].to(self.compute.place)
-                    parts.append(self.posterior.about(*given, seeds[chosen]).cpu())
-            except (RuntimeError, MemoryError) as error:
-                self.size = memory.halved(size, error)
-                continue
-            done += size
+        before, about = self.posterior.evaluations(1), self.posterior.about
+
+        def draw(chosen: slice) -> Tensor:
+            with self.compute.inference():
+                return about(whole[:, chosen].to(self.compute.place), y[chosen].to(self.compute.place), seeds[chosen])
+
+        parts = self._in_parts(len(y), draw)
         self.evaluations += (self.posterior.evaluations(1) - before) / len(inputs)
         drawn = corrected(self.posterior, torch.cat(parts, dim=1), y)
         order = ordering.component_order(drawn, self.posterior.kinds, references=whole, mixture=y[:, : x.shape[3]])
@@ -300,20 +293,26 @@ class _Run:
         """See :meth:`~.guided.Guided.surprise`, ``(k, n)``, of as many pictures at once as memory holds."""
         if not isinstance(self.posterior, Guided):
             return None
+        surprise = self.posterior.surprise
+        parts = self._in_parts(x.shape[1], lambda chosen: surprise(x[:, chosen].to(self.compute.place)))
+        return torch.cat(parts, dim=1) if parts else None
+
+    def _in_parts(self, count: int, work: Callable[[slice], Tensor | None]) -> list[Tensor]:
+        """What ``work`` makes of ``count`` pictures, as many at once as memory holds; nothing if it gives none."""
         parts: list[Tensor] = []
         done = 0
-        while done < x.shape[1]:
-            size = min(self.size, x.shape[1] - done)
+        while done < count:
+            size = min(self.size, count - done)
             try:
-                part = self.posterior.surprise(x[:, done : done + size].to(self.compute.place))
+                part = work(slice(done, done + size))
             except (RuntimeError, MemoryError) as error:
                 self.size = memory.halved(size, error)
                 continue
             if part is None:
-                return None
+                return []
             parts.append(part.cpu())
             done += size
-        return torch.cat(parts, dim=1)
+        return parts
 
     def _spread(self, inputs: Sequence[int], ranked: Sequence[ranking.Ranked]) -> Tensor | None:
         """See :attr:`Result.alpha_spread`."""
