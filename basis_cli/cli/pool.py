@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BasisError, UsageError, out_of_memory
+from ..errors import BasisError, UsageError
 from .engines import Processes
 from .options import WorkerCount
-from .workers import Answered, Chunk, Lost, shared
+from .workers import Answered, Chunk, Lost, attempted, shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,14 +41,7 @@ class Drawing:
         self.read: tuple[Path, Any] | None = None
 
     def __call__(self, part: Part) -> Answered | BasisError | Lost:
-        try:
-            return Answered([self._drawn(part)], 0)
-        except BasisError as error:
-            return error
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            return Lost("out of memory")
+        return attempted(lambda: Answered([self._drawn(part)], 0))
 
     def _drawn(self, part: Part) -> dict[str, Any]:
         import torch

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,6 +148,18 @@ class Elsewhere:
     """What is in these, for a worker that sees no folder of this machine."""
 
 
+def attempted(work: Callable[[], Answered]) -> Answered | BasisError | Lost:
+    """What ``work`` gives, or what stopped it: errors of another process lose their type on the way."""
+    try:
+        return work()
+    except BasisError as error:
+        return error
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return Lost("out of memory")
+
+
 class Worker:
     """Answers the inputs that it is given by a job of its own, with its prior.
 
@@ -168,19 +180,16 @@ class Worker:
         """For the one who waits until it is."""
 
     def __call__(self, chunk: Chunk) -> Answered | BasisError | Lost:
-        """The answers, or what stopped all of them: errors of another process lose their type on the way."""
+        """The answers, or what stopped all of them."""
         said = io.StringIO()
         listening: AbstractContextManager[Any] = redirect_stderr(said) if self.elsewhere else nullcontext()
-        try:
+
+        def work() -> Answered:
             with listening, warnings_as_lines():
                 answered = self._away(chunk) if chunk.contents is not None else self._answered(chunk)
             return replace(answered, said=said.getvalue())
-        except BasisError as error:
-            return error
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            return Lost("out of memory")
+
+        return attempted(work)
 
     def checkpoint(self, chunk: Chunk) -> Any:
         """What a preempted Slurm job goes on with: see submitit."""
