@@ -128,6 +128,16 @@ class Setup:
         except WeightsError as error:
             raise WeightsError(f"this needs {name}: {error.message}", f"--weights {name}=FILE") from error
 
+    def answers(self, model: Any, y: Tensor, samples: int) -> Tensor:
+        """``(n, samples, c, h, w)``: answers of a direct ``model`` to each of ``y``, by the same seeds for all."""
+        import torch
+
+        from basis_cli.api import samplers
+
+        seeds = [samplers.image_seed(self.seed, i) for i in range(samples)]
+        with torch.no_grad():
+            return torch.stack([model.sample(y, [seed] * len(y)) for seed in seeds], dim=1)
+
     def priors(self, *names: str) -> tuple[dict[str, Prior], list[str]]:
         """Those of the priors that are there, and a line for each that is not.
 

@@ -165,9 +165,8 @@ def ablation(setup: Setup, *, iterations: int, batch: int, pictures: int, sample
             config = {"conditioning": conditioning}
             path = train_colours(data, test, Path(folder), settings, config=config, device=setup.device)
             model = Colours(read(path))  # type: ignore[arg-type]
-        seeds = [samplers.image_seed(setup.seed, i) for i in range(samples)]
         gray = lab.to_rgb(lightness, lab.neutral(lightness)).mean(1, keepdim=True)
-        each = torch.stack([model.sample(gray, [seed] * len(gray)) for seed in seeds], dim=1)
+        each = setup.answers(model, gray, samples)
         best = protocols.metrics.best_of(each, truth)
         near, spread = best["best value"], 10_000 * best["variance"]["mean"]
         error = 100 * near["standard_error"]
@@ -201,15 +200,11 @@ def colours(setup: Setup, *, pictures: int, samples: int) -> Report:
         Row("variance x 10,000", 35.2, 10_000 * best["variance"]["mean"], None, f"{samples} samples"),
     ]
 
-    def draw(figure: Any) -> None:
-        names = ["gray", *(f"sample {i + 1}" for i in range(min(samples, 4))), "truth"]
-        sheet(figure.subplots(), torch.stack([gray, *each[:, :4].unbind(1), truth])[:, :12], names)
-
     why = (
         "The published numbers are of ImageNet at 256 x 256, where gray has an error of about 8.2 by our own count; "
         "ours are of other pictures, and of a network that was trained for hours of one core."
     )
-    return Report(rows, draw, why, size=(7.0, 3.6))
+    return Report(rows, _beside_gray(gray[:12], each[:12], truth[:12]), why, size=(7.0, 3.6))
 
 
 def failures(setup: Setup, *, pictures: int, samples: int, shown: int) -> Report:
@@ -217,27 +212,29 @@ def failures(setup: Setup, *, pictures: int, samples: int, shown: int) -> Report
     truth, each, gray = _coloured(setup, pictures, samples)
     nearest = (each - truth[:, None]).square().mean((2, 3, 4)).amin(1).sqrt()
     worst = nearest.argsort(descending=True)[:shown]
-    others = nearest.mean()
     rows = [
         Row(f"RMS x 100, best picture of {samples}, the {len(worst)} worst", None, float(100 * nearest[worst].mean())),
         Row(
             f"RMS x 100, best picture of {samples}, all",
             None,
-            float(100 * others),
+            float(100 * nearest.mean()),
             None,
             f"{len(truth)} pictures of {setup.album}",
         ),
     ]
 
-    def draw(figure: Any) -> None:
-        names = ["gray", *(f"sample {i + 1}" for i in range(min(samples, 4))), "truth"]
-        sheet(figure.subplots(), torch.stack([gray, *each[:, :4].unbind(1), truth])[:, worst], names)
-
     why = (
         "The paper shows pictures it chose: unsure regions, colours that bleed, and objects of two colours. These are "
         "chosen by their error, which finds pictures of strong colours that gray says nothing of."
     )
-    return Report(rows, draw, why, size=(7.0, 3.6))
+    return Report(rows, _beside_gray(gray[worst], each[worst], truth[worst]), why, size=(7.0, 3.6))
+
+
+def _beside_gray(gray: Tensor, each: Tensor, truth: Tensor) -> Callable[[Any], None]:
+    """Draws pictures ``(n, 3, h, w)`` in gray, up to four of their samples ``(n, m, 3, h, w)``, and the truth."""
+    shown = torch.stack([gray, *each[:, :4].unbind(1), truth])
+    names = ["gray", *(f"sample {i + 1}" for i in range(len(shown) - 2)), "truth"]
+    return lambda figure: sheet(figure.subplots(), shown, names)
 
 
 def _rms(what: str, found: dict[str, float], published: float | None = None, settings: str = "") -> Row:

@@ -14,7 +14,7 @@ from basis_imle.model import Imle
 from basis_imle.training import observed, train
 from torch import Tensor
 
-from basis_cli.api import UsageError, diversity, imagenet, samplers, training
+from basis_cli.api import UsageError, diversity, imagenet, training
 
 from . import Report, Row, Setup
 from .figures import sheet
@@ -78,13 +78,6 @@ def _damaged(setup: Setup, count: int) -> tuple[Tensor, Tensor]:
     return truth, torch.cat([observed("decompress", one, generator) for one in truth.split(1)])
 
 
-def _drawn(setup: Setup, model: Imle, y: Tensor, samples: int) -> Tensor:
-    """``samples`` answers to each of ``y``: ``(n, samples, 3, h, w)``."""
-    seeds = [samplers.image_seed(setup.seed, i) for i in range(samples)]
-    with torch.no_grad():
-        return torch.stack([model.sample(y, [seed] * len(y)) for seed in seeds], dim=1)
-
-
 def _measured(setup: Setup, each: Tensor, truth: Tensor) -> dict[str, Any]:
     """The Frechet distance of first samples, and the variances of all, with their standard errors."""
     network = imagenet.imagenet(setup.device)
@@ -109,7 +102,7 @@ def modules(setup: Setup, *, iterations: int, batch: int, pool: int, codes: int,
     for count, published in PUBLISHED_MODULES.items():
         with tempfile.TemporaryDirectory() as folder:
             model = _trained(setup, Path(folder), count, codes, iterations=iterations, batch=batch, pool=pool)
-        each = _drawn(setup, model, y, samples)
+        each = setup.answers(model, y, samples)
         rows += _rows(f"{count} module{'s'[: count - 1]}", published, _measured(setup, each, truth))
         shown += [each[:, 0], each[:, 1]]
 
@@ -127,7 +120,7 @@ def codes(setup: Setup, *, iterations: int, batch: int, pool: int, pictures: int
     for count, published in PUBLISHED_SAMPLES.items():
         with tempfile.TemporaryDirectory() as folder:
             model = _trained(setup, Path(folder), 4, count, iterations=iterations, batch=batch, pool=pool)
-        each = _drawn(setup, model, y, samples)
+        each = setup.answers(model, y, samples)
         found = _measured(setup, each, truth)
         distance, varied = found["imagenet-FD"], found["FWV 0.2"]
         rows.append(Row(f"Frechet distance, {count} codes", published, distance, None, DISTANCES))
@@ -148,7 +141,7 @@ def stability(setup: Setup, *, iterations: int, batch: int, pool: int, codes: in
     with tempfile.TemporaryDirectory() as folder:
         for step in steps:
             model = _trained(setup, Path(folder), 4, codes, iterations=step, batch=batch, pool=pool)
-            found.append(_drawn(setup, model, y, 1)[:, 0])
+            found.append(setup.answers(model, y, 1)[:, 0])
     rows = []
     for step, before, after in zip(steps[1:], found[:-1], found[1:], strict=True):
         moved = 255 * (after - before).square().mean((1, 2, 3)).sqrt()
@@ -178,7 +171,7 @@ def layout(setup: Setup, *, pictures: int, samples: int) -> Report:
     images = load(Path(setup.folders["streets"]), "test").images[:pictures]
     truth = torch.from_numpy(images[:, :3]).float() / 255
     layouts = torch.stack([torch.from_numpy(drawn(classes)) for classes in images[:, 3]])
-    each = _drawn(setup, model.sized((truth.shape[2], truth.shape[3])), layouts, samples)
+    each = setup.answers(model.sized((truth.shape[2], truth.shape[3])), layouts, samples)
     rows = _rows("layouts", PUBLISHED_LAYOUT, _measured(setup, each, truth))
     shown = torch.stack([layouts, *each[:, :4].unbind(1), truth])[:, :10]
 
