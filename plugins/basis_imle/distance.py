@@ -22,8 +22,9 @@ def pyramid_distance(x: Tensor, y: Tensor) -> Tensor:
 class FeatureDistance(nn.Module):
     """The Laplacian pyramid's distance, and from :data:`LEAST` pixels on that of the features of a classifier.
 
-    Features are those of the first two stages of the project's CIFAR-10 classifier (``basis train features``), scaled
-    to length one at every pixel; squared differences are summed over channels and averaged over pixels.
+    Features are those of the first two stages of the project's CIFAR-10 classifier (``basis train features``), of
+    pictures larger than its own, 32 x 32, those of the first alone; they are scaled to length one at every pixel, and
+    squared differences are summed over channels and averaged over pixels.
     """
 
     def __init__(self, weight: float = 0.5):
@@ -35,8 +36,10 @@ class FeatureDistance(nn.Module):
 
     def layers(self, x: Tensor) -> list[Tensor]:
         """Features ``(n, c, h, w)`` of each stage, of length one at every pixel."""
-        first = self.first(F.gelu(self.begin(4 * x - 2)))
-        return [F.normalize(h, dim=1, eps=1e-3) for h in (first, self.second(first))]
+        stages = [self.first(F.gelu(self.begin(4 * x - 2)))]
+        if min(x.shape[2:]) <= LARGEST:
+            stages.append(self.second(stages[0]))
+        return [F.normalize(h, dim=1, eps=1e-3) for h in stages]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         total = pyramid_distance(x, y)
@@ -48,5 +51,6 @@ class FeatureDistance(nn.Module):
         return total
 
 
-LEAST = 16
-"""Pixels of a side below which the classifier's features mean nothing."""
+LEAST, LARGEST = 16, 32
+"""Pixels of a side below which the classifier's features mean nothing, and above which those of its second stage cost
+as much as the network in training, though the same picture shrunk has them."""

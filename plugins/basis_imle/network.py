@@ -70,7 +70,7 @@ class Module(nn.Module):
     def forward(
         self, given: Tensor, style: Tensor, noise: Tensor, before: Tensor | None, styles: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The picture, not yet in [0, 1], the features for the next module, and the style that later ones see."""
+        """What is drawn, the features for the next module, and the style that later ones see."""
         style = self.end_style(self.join_styles(torch.cat([self.begin_style(style), *styles], dim=1)))
         seen = [given, noise] if before is None else [given, noise, 0.1 * before]
         x = self.begin(torch.cat(seen, dim=1))
@@ -146,12 +146,15 @@ class Generator(nn.Module):
     def module(
         self, i: int, given: Tensor, code: Tensor, before: Tensor | None, styles: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The picture ``(n, 3, h, w)`` in [0, 1] of module ``i``, what the next one sees of it, and its style."""
+        """The picture ``(n, 3, h, w)`` of module ``i``, what the next one sees of it, and its style.
+
+        The module draws what is to be added to the picture that is given; of classes it draws all, in [0, 1].
+        """
         noise = code[:, STYLE:].view(-1, NOISE, *given.shape[2:])
         if before is not None:
             before = F.interpolate(before, scale_factor=2.0, mode="nearest")
         x, features, style = self.parts[i](given, code[:, :STYLE], noise, before, styles)
-        return x.sigmoid(), features, style
+        return x.sigmoid() if self.task == "paint" else given + 0.1 * x, features, style
 
     def forward(self, y: Tensor, codes: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """Every module's picture of ``y``, coarse to fine; ``codes`` are those of :meth:`lengths`."""
