@@ -55,6 +55,9 @@ TINY = {
     "tim-samples": {"iterations": 1, "batch": 2, "pool": 2, "pictures": 2, "samples": 2},
     "tim-stability": {"iterations": 2, "batch": 2, "pool": 2, "codes": 4, "pictures": 2, "times": 2},
     "tim-table6": {"pictures": 2, "samples": 2},
+    "posteriors-colorize": {"pictures": 2, "samples": 2},
+    "posteriors-upscale": {"pictures": 2, "samples": 2, "factor": 4},
+    "posteriors-decompress": {"pictures": 2, "samples": 2, "quality": 5},
     "robustness": {"pairs": 2, "auto_pairs": 1, "several": 1},
     "uncertainty": {"pairs": 2},
     "ms-vae": {"mixtures": 2, "best_mixtures": 1},
@@ -154,15 +157,15 @@ def load_model(name, verb, weights, device):
     from basis_imle.network import Generator
 
     torch.manual_seed(0)
-    if verb == "paint":
-        return Imle(Generator("paint", classes=10, channels=(4, 4), growth=(2, 2), blocks=(1, 1)))
+    if verb == "paint" or "imle" in name:
+        return Imle(Generator(verb, classes=10, channels=(4, 4), growth=(2, 2), blocks=(1, 1)), (32, 32))
     if verb == "sample":
         return Digits(ClassFlow(blocks=1, width=8, directions=6))
     return Colours(ColourFlow(8, blocks=(1, 1, 1), widths=(8, 8, 8), features=(4, 4, 4)))
 
 
 def load(name, **options):
-    return White((3, 32, 32) if "cifar" in name else (1, 28, 28))
+    return White((3, 32, 32) if "cifar" in name or "photo" in name else (1, 28, 28))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -173,7 +176,7 @@ def test_every_experiment_writes_numbers_and_a_figure(small, name):
     assert json.loads((out / f"{name}.json").read_text()) == json.loads(json.dumps(record))
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert record["rows"]
-    names = [row["what"] for row in record["rows"]]
+    names = [(row["what"], row["of"]) for row in record["rows"]]
     assert len(set(names)) == len(names)
     assert record["sizes"].keys() == EXPERIMENTS[name].full.keys()
     assert bool(record["cut"]) == (record["sizes"] != EXPERIMENTS[name].full)
@@ -194,6 +197,20 @@ def test_mixtures_of_all_kinds_are_shown_beside_themselves(small):
     assert "| | untouched | ours | settings |" in text
     reproduce("figure2", out, setup=Setup(device="cpu"), sizes=TINY["figure2"])
     assert document(out).count("\n# ") == 1  # the papers' page, then this
+
+
+def test_posteriors_have_a_line_each_and_a_column_for_each_figure(small):
+    out = small / "posteriors"
+    setup = Setup(device="cpu")
+    reproduce("posteriors-colorize", out, setup=setup, sizes={"pictures": 2, "samples": 3})
+    text = document(out)
+    assert text.startswith("# Every posterior on the same photographs")
+    assert "| | PSNR, one | imagenet-FD | PSNR, mean | FWV 0.3 | FWV 0.2 | FWV 0.15 | seconds |\n| --- |" in text
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "±" in line]
+    assert [line.split(" | ")[0] for line in lines] == ["| untouched", "| ncsn-photo", "| cinn-colour", "| imle-colour"]
+    assert lines[0].count(" - ") == 5
+    with pytest.raises(UsageError, match="variety of one sample"):
+        reproduce("posteriors-colorize", out, setup=setup, sizes={"pictures": 2, "samples": 1})
 
 
 def test_experiments_name_functions_that_exist():

@@ -133,8 +133,8 @@ def evaluate_separation(
     return found
 
 
-def observed(task: Separate, truth: Tensor, sampling: Sampling) -> Tensor:
-    """The mixtures ``(n, c, h, w)`` of ``truth`` ``(k, n, c, h, w)`` as files hold them, with noise if there is any."""
+def observed(task: Task, truth: Tensor, sampling: Sampling) -> Tensor:
+    """What a task sees ``(n, ...)`` of ``truth`` ``(k, n, c, h, w)`` as files hold it, with noise if there is any."""
     return _noisy(task.operator(tuple(truth.shape[2:]))(truth), sampling)  # type: ignore[arg-type]
 
 
@@ -288,14 +288,8 @@ def evaluate_restoration(
     if network:
         measurable(samples, len(truth))
         metrics.torchmetrics("image.fid")
-    priors = [] if prior is None else [of_shape(prior, data.name, truth)]
     _ready(sheet, realism)
-    posterior: Posterior
-    if model is None:
-        posterior = task.posterior(priors, sampling)
-    else:
-        posterior = task.directed(model, (truth.shape[-2], truth.shape[-1]), sampling, name, priors)
-        _same_shape(posterior.shape, data.name, truth)
+    posterior = restoring(data, prior, task, model=model, name=name, sampling=sampling)
     y = _noisy(posterior.operator(truth[None]), sampling)
     compute = compute or Compute()
     result = drawn(posterior, y, picture_seeds(sampling.seed, y, samples), compute=compute, rank=False, watch=watch)
@@ -330,6 +324,30 @@ def evaluate_restoration(
         "seconds": result.seconds,
         "settings": compute.described() | posterior.described() | {"samples": samples},
     }
+
+
+def restoring(
+    data: Dataset,
+    prior: Prior | None,
+    task: Task,
+    *,
+    model: DirectModel | None = None,
+    name: str = "",
+    sampling: Sampling | None = None,
+) -> Posterior:
+    """What answers ``task`` for pictures of ``data``: a prior, a direct ``model`` called ``name``, or both.
+
+    Raises:
+        UsageError: the prior or the model is of pictures of another shape.
+    """
+    pictures, sampling = data[:1], sampling or Sampling()
+    priors = [] if prior is None else [of_shape(prior, data.name, pictures)]
+    if model is None:
+        return task.posterior(priors, sampling)
+    _, h, w = task.seen(data.shape)
+    posterior = task.directed(model, (h, w), sampling, name, priors)
+    _same_shape(posterior.shape, data.name, pictures)
+    return posterior
 
 
 def _write_sheet(path: Path, *rows: Tensor, most: int = 16) -> None:

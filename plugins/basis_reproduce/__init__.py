@@ -2,7 +2,7 @@
 
 BASIS is Jayaram & Thickstun (2020); NCSN is the reproduction of Song & Ermon (2019) by Matosevic, Hein & Nuzzo; cINN is
 Ardizzone, Lüth, Kruse, Rother & Köthe (2019); TIM is Peng, Moazeni & Li (2022).
-MS-VAE is Boukun & Lücke (2026). One experiment, ``robustness``, is of no paper.
+MS-VAE is Boukun & Lücke (2026). ``robustness``, ``uncertainty`` and ``posteriors-...`` are of no paper.
 Importing this package does not import torch.
 """
 
@@ -44,6 +44,8 @@ class Row:
     settings: str = ""
     untouched: float | None = None
     """The same of what was given, left as it is."""
+    of: str = ""
+    """What was measured, where a table has a column for each of several figures of ``what``."""
 
 
 @dataclass
@@ -114,17 +116,16 @@ class Setup:
             hint = f"train or convert one, then --weights {name}=FILE"
             raise WeightsError(f"this needs the prior {name}: {error.message}", hint) from error
 
-    def model(self, name: str) -> Any:
-        """The direct model called ``name``.
+    def model(self, name: str, task: str) -> Any:
+        """The direct model called ``name``, which answers ``task``.
 
         Raises:
             WeightsError: it is not there, or has no weights; the hint says how to give them.
         """
         from basis_cli.api import load_model
 
-        verb = "paint" if "layout" in name else "colorize" if "colo" in name else "sample"
         try:
-            return load_model(name, verb, self.weights.get(name), self.device)
+            return load_model(name, task, self.weights.get(name), self.device)
         except WeightsError as error:
             raise WeightsError(f"this needs {name}: {error.message}", f"--weights {name}=FILE") from error
 

@@ -1,4 +1,4 @@
-"""docs/results/reproduction.md and robustness.md, made of the results that ``basis reproduce`` wrote."""
+"""docs/results/reproduction.md, robustness.md and posteriors.md, made of the results that ``basis reproduce`` wrote."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ Made from the results in `{folder}/` by `basis reproduce document -o docs/result
 command, which also draws the figure. PSNR in dB; ± is a standard error. [What the ways of mixing mean, and their
 options](../howto/separate.md).
 """,
+    "posteriors": """# Every posterior on the same photographs
+
+Made from the results in `{folder}/` by `basis reproduce document -o docs/results/{folder}`. Each section is one
+command, which also draws the figure: one answer of each to the first pictures. ± is a standard error.
+""",
 }
 """What the pages of docs/results begin with."""
 
@@ -42,8 +47,8 @@ def shown(value: float | str | None, error: float | None = None) -> str:
         return value
     if error is None:
         return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
-    places = min(4, max(0, -math.floor(math.log10(error)))) if error > 0 else 2
-    return f"{value:,.{places}f} ± {error:,.{places}f}"
+    places = max(0, -math.floor(math.log10(error))) if error > 0 else 2
+    return f"{value:.1e} ± {error:.0e}" if places > 4 else f"{value:,.{places}f} ± {error:,.{places}f}"
 
 
 def section(record: dict[str, Any]) -> str:
@@ -80,7 +85,15 @@ def missing(experiment: Experiment) -> str:
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """The lines of a table, its head first: beside ours what was published, or else what was left untouched."""
+    """The lines of a table, its head first: beside ours what was published, or else what was left untouched.
+
+    Of rows that say what they are ``of``, a column for each of those and a line for all that share their ``what``.
+    """
+    if columns := list(dict.fromkeys(row["of"] for row in rows if row.get("of"))):
+        lines: dict[str, dict[str, str]] = {}
+        for row in rows:
+            lines.setdefault(row["what"], {})[row["of"]] = shown(row["ours"], row["error"])
+        return [("", *columns), *((what, *(line.get(of, "-") for of in columns)) for what, line in lines.items())]
     untouched = any(row.get("untouched") is not None for row in rows)
     found: list[tuple[str, ...]] = [("", "untouched" if untouched else "published", "ours", "settings")]
     for row in rows:
@@ -94,7 +107,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     head, *lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells(rows)]
-    return "\n".join([head.replace("|  |", "| |"), "| --- | --- | --- | --- |", *lines])
+    return "\n".join([head.replace("|  |", "| |"), "|" + head.count(" |") * " --- |", *lines])
 
 
 def _wrapped(text: str) -> str:

@@ -68,7 +68,7 @@ def _classifier(setup: Setup, iterations: int) -> Callable[[Tensor], Tensor]:
 
 def digits(setup: Setup, *, pictures: int, samples: int, iterations: int) -> Report:
     """Likelihood, classification by Bayes' rule, and samples of each class that a classifier reads."""
-    model: Digits = setup.model("cinn-mnist")
+    model: Digits = setup.model("cinn-mnist", "sample")
     x, labels = _test_digits(setup, pictures)
     setup.say("Bayes' rule")
     found = measured(model.network, x, labels)
@@ -101,14 +101,14 @@ def digits(setup: Setup, *, pictures: int, samples: int, iterations: int) -> Rep
 
 def interpolation(setup: Setup, *, steps: int) -> Report:
     """Codes on the way between two, as every digit."""
-    model: Digits = setup.model("cinn-mnist")
+    model: Digits = setup.model("cinn-mnist", "sample")
     first, last = samplers.PerImageNoise([51, 89]).normal((1, 2, model.network.size))[0] * TEMPERATURE
     return _shown(model, latent.with_every_label(model, latent.between(first, last, steps)), "on the way")
 
 
 def transfer(setup: Setup, *, pictures: int) -> Report:
     """Test digits encoded with their labels, decoded with all."""
-    model: Digits = setup.model("cinn-mnist")
+    model: Digits = setup.model("cinn-mnist", "sample")
     x, labels = _test_digits(setup, pictures)
     noisy = x + model.network.noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(setup.seed))
     found = latent.with_every_label(model, model.encode(noisy, labels))
@@ -129,7 +129,7 @@ def _shown(model: Digits, x: Tensor, what: str, head: list[str] | None = None) -
 
 def components(setup: Setup, *, pictures: int, steps: int) -> Report:
     """Principal components of test digits' codes, and what moving along them does."""
-    model: Digits = setup.model("cinn-mnist")
+    model: Digits = setup.model("cinn-mnist", "sample")
     x, labels = _test_digits(setup, pictures)
     with torch.no_grad():
         z = torch.cat([model.network.encode(a, b)[0] for a, b in zip(x.split(500), labels.split(500), strict=True)])
@@ -243,7 +243,7 @@ def _rms(what: str, found: dict[str, float], published: float | None = None, set
 
 def _coloured(setup: Setup, count: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """Photographs ``(n, 3, h, w)``, samples ``(n, m, 3, h, w)`` of their colours, and them in gray."""
-    model: Colours = setup.model("cinn-colour")
+    model: Colours = setup.model("cinn-colour", "colorize")
     truth = setup.photographs(count)
     lightness, _ = lab.to_lab(truth)
     gray = lab.to_rgb(lightness, lab.neutral(lightness))
@@ -302,7 +302,7 @@ def colour_transfer(setup: Setup, *, pictures: int) -> Report:
 
 def _photographs(setup: Setup, count: int) -> tuple[Colours, Tensor, Tensor]:
     """The model of photographs, their lightness, and the same at the size of the network."""
-    model: Colours = setup.model("cinn-colour")
+    model: Colours = setup.model("cinn-colour", "colorize")
     lightness, _ = lab.to_lab(setup.photographs(count))
     return model, lightness, lab.shrunk(lightness, model.side)
 

@@ -165,7 +165,7 @@ def layout(setup: Setup, *, pictures: int, samples: int) -> Report:
     Raises:
         UsageError: no folder of layouts was given.
     """
-    model: Imle = setup.model("imle-layout")
+    model: Imle = setup.model("imle-layout", "paint")
     if "streets" not in setup.folders:
         raise UsageError("this needs streets and their layouts", "--data streets=FOLDER")
     images = load(Path(setup.folders["streets"]), "test").images[:pictures]
