@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..errors import UsageError
 from .evaluate import Protocol, ProtocolOption
+from .groups import with_options
 from .options import (
     ALONE,
     AsJson,
@@ -25,7 +26,6 @@ from .options import (
     Weights,
     WorkerCount,
     Workers,
-    with_options,
 )
 from .output import check_plot, figure, show, stderr, working
 

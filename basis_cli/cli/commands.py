@@ -16,6 +16,7 @@ import typer
 
 from ..errors import UsageError
 from ..tree import group as group
+from .groups import with_options as with_options
 from .options import ALONE as ALONE
 from .options import AsJson as AsJson
 from .options import Device as Device
@@ -24,7 +25,6 @@ from .options import DtypeOption as DtypeOption
 from .options import Quiet as Quiet
 from .options import Seed as Seed
 from .options import Workers as Workers
-from .options import with_options as with_options
 from .output import followers as followers
 from .output import stderr as stderr
 from .output import stdout as stdout

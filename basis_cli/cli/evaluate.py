@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..errors import UsageError
 from ..tasks.separation import Mixing
+from .groups import with_options
 from .options import (
     ALONE,
     AsJson,
@@ -33,7 +34,6 @@ from .options import (
     TileOptions,
     Weights,
     Workers,
-    with_options,
 )
 from .output import check_plot, figure, show, working
 from .quality import best_table, diversity_table, quality_table, separation_tables

@@ -15,6 +15,7 @@ import typer
 from .. import __version__
 from ..errors import InputError, InputWarning, NotFiniteError, UsageError
 from . import report
+from .checks import check
 from .inputs import named, placed
 from .ledger import NAME, Ledger
 from .loading import load_model, load_priors
@@ -50,9 +51,9 @@ class Job:
     ):
         self.given = (task, model, sampling, compute, several, tiles, output, options)
         self.task, self.compute = task, compute
-        sampled = tiles.tile or tiles.pyramid or model.refine or output.frames or output.resume
-        own = None if sampled else task.answering(model.model, model.prior, sampling)
-        self.model = replace(model, model=model.model or own)
+        sampled = tiles.tile or tiles.pyramid or output.frames or output.resume
+        answering = task.answering(model.model, model.prior, sampling, model.refine, sampled)
+        self.model = replace(model, model=answering)
         self.tiles, self.output = tiles, output
         self.preset = preset(several.fast, several.best)
         direct = bool(self.model.model) and not model.refine
@@ -72,7 +73,7 @@ class Job:
         self.inputs, self.stems = named(inputs, output.recursive, self.place)
         self.begun: list[list[str]] = []
         self.to_do: list[Pair] = []
-        self._check()
+        check(self)
         if self.model.refine:
             from ..posterior import refining
 
@@ -106,38 +107,6 @@ class Job:
         self.hashes = self.hashes or self.planned_sha256
         about = self.about | {"inputs_sha256": contents([name]) | self.others}
         return unlike(files[-1], files, about, self.results.recorded)
-
-    def _check(self) -> None:
-        if self.samples < 1:
-            raise UsageError(f"samples must be at least 1, not {self.samples}")
-        self.tiles.check()
-        if self.model.model and self.tiles.tile:
-            raise UsageError("a direct model answers pictures of its own size only", "leave out --tile")
-        if self.model.refine and not self.model.model:
-            raise UsageError("--refine begins with the answers of a model", "--model NAME")
-        if self.model.model and not self.model.refine:
-            if self.model.prior:
-                raise UsageError("a direct model has no prior and no sampler", "leave out their options, or --refine")
-            self.sampling.of_model()
-        if "-" in self.inputs and self.shared:
-            raise UsageError("workers cannot read from stdin", "name files, or leave out --workers and --cluster")
-        if self.model.reference and len(self.inputs) > 1:
-            raise UsageError("--reference goes with one input")
-        if (self.output.send or self.output.slurm) and not self.output.cluster:
-            raise UsageError("--send and --slurm are of --cluster", "--cluster ray or slurm")
-        if wrong := [setting for setting in self.output.slurm or [] if "=" not in setting]:
-            raise UsageError(f"--slurm {wrong[0]} has no value", "--slurm partition=gpu")
-        if self.output.report:
-            again = self.output.skip_existing or self.output.resume
-            own = again and report.replaceable(self.results.report)
-            report.check(self.results.report, self.output.overwrite or own)
-        if self.output.report and self.output.jsonl:
-            raise UsageError("--report reads the record of each input", "leave out --jsonl")
-        if self.output.resume and self.output.frames:
-            raise UsageError("--resume does not keep --frames", "leave out one of them")
-        own = not self.model.model and self.task.k > 1 and self.sampling.over(self.task.defaults).timid
-        if self.output.uncertainty and self.samples < 2 and not own:
-            raise UsageError("--uncertainty compares samples", "--samples 10")
 
     def _warn(self, sampling: Sampling) -> None:
         """Say so if the spread of the samples is not the posterior's."""

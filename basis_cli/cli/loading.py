@@ -20,7 +20,7 @@ def load_priors(
 ) -> tuple[list[Prior], dict[str, str]]:
     """A prior for each component, and what a record says of their weights."""
     from ..plugins import prior_spec
-    from ..tasks.base import loaded
+    from ..tasks.library import loaded
 
     names = list(names or [task.prior])
     priors = loaded(task, names, weights, compute)

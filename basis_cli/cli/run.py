@@ -14,6 +14,7 @@ import typer
 from .. import __version__
 from ..errors import UsageError
 from ..tasks.base import Task
+from .groups import with_options
 from .job import Job
 from .loading import load_model, load_priors
 from .options import (
@@ -32,7 +33,6 @@ from .options import (
     TileOptions,
     Weights,
     preset,
-    with_options,
 )
 from .output import sampling_progress, tell_time
 from .records import compare, options, to_do

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UsageError
 from .commands import BatchSize, DataDir, Out, SaveEvery, Steps, TrainingOptions, splits, whole_numbers
-from .options import with_options
+from .groups import with_options
 
 app = typer.Typer(no_args_is_help=True, help="Train a prior on your own pictures or on a standard data set.")
 

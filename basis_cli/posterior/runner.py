@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from .resume import SavedState
 
 Saved = Callable[[Sequence[int]], "SavedState | None"]
 """Where the state of a run on these inputs is kept, if it is."""
+
+
+Part = TypeVar("Part")
 
 
 def unsaved(inputs: Sequence[int]) -> SavedState | None:
@@ -169,22 +173,15 @@ class _Run:
             self.batch += len(parts)
         done = sum(part.shape[1] for part in parts)
         later = sum(-(-len(each) * self.samples // self.size) for each in pending)
-        while done < len(y):
-            size = min(size, len(y) - done)
-            batches = self.batch + -(-(len(y) - done) // size) + later
-            chosen = slice(done, done + size)
-            try:
-                x, score = self._batch(y[chosen], seeds[chosen], whose[chosen], batches, state)
-            except (RuntimeError, MemoryError) as error:
-                if self.compute.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    reason = str(error).strip().partition("\n")[0]
-                    raise BasisError(f"torch.compile failed: {reason}", "leave out --compile") from error
-                self.size = size = memory.halved(size, error)
-            else:
-                parts.append(x)
-                scores += [] if score is None else [score]
-                done += size
-                self.batch += 1
+
+        def draw(chosen: slice) -> tuple[Tensor, Tensor | None]:
+            batches = self.batch + -(-(len(y) - chosen.start) // (chosen.stop - chosen.start)) + later
+            return self._batch(y[chosen], seeds[chosen], whose[chosen], batches, state)
+
+        for x, score in self._in_parts(len(y), draw, done, size):
+            parts.append(x)
+            scores += [] if score is None else [score]
+            self.batch += 1
         return torch.cat(parts, dim=1), torch.cat(scores) if self.rank else None
 
     def _batch(
@@ -281,9 +278,10 @@ class _Run:
 
         def draw(chosen: slice) -> Tensor:
             with self.compute.inference():
-                return about(whole[:, chosen].to(self.compute.place), y[chosen].to(self.compute.place), seeds[chosen])
+                place = self.compute.place
+                return about(whole[:, chosen].to(place), y[chosen].to(place), seeds[chosen]).cpu()
 
-        parts = self._in_parts(len(y), draw)
+        parts = list(self._in_parts(len(y), draw))
         self.evaluations += (self.posterior.evaluations(1) - before) / len(inputs)
         drawn = corrected(self.posterior, torch.cat(parts, dim=1), y)
         order = ordering.component_order(drawn, self.posterior.kinds, references=whole, mixture=y[:, : x.shape[3]])
@@ -294,25 +292,31 @@ class _Run:
         if not isinstance(self.posterior, Guided):
             return None
         surprise = self.posterior.surprise
-        parts = self._in_parts(x.shape[1], lambda chosen: surprise(x[:, chosen].to(self.compute.place)))
+        found = self._in_parts(x.shape[1], lambda chosen: surprise(x[:, chosen].to(self.compute.place)))
+        parts = [part.cpu() for part in found if part is not None]
         return torch.cat(parts, dim=1) if parts else None
 
-    def _in_parts(self, count: int, work: Callable[[slice], Tensor | None]) -> list[Tensor]:
-        """What ``work`` makes of ``count`` pictures, as many at once as memory holds; nothing if it gives none."""
-        parts: list[Tensor] = []
-        done = 0
+    def _in_parts(
+        self, count: int, work: Callable[[slice], Part], done: int = 0, size: int | None = None
+    ) -> Iterator[Part]:
+        """What ``work`` makes of ``count`` pictures but the first, which are ``done``: as many at once as memory holds.
+
+        Raises:
+            BasisError: not even one fits, or ``torch.compile`` failed.
+        """
+        size = size or self.size
         while done < count:
-            size = min(self.size, count - done)
+            size = min(size, count - done)
             try:
                 part = work(slice(done, done + size))
             except (RuntimeError, MemoryError) as error:
-                self.size = memory.halved(size, error)
-                continue
-            if part is None:
-                return []
-            parts.append(part.cpu())
-            done += size
-        return parts
+                if self.compute.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    reason = str(error).strip().partition("\n")[0]
+                    raise BasisError(f"torch.compile failed: {reason}", "leave out --compile") from error
+                self.size = size = memory.halved(size, error)
+            else:
+                yield part
+                done += size
 
     def _spread(self, inputs: Sequence[int], ranked: Sequence[ranking.Ranked]) -> Tensor | None:
         """See :attr:`Result.alpha_spread`."""

@@ -10,10 +10,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .base import Task as Task
-from .base import answer as answer
 from .colorization import colorize as colorize
 from .decompression import decompress as decompress
 from .inpainting import inpaint as inpaint
+from .library import answer as answer
 from .restoration import restore as restore
 from .samples import sample as sample
 from .separation import Mixing as Mixing

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .base import Damage, FitOption, Shape, Task, WhiteOption, answer, as_fit
+from .base import Damage, FitOption, Shape, Task, WhiteOption, as_fit
+from .library import answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +104,7 @@ def colorize(
     """Colour gray pictures: ``y`` is their luma, or weighted otherwise (section 5.3 of the paper: all a third).
 
     Coloured pictures are made gray first; arrays may have one channel. ``options`` are those of
-    :func:`basis_cli.tasks.base.answer`.
+    :func:`basis_cli.tasks.library.answer`.
     """
     task = Weighted(fit=as_fit(fit), white_level=white_level, channel_weights=tuple(channel_weights))
     return answer(task, pictures, **options)

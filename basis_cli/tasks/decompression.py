@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, UsageError
-from .base import Damage, Shape, Task, answer
+from .base import Damage, Shape, Task
+from .library import answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +111,7 @@ def decompress(pictures: Picture | Sequence[Picture], jpeg: Jpeg | None = None, 
     """Undo JPEG compression: find pictures that the prior finds likely and that would give these very files.
 
     Without ``jpeg`` the pictures are JPEG files, and how they were made is read from their own tables; all of them
-    must share it. Decoded arrays need ``jpeg``. ``options`` are those of :func:`basis_cli.tasks.base.answer`.
+    must share it. Decoded arrays need ``jpeg``. ``options`` are those of :func:`basis_cli.tasks.library.answer`.
     """
     if jpeg is not None:
         return answer(Given(jpeg), pictures, **options)

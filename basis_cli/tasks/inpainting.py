@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from .base import Damage, FitOption, Shape, Task, WhiteOption, answer, as_batch, as_fit
+from .base import Damage, FitOption, Shape, Task, WhiteOption, as_batch, as_fit
+from .library import answer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +128,7 @@ def inpaint(
     """Fill in what ``mask`` marks: one for all pictures, more than one half where they are unknown.
 
     It is a file, a name in :data:`UNKNOWN`, or ``(1, h, w)``. ``options`` are those of
-    :func:`basis_cli.tasks.base.answer`.
+    :func:`basis_cli.tasks.library.answer`.
     """
     by_name = isinstance(mask, (str, os.PathLike))
     read: dict[str, Any] = {"fit": as_fit(fit), "white_level": white_level}

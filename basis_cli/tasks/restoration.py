@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .base import Shape, Task, answer
+from .base import Shape, Task
+from .library import answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def restore(
         operator: one of :mod:`basis_cli.operators` for one picture, or your own.
         size: ``(h, w)`` of the pictures, for a prior of any size; by default that of ``y``.
         references: the true pictures, one for each of ``y``, if known.
-        options: those of :func:`basis_cli.tasks.base.answer`.
+        options: those of :func:`basis_cli.tasks.library.answer`.
     """
     from ..operators import Jpeg
     from .decompression import Given

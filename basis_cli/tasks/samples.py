@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..api import Labelled
 from ..errors import UsageError
-from .base import Shape, Task, loaded, loaded_model
+from .base import Shape, Task
+from .library import loaded, loaded_model
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, InputWarning, UsageError
-from .base import FitOption, Shape, Task, WhiteOption, answer, as_fit
+from .base import FitOption, Shape, Task, WhiteOption, as_fit
 from .decompression import Compressed, coded
+from .library import answer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -348,7 +349,7 @@ def separate(
         references: the true components ``x_1 ... x_k`` of the one mixture, or ``(k, n, c, h, w)``, if known.
         fit: what to do with a file of another size: ``crop``, ``resize`` or ``pad``.
         white_level: the stored value that is white, 4095 of 12-bit pictures; by default the largest.
-        options: those of :func:`basis_cli.tasks.base.answer`: samples, select, weights, sampling, compute ...
+        options: those of :func:`basis_cli.tasks.library.answer`: samples, select, weights, sampling, compute ...
 
     Raises:
         BasisError: the input (``InputError``), an option (``UsageError``), a name (``UnknownPriorError``), the weights

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .base import Damage, FitOption, Shape, Task, WhiteOption, answer, as_fit
+from .base import Damage, FitOption, Shape, Task, WhiteOption, as_fit
+from .library import answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +87,7 @@ def upscale(
 ) -> Result:
     """Enlarge pictures ``factor`` times, to the prior's size; they were shrunk by ``method``, ``box`` or ``bicubic``.
 
-    ``options`` are those of :func:`basis_cli.tasks.base.answer`.
+    ``options`` are those of :func:`basis_cli.tasks.library.answer`.
 
     Raises:
         UsageError: another method, or ``factor`` does not divide the prior's size.

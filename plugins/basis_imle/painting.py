@@ -73,7 +73,7 @@ class Paint(Task):
 def paint(layouts: Any, **options: Any) -> Any:
     """Paint ``layouts``: one or several files, or class numbers ``(n, h, w)``.
 
-    ``options`` are those of :func:`basis_cli.tasks.base.answer`.
+    ``options`` are those of :func:`basis_cli.tasks.library.answer`.
 
     Raises:
         InputError: a file cannot be read, or has colours that are no classes.
