@@ -10,9 +10,13 @@ import torch
 from basis_reproduce import EXPERIMENTS, Setup, reproduce, samples, toy, training
 from basis_reproduce.document import document, shown, write_document
 from PIL import Image
+from typer.testing import CliRunner
 
 from basis_cli import plugins
+from basis_cli.cli.app import app
+from basis_cli.cli.options import WorkerCount
 from basis_cli.errors import InputError, UsageError, WeightsError
+from basis_cli.posterior import drawn
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = {
@@ -267,6 +271,33 @@ def test_an_interrupted_table_keeps_its_rows(small, monkeypatch):
     monkeypatch.setattr(protocols, "evaluate_separation", real)
     assert reproduce("table3", small / "out", **run)["rows"] == unbroken["rows"]
     assert not kept.exists()
+
+
+def test_workers_draw_the_samples_of_an_experiment(small, monkeypatch):
+    """The figures are those of one process."""
+    shared = []
+
+    class Two:
+        def __init__(self, workers, quiet):
+            assert workers == WorkerCount(2)
+
+        def drawn(self, posterior, y, seeds, compute, rank):
+            assert compute.sharing is None
+            shared.append(len(y))
+            return drawn(posterior, y, seeds, compute=compute, rank=rank)
+
+        def close(self):
+            shared.append("closed")
+
+    monkeypatch.setattr("basis_cli.cli.pool.Pool", Two)
+    rows = []
+    for workers in ("1", "2"):
+        run = ["reproduce", "table3", "--set", "pairs=2", "--workers", workers, "-o", str(small / workers), "--json"]
+        result = CliRunner().invoke(app, run)
+        assert result.exit_code == 0, result.output
+        rows.append(json.loads(result.stdout)["rows"])
+    assert rows[0] == rows[1]
+    assert shared == [2, 2, 2, 2, 2, 2, "closed"]
 
 
 def test_figure2_of_white_pictures_is_the_root_of_the_dimensions_where_noise_is_high(small):

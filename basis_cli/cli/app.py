@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import plugins
 from ..tasks import Task, built_in
-from . import bench, evaluate, info, records, report, run, sweep, train, weights
+from . import bench, evaluate, info, records, report, restorations, run, sweep, train, weights
 from .root import root
 
 app = root()
@@ -14,7 +14,7 @@ def add_task(task: type[Task]) -> None:
     """The command of a task and, if it says how to damage test pictures, its evaluation."""
     app.command(task.name)(run.command(task))
     if task.damage:
-        evaluate.app.command(task.noun)(evaluate.restoration(task))
+        evaluate.app.command(task.noun)(restorations.restoration(task))
 
 
 for own in built_in().values():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -22,27 +20,21 @@ from .options import (
     DataDir,
     DataNames,
     Device,
-    ModelName,
-    NoiseOption,
+    InceptionOption,
+    Keep,
     PriorName,
     PriorNames,
     Quiet,
-    Refine,
     SampleOptions,
     SamplerOptions,
     Seed,
+    SheetOption,
     TileOptions,
     Weights,
     Workers,
 )
 from .output import check_plot, figure, show, working
-from .quality import best_table, diversity_table, quality_table, separation_tables
-
-if TYPE_CHECKING:
-    from ..compute import Compute
-    from ..data.datasets import Dataset
-    from ..evaluation.metrics import Realism
-    from ..tasks.base import Damage, Task
+from .quality import quality_table, separation_tables
 
 app = typer.Typer(no_args_is_help=True, help="Measure a prior and a sampler as the paper does.")
 
@@ -53,11 +45,6 @@ class Protocol(str, Enum):
     ms_vae = "ms-vae"
 
 
-InceptionOption = Annotated[
-    Path | None,
-    typer.Option(help="Weights of the Inception network (pytorch-fid's): measure FID and IS, not cifar-FID, cifar-IS."),
-]
-SheetOption = Annotated[Path | None, typer.Option(help="Write the first pictures, uncurated, here (PNG).")]
 ProtocolOption = Annotated[
     Protocol,
     typer.Option(help="Any two pictures; one of each half of the classes; of distinct classes, matched by SSIM."),
@@ -98,6 +85,7 @@ def separation(
     inception: InceptionOption = None,
     sheet: SheetOption = None,
     workers: Workers = ALONE,
+    keep: Keep = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -109,7 +97,7 @@ def separation(
     from ..priors.tiles import about_tiles, tiled
     from ..tasks.separation import Separate
     from ..tasks.together import Together
-    from .loading import load_pictures, load_priors
+    from .loading import load_pictures, load_priors, load_realism
 
     check_plot(plot)
     tiles.check()
@@ -122,7 +110,8 @@ def separation(
     priors, hashes = load_priors(Separate(k), prior, weights, where)
     priors = tiled(priors, (size, size), tiles.overlap, tiles.pyramid) if size else priors
     tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
-    with working(where, workers, quiet) as (where, watch):
+    about = {"prior": prior, "weights_sha256": hashes, "shape": priors[0].shape, "tiles": about_tiles(priors[0])}
+    with working(where, workers, quiet, keep, about) as (where, watch):
         result = evaluate_separation(
             tests,
             priors,
@@ -135,98 +124,15 @@ def separation(
             select=select,
             sampling=sampling,
             compute=where,
-            realism=_realism(tests[0], data[0], inception, data_dir, where) if len(tests) == 1 else None,
+            realism=load_realism(tests[0], data[0], inception, data_dir, where) if len(tests) == 1 else None,
             sheet=sheet,
             watch=watch,
         )
-    about = {"prior": prior, "weights_sha256": hashes, "shape": priors[0].shape, "tiles": about_tiles(priors[0])}
     usual = (len(data), alpha, mixing) == (1, None, Mixing.mean)
     beside = published(protocol.value, data[0], k) if usual else {}
     show(about | result | {"published": beside}, as_json, *separation_tables(about | result, beside))
     if plot:
         _histogram(result, beside, plot)
-
-
-@dataclass(frozen=True)
-class RestorationOptions:
-    """What to restore, and what to report."""
-
-    prior: PriorName = "ncsn-cifar"
-    data: Data = "cifar10"
-    data_dir: DataDir = None
-    pictures: Annotated[int, typer.Option(min=2, help="Test pictures.")] = 1000
-    samples: Annotated[
-        int, typer.Option(min=1, help="Samples of each; their mean and the best of them are measured too.")
-    ] = 1
-    noise_std: NoiseOption = None
-    model: ModelName = None
-    refine: Refine = False
-    weights: Weights = None
-    inception: InceptionOption = None
-    diversity: Annotated[
-        bool,
-        typer.Option(
-            "--diversity",
-            help="Measure how varied the samples are, and classes and features by EfficientNet-Lite0 (extra imagenet).",
-        ),
-    ] = False
-    sheet: SheetOption = None
-    workers: Workers = ALONE
-    as_json: AsJson = False
-    quiet: Quiet = False
-
-
-def restoration(kind: type[Task]) -> Callable[..., None]:
-    """The evaluation of a task on pictures that suffered its damage, whose fields are the evaluation's own options."""
-    assert kind.damage
-
-    def run(options: RestorationOptions, damage: Damage, sampler: SamplerOptions, compute: ComputeOptions) -> None:
-        from ..evaluation.imagenet import imagenet
-        from ..evaluation.protocols import evaluate_restoration
-        from .loading import load_model, load_pictures, load_priors
-
-        where, task = compute.compute(), damage.task()
-        network = imagenet(where.device) if options.diversity else None
-        prior, model, by = None, None, {}
-        hashes: dict[str, str] = {}
-        if options.model:
-            model, hashes = load_model(task, options.model, options.weights, where)
-            by["model"] = options.model
-        elif options.refine:
-            raise UsageError("--refine begins with the answers of a model", "--model NAME")
-        if not model or options.refine:
-            given = None if model else options.weights
-            (prior,), more = load_priors(task, [options.prior], given, where)
-            by["prior"], hashes = options.prior, hashes | more
-        shape: Any = getattr(model or prior, "shape", None)
-        test = load_pictures(options.data, "test", options.data_dir, shape)
-        realism = _realism(test, options.data, options.inception, options.data_dir, where)
-        with working(where, options.workers, options.quiet) as (where, watch):
-            result = evaluate_restoration(
-                test,
-                prior,
-                task,
-                model=model,
-                name=options.model or "",
-                pictures=options.pictures,
-                samples=options.samples,
-                sampling=sampler.sampling(options.noise_std),
-                compute=where,
-                realism=realism,
-                network=network,
-                sheet=options.sheet,
-                watch=watch,
-            )
-        result = by | {"weights_sha256": hashes} | result
-        title = f"{result['task']} of {result['pictures']} {options.data} test pictures"
-        tables = [quality_table(result, title)]
-        tables += [best_table(result["best_of"], options.samples)] if "best_of" in result else []
-        tables += [diversity_table(result["diversity"], options.samples)] if options.diversity else []
-        show(result, options.as_json, *tables)
-
-    run.__annotations__["damage"] = kind.damage
-    run.__doc__ = kind.damage.__doc__
-    return with_options(run)
 
 
 @app.command()
@@ -241,41 +147,29 @@ def samples(
     weights: Weights = None,
     inception: InceptionOption = None,
     workers: Workers = ALONE,
+    keep: Keep = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure how much samples of a prior itself look like test pictures."""
     from ..evaluation.protocols import evaluate_samples
     from ..tasks.samples import Sample
-    from .loading import load_pictures, load_priors
+    from .loading import load_pictures, load_priors, load_realism
 
     where = compute.compute()
     (loaded,), hashes = load_priors(Sample(), [prior], weights, where)
     test = load_pictures(data, "test", data_dir, loaded.shape)
-    realism = _realism(test, data, inception, data_dir, where)
+    realism = load_realism(test, data, inception, data_dir, where)
     if realism is None:
         what = "gray" if test.shape[0] != 3 else f"of {test.shape[2]} x {test.shape[1]} pixels"
         raise UsageError(f"no network is at hand to judge {data}'s pictures: they are {what}", "--data cifar10")
-    with working(where, workers, quiet) as (where, watch):
+    about = {"prior": prior, "weights_sha256": hashes}
+    with working(where, workers, quiet, keep, about) as (where, watch):
         result = evaluate_samples(
             test, loaded, realism, count=count, sampling=sampler.sampling(), compute=where, watch=watch
         )
-    result = {"prior": prior, "weights_sha256": hashes} | result
+    result = about | result
     show(result, as_json, quality_table(result, f"{count} samples of {prior}"))
-
-
-def _realism(
-    test: Dataset, name: str, inception: Path | None, data_dir: Path | None, compute: Compute
-) -> Realism | None:
-    """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
-    from ..evaluation.features import cifar_realism, inception_realism
-    from .loading import load_pictures
-
-    if test.shape[0] != 3:
-        return None
-    if inception:
-        return inception_realism(inception, load_pictures(name, "train", data_dir, test.shape), compute.device)
-    return cifar_realism(device=compute.device) if test.shape[1:] == (32, 32) else None
 
 
 @app.command()
@@ -290,6 +184,7 @@ def likelihood(
     pairs: Annotated[int, typer.Option(min=0, help="Mixtures to separate; the paper has 100; 0: none.")] = 100,
     weights: Weights = None,
     workers: Workers = ALONE,
+    keep: Keep = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -304,12 +199,13 @@ def likelihood(
     where = compute.compute()
     priors, hashes = load_priors(Separate(2), prior, weights, where)
     tests = [load_pictures(name, "test", data_dir, priors[0].shape) for name in data]
-    with working(where, workers, quiet) as (where, watch):
+    about = {"prior": prior, "weights_sha256": hashes}
+    with working(where, workers, quiet, keep, about) as (where, watch):
         result = evaluate_likelihood(
             tests, priors, pictures=pictures, pairs=pairs, sampling=sampler.sampling(), compute=where, watch=watch
         )
     published = {name: PAPER_BITS_PER_DIM[name] for name in result["bits_per_dim"] if name in PAPER_BITS_PER_DIM}
-    result = {"prior": prior, "weights_sha256": hashes} | result | {"published": published}
+    result = about | result | {"published": published}
     title = f"{', '.join(prior)}; noise {result['sigma']:.3g}"
     table = Table("", "bits/dim", "paper", title=title, title_justify="left")
     for name, rows in result["bits_per_dim"].items():

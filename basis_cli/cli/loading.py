@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..api import DirectModel, Prior
     from ..compute import Compute
     from ..data.datasets import Dataset
+    from ..evaluation.metrics import Realism
     from ..tasks.base import Task
 
 
@@ -41,3 +42,16 @@ def load_pictures(name: str, split: str, data_dir: Path | None, shape: tuple[int
     from ..data.datasets import Squares, load_dataset
 
     return load_dataset(name, split, data_dir, Squares(shape[1], gray=shape[0] == 1))
+
+
+def load_realism(
+    test: Dataset, name: str, inception: Path | None, data_dir: Path | None, compute: Compute
+) -> Realism | None:
+    """What judges pictures by their features; nothing for gray ones, nor, without Inception, for other than 32 x 32."""
+    from ..evaluation.features import cifar_realism, inception_realism
+
+    if test.shape[0] != 3:
+        return None
+    if inception:
+        return inception_realism(inception, load_pictures(name, "train", data_dir, test.shape), compute.device)
+    return cifar_realism(device=compute.device) if test.shape[1:] == (32, 32) else None

@@ -95,6 +95,19 @@ Fast = Annotated[bool, typer.Option("--fast", help="Few noise levels, unless --l
 Best = Annotated[bool, typer.Option("--best", help="What measured best, at several times the cost.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
+InceptionOption = Annotated[
+    Path | None,
+    typer.Option(help="Weights of the Inception network (pytorch-fid's): measure FID and IS, not cifar-FID, cifar-IS."),
+]
+SheetOption = Annotated[Path | None, typer.Option(help="Write the first pictures, uncurated, here (PNG).")]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        "--keep",
+        metavar="FOLDER",
+        help="Keep the samples here as they are drawn: the same command again draws what is missing.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths or tables.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
 

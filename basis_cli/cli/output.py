@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from .. import __version__
 from ..errors import BasisError, InputWarning, RunWarning, UsageError
 
 if TYPE_CHECKING:
@@ -121,18 +122,38 @@ def sampling_progress(quiet: bool = False) -> Iterator[Watch]:
 
 
 @contextmanager
-def working(compute: Compute, workers: WorkerCount, quiet: bool) -> Iterator[tuple[Compute, Watch]]:
-    """``compute`` with ``workers`` in it, and what watches the samplers: with several workers, their own bar does."""
+def working(
+    compute: Compute, workers: WorkerCount, quiet: bool, keep: Path | None = None, about: Mapping[str, Any] = {}
+) -> Iterator[tuple[Compute, Watch]]:
+    """``compute`` with ``workers`` in it, and what watches the samplers: with several workers, their own bar does.
+
+    With ``keep``, a folder, samples are kept there, by names of what they are ``about``.
+    """
     from ..samplers import unwatched
 
-    if workers.one:
-        with sampling_progress(quiet) as watch:
-            yield compute, watch
-    else:
-        from .pool import Pool
+    with ExitStack() as open:
+        pool: Any = None
+        watch: Watch = unwatched
+        if workers.one:
+            watch = open.enter_context(sampling_progress(quiet))
+        else:
+            from .pool import Pool
 
-        with closing(Pool(workers, quiet)) as pool:
-            yield replace(compute, sharing=pool), unwatched
+            pool = open.enter_context(closing(Pool(workers, quiet)))
+        if keep is None:
+            yield replace(compute, sharing=pool), watch
+            return
+        from ..data.files import claimed
+        from ..data.images import out_folder
+        from ..posterior.kept import Kept
+
+        open.enter_context(claimed(out_folder(keep), ["samples"], _waiting))
+        made = {"basis": __version__} | dict(about)
+        yield replace(compute, sharing=Kept(keep, made, pool, getattr(pool, "count", 1), watch)), unwatched
+
+
+def _waiting(name: str) -> None:
+    stderr.print(f"another run keeps its {name} there: waiting for it", soft_wrap=True)
 
 
 @contextmanager

@@ -340,13 +340,15 @@ def restoring(
     Raises:
         UsageError: the prior or the model is of pictures of another shape.
     """
-    pictures, sampling = data[:1], sampling or Sampling()
-    priors = [] if prior is None else [of_shape(prior, data.name, pictures)]
+    task.operator(data.shape)  # raises what these pictures cannot suffer, whatever answers
+    sampling, (_, h, w) = sampling or Sampling(), task.seen(data.shape)
+    posterior: Posterior
     if model is None:
-        return task.posterior(priors, sampling)
-    _, h, w = task.seen(data.shape)
-    posterior = task.directed(model, (h, w), sampling, name, priors)
-    _same_shape(posterior.shape, data.name, pictures)
+        assert prior is not None, "a prior or a model"
+        posterior = task.posterior(task.suited([prior], (h, w)), sampling)
+    else:
+        posterior = task.directed(model, (h, w), sampling, name, [] if prior is None else [prior])
+    _same_shape(posterior.shape, data.name, data[:1])
     return posterior
 
 

@@ -235,12 +235,22 @@ def test_what_cannot_be_refined(basis, picture, with_prior):
         assert says in result.stderr
 
 
-def test_models_are_evaluated_too(basis, with_prior, tmp_path):
-    folder = tmp_path / "data" / "test"
-    (tmp_path / "data" / "train").mkdir(parents=True)
-    folder.mkdir()
-    for i in range(3):
-        Image.new("RGB", (8, 8), (60 + 40 * i, 90, 120)).save(folder / f"{i}.png")
+@pytest.fixture
+def coloured(tmp_path):
+    """``coloured(8)`` writes three pictures with that side, to test, into ``data``."""
+
+    def write(side):
+        folder = tmp_path / "data" / "test"
+        (tmp_path / "data" / "train").mkdir(parents=True)
+        folder.mkdir()
+        for i in range(3):
+            Image.new("RGB", (side, side), (60 + 40 * i, 90, 120)).save(folder / f"{i}.png")
+
+    return write
+
+
+def test_models_are_evaluated_too(basis, with_prior, coloured):
+    coloured(8)
     arguments = ("evaluate", "colorization", "--data", "data", "--model", "tint", "--samples", 4, "--json", "-q")
     result = basis(*arguments)
     assert result.exit_code == 0, result.output
@@ -256,3 +266,31 @@ def test_models_are_evaluated_too(basis, with_prior, tmp_path):
     result = basis("evaluate", "colorization", "--data", "data", "--refine")
     assert result.exit_code == 2
     assert "begins with the answers of a model" in result.stderr
+
+
+def test_an_evaluation_judges_what_the_command_answers(basis, plugin, coloured, monkeypatch):
+    plugin("tinting", ANY_SIZE)
+    monkeypatch.setattr("basis_cli.tasks.colorization.Colorize.model", "tint")
+    coloured(70)
+    run = ("evaluate", "colorization", "--data", "data", "-q")
+    found = json.loads(basis(*run, "--json").stdout)
+    assert found["model"] == "tint"
+    assert "prior" not in found
+    monkeypatch.setattr("basis_cli.tasks.colorization.Colorize.prior", "toy-gaussian")
+    assert json.loads(basis(*run, "--size", 8, "--levels", 2, "--json").stdout)["prior"] == "toy-gaussian"
+    for arguments, says in (
+        (("--size", 71), "smaller than 71 pixels"),
+        (("--model", "tint", "--prior", "toy-gaussian"), "no prior and no sampler"),
+        (("--model", "tint", "--levels", 2), "no prior and no sampler"),
+    ):
+        result = basis(*run, *arguments)
+        assert result.exit_code in (1, 2)
+        assert says in result.stderr
+
+
+def test_a_size_is_of_pictures_that_can_have_any(basis, digits):
+    result = basis(
+        "evaluate", "inpainting", "--prior", "toy-gaussian", "--data", "mnist", "--data-dir", digits(), "--size", 9
+    )
+    assert result.exit_code == 2
+    assert "leave out --size" in result.stderr

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basis_cli.cli import workers
+from basis_cli.cli import engines, job, workers
 from basis_cli.errors import BasisError, UsageError
 
 QUICK = ("--prior", "toy-gaussian", "--levels", 3, "-q")
@@ -99,6 +99,27 @@ def test_mistakes_are_said_once_with_their_code(basis, options, code, words, mon
     assert words in result.stderr
     assert result.stderr.count("error:") <= 1
     assert not list(Path().glob("out/*.png"))
+
+
+@pytest.mark.usefixtures("mixtures")
+def test_each_gpu_has_a_worker_of_its_own(basis, monkeypatch):
+    """Three that are only counted; then two devices that any machine has, with processes."""
+    jobs = []
+    with monkeypatch.context() as instead:
+        instead.setattr(job.Job, "_do", lambda self: jobs.append(self))
+        basis("separate", "in", *QUICK, "--workers", "gpus")
+    with monkeypatch.context() as instead:
+        instead.setattr("torch.cuda.device_count", lambda: 3)
+        engine = engines.chosen(jobs[0])
+    assert [worker.device for worker in engine._workers] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert (engine.count, engine.at_a_time(10_000)) == (3, 512)
+    monkeypatch.setattr(engines, "_gpus", lambda: ["cpu", "cpu:0"])
+    with engines.chosen(jobs[0]) as engine:
+        for slot, device in ((1, "cpu:0"), (0, "cpu")):
+            engine.begin(slot).result()
+            (given,) = engine.give([(slot, workers.Chunk([(f"in/{slot}.png", str(slot))]))])
+            (record,) = engine.result(given).records
+            assert record["settings"]["device"] == device
 
 
 class Fragile:
