@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +23,11 @@ from ..priors.wrapper import WrappedLevel, Wrapper
 from ..samplers import Progress
 from ..samplers.noise import picture_seeds
 from ..tasks.separation import Separate
-from .protocols import evaluate_separation
+from .protocols import average, evaluate_separation
 
-STEPS = 100
-PAPER = Sampling("langevin", levels=10, steps=STEPS)
+PAPER = Sampling("langevin", levels=10, steps=100)
 FEW = 2
-"""Steps a level of Algorithm 1 that are timed on a CPU. The other 98 do the same work, so their time is added."""
+"""Levels, and steps a level, of Algorithm 1 that are timed on a CPU: all its steps do the same work."""
 
 
 def speed(
@@ -37,23 +37,29 @@ def speed(
     *,
     compute: Compute | None = None,
     k: int = 2,
-    count: int = 50,
+    count: int = 16,
+    rounds: int = 5,
     full: bool = False,
+    scaling: bool = False,
     callback: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, Any]:
-    """Time ``sampling`` with ``prior`` against Algorithm 1 with ``paper_prior``, one after the other, on one device.
+    """Time ``sampling`` with ``prior`` against Algorithm 1 with ``paper_prior``, in turn, on one device.
 
-    The mixtures are random pictures: what is in them costs nothing. Everything runs briefly before it is timed.
+    The mixtures are random pictures: what is in them costs nothing. Everything runs briefly before it is timed. A
+    round times both, so what else the machine does is the same for both, and its ratios are of one pair.
 
     Args:
         count: separations at once, beside a single one.
+        rounds: how often both are timed.
         full: run all 1,000 steps of Algorithm 1 on a CPU, too. On CUDA it always does: there a level's steps share the
             cost of recording them (:mod:`basis_cli.samplers.graphs`), so a few of them say little.
+        scaling: also time ours with other numbers of mixtures, components and levels.
         callback: told what is being timed.
 
     Returns:
-        ``ratios`` (above 1: in favour of ours), ``ours`` and ``paper`` (see :func:`_cost`), ``scaling`` (of ours: rows
-        for ``batch``, ``k`` and ``levels``), and what they were measured with.
+        ``ratios`` (above 1: in favour of ours), each the :func:`~.protocols.average` over the rounds, ``ours`` and
+        ``paper`` (means of what :func:`_cost` says of a round), ``rounds`` themselves, with ``scaling`` rows for
+        ``batch``, ``k`` and ``levels``, and what they were measured with.
 
     Raises:
         UsageError: the priors model pictures of different shapes.
@@ -64,38 +70,61 @@ def speed(
         )
     compute, sampling = compute or Compute(), sampling.over(Separate.defaults)
     device = compute.place
-    scale = 1 if full or device.type == "cuda" else STEPS // FEW
-    paper = replace(PAPER, seed=sampling.seed, steps=STEPS // scale)
-    callback("ours")
-    ours = _cost(prior, sampling, compute, k, count)
-    callback("Algorithm 1")
-    theirs = _cost(paper_prior, paper, replace(compute, compile=False), k, count, scale)
-    callback("scaling")
-    return {
+    paper, scale = replace(PAPER, seed=sampling.seed), 1
+    if not full and device.type != "cuda":
+        paper, scale = replace(paper, levels=FEW, steps=FEW), (10 * 100) // (FEW * FEW)
+    sides = {
+        "ours": (prior, sampling, compute, k, count, 1),
+        "paper": (paper_prior, paper, replace(compute, compile=False), k, count, scale),
+    }
+    for each, how, where, *_ in sides.values():
+        for n in (1, count):
+            _Run(each, _brief(how, 1), where, k, n)
+    found: list[dict[str, Any]] = []
+    for number in range(rounds):
+        found.append({})
+        for name, side in sides.items():
+            callback(f"{name}, round {number + 1} of {rounds}")
+            found[-1][name] = _cost(*side)
+    rows = [_ratios(each["ours"], each["paper"]) for each in found]
+    made = {
         "basis": __version__,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "k": k,
         "count": count,
-        "ratios": _ratios(ours, theirs),
-        "ours": ours,
-        "paper": theirs,
-        "scaling": {
-            "batch": [_row(prior, sampling, compute, k, n, 5) for n in (1, 8, 32, 128)],
-            "k": [_row(prior, sampling, compute, several, 16, 5) for several in (2, 3, 4)],
-            "levels": [_row(prior, sampling, compute, k, 8, levels) for levels in (5, 10, 20, 40)],
-        },
+        "ratios": {name: average(np.array([row[name] for row in rows])) for name in rows[0]},
+        "ours": _means([each["ours"] for each in found]),
+        "paper": _means([each["paper"] for each in found]),
+        "rounds": found,
+    }
+    if scaling:
+        callback("scaling")
+        made["scaling"] = _scaling(prior, sampling, compute, k)
+    return made
+
+
+def _scaling(prior: Prior, sampling: Sampling, compute: Compute, k: int) -> dict[str, list[dict[str, float]]]:
+    return {
+        "batch": [_row(prior, sampling, compute, k, n, 5) for n in (1, 8, 32, 128)],
+        "k": [_row(prior, sampling, compute, several, 16, 5) for several in (2, 3, 4)],
+        "levels": [_row(prior, sampling, compute, k, 8, levels) for levels in (5, 10, 20, 40)],
     }
 
 
-def _ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float | None]:
+def _ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
     """How many times as much the others cost."""
-    less = ("seconds_many", "seconds_one", "evaluations")
+    less = ["seconds_many", "seconds_one", "evaluations", *(["peak_bytes"] if ours["peak_bytes"] else [])]
     return {name: theirs[name] / ours[name] for name in less} | {
         "evaluations_a_second": ours["evaluations_a_second"] / theirs["evaluations_a_second"],
-        "peak_bytes": theirs["peak_bytes"] / ours["peak_bytes"] if ours["peak_bytes"] else None,
     }
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of what was measured; what is the same in all ``rows`` as it is."""
+    measured = ("seconds_one", "seconds_many", "evaluations_a_second", "outside_network")
+    return rows[0] | {name: sum(row[name] for row in rows) / len(rows) for name in measured}
 
 
 def _cost(prior: Prior, sampling: Sampling, compute: Compute, k: int, count: int, scale: int = 1) -> dict[str, Any]:
@@ -108,9 +137,6 @@ def _cost(prior: Prior, sampling: Sampling, compute: Compute, k: int, count: int
         ``steps``, ``timed_steps`` and ``settings``.
     """
     device = compute.place
-    brief = _brief(sampling, 1)
-    for n in (1, count):
-        _Run(prior, brief, compute, k, n)
     one = _Run(prior, sampling, compute, k, 1)
     has_peak = _forget_peak(device)
     clock = _Clock(prior, device)
