@@ -274,6 +274,7 @@ class _Run:
         whole, count = x.flatten(1, 2), x.shape[2]
         y = self.y[list(inputs)].repeat_interleave(count, dim=0)
         seeds = [image_seed(self.seeds[i][0], draw + 1) for i in inputs for draw in range(count)]
+        y = spread.unrounded(self.posterior.operator, y, seeds) if self.posterior.exact else y
         before, about = self.posterior.evaluations(1), self.posterior.about
 
         def draw(chosen: slice) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..api import Likelihood, Prior
-from ..operators import Operator
-from ..samplers import begun_at, descend, geometric, mmps
+from ..operators import Composed, Operator
+from ..samplers import begun_at, descend, geometric, image_seed, mmps
+from ..samplers.noise import PerImageNoise
 from .ranking import Ranked
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ DOUBTED = 5.0
 of 1 to 100."""
 STEPS = 2
 """Of Lanczos' method and of conjugate gradients, a level."""
+GRAIN = 1e-3
+"""Of a level of 8 bits: what arithmetic leaves of whole numbers."""
 
 
 def needed(posterior: Guided) -> bool:
@@ -59,6 +62,27 @@ def about(
         root_steps=STEPS,
         descent=descent,
     )
+
+
+def unrounded(operator: Operator, y: Tensor, seeds: Sequence[int]) -> Tensor:
+    """``y`` ``(n, ...)`` as it may have been before a file rounded it to 8 bits, by a seed for each.
+
+    Evenly drawn from what rounds to it, the same in all channels of a gray picture. ``y`` itself where its values are
+    no 8-bit ones, or where the ``operator`` knows what is kept of each value.
+    """
+    levels = 255 * y
+    kept = ((levels - levels.round()).abs() < GRAIN).flatten(1).all(1)
+    if isinstance(operator, Composed) or not kept.any():
+        return y
+    noise = PerImageNoise([image_seed(seed, 2) for seed in seeds], y.device).uniform((1, *y.shape))[0] - 0.5
+    gray = (y == y[:, :1]).flatten(1).all(1)
+    noise = torch.where(_each(gray, y), noise[:, :1], noise)
+    return torch.where(_each(kept, y), y + noise / 255, y)
+
+
+def _each(values: Tensor, y: Tensor) -> Tensor:
+    """One value for each of ``y`` ``(n, ...)``, broadcastable to it."""
+    return values.view(-1, *[1] * (y.ndim - 1))
 
 
 def modes(ranked: Ranked, priors: Sequence[Prior]) -> list[float]:

@@ -8,7 +8,7 @@ from basis_toy.prior import four_pictures, soft_blobs
 
 from basis_cli import samplers
 from basis_cli.evaluation.coverage import covered, nominal
-from basis_cli.operators import Mixture
+from basis_cli.operators import Composed, Mixture, Saturated
 from basis_cli.posterior import Guided, Result, Sampling, answers, ranking, spread
 from basis_cli.samplers import image_seed
 
@@ -46,6 +46,38 @@ def test_the_truth_lies_among_samples_about_an_answer_as_often_as_it_should(mixt
     assert float(within.float().mean()) == pytest.approx(0.68, abs=0.07)
     timid = torch.stack([one.x for one in result.ranked], dim=1)  # its own samples are all alike
     assert result.draws.var(2).mean() > 2 * timid.var(2).mean()
+
+
+def test_samples_know_that_files_hold_rounded_mixtures():
+    """A component that is sure: the other one is off by what was rounded, up to a level, and samples say so."""
+    generator = torch.Generator().manual_seed(2)
+    sure, unsure = (soft_blobs((1, 4, 4), std=std, length=1.0) for std in (1e-4, 0.1))
+    truth = torch.stack([prior.sample(COUNT, generator) for prior in (sure, unsure)]).float()
+    operator = Mixture([0.5, 0.5])
+    y = (operator(truth) * 255).round() / 255
+    posterior = Guided([sure, unsure], operator, Sampling("ep"))
+
+    def error_over_spread(y):
+        seeds = [[image_seed(0, i)] for i in range(COUNT)]
+        result = Result.joined([one for _, one in answers(posterior, y, seeds, uncertainty=True)])
+        off = (result.draws.mean(2) - truth)[1].square().mean() / (1 + 1 / spread.DRAWS)
+        return float((off / result.draws.var(2)[1].mean()).sqrt())
+
+    assert error_over_spread(y) == pytest.approx(1, abs=0.2)
+    assert error_over_spread(y + 0.1 / 255) > 1.5  # values of no file
+
+
+def test_what_was_rounded_is_drawn_from_what_rounds_to_it():
+    y = (torch.rand(3, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+    y[1] = y[1, :1]
+    y[2] += 1e-4
+    drawn = spread.unrounded(Mixture([0.5, 0.5]), y, [1, 2, 3])
+    assert torch.equal((drawn[:2] * 255).round() / 255, y[:2])
+    assert (drawn[:2] != y[:2]).float().mean() > 0.95
+    assert (drawn[1] == drawn[1, :1]).all()  # gray
+    assert torch.equal(drawn[2], y[2])
+    assert torch.equal(drawn[1:2], spread.unrounded(Mixture([0.5, 0.5]), y[1:2], [2]))
+    assert torch.equal(spread.unrounded(Composed(Saturated(), Mixture([1, 1])), y, [1, 2, 3]), y)
 
 
 def test_a_root_takes_as_many_products_as_there_are_eigenvalues():
