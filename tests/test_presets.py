@@ -60,9 +60,9 @@ def test_the_flow_draws_from_a_gaussian():
     assert float(x.std(0).mean()) == pytest.approx(0.191, abs=0.005)  # 0.2; 0.138 were all noise renewed
 
 
-def seconds(inputs=8, samples=1, **sampling):
+def seconds(inputs=8, samples=1, uncertainty=False, **sampling):
     posterior = Guided([soft_blobs((1, 8, 8))] * 2, Mixture([0.5, 0.5]), Sampling(**sampling))
-    return estimated_seconds(posterior, inputs, samples, Compute("cpu", batch=4))
+    return estimated_seconds(posterior, inputs, samples, Compute("cpu", batch=4), uncertainty)
 
 
 def test_time_grows_with_the_work(monkeypatch):
@@ -73,3 +73,6 @@ def test_time_grows_with_the_work(monkeypatch):
     assert seconds(sampler="langevin") == 10 * 100 * 2
     assert seconds(sampler="project", samples=2) == (50 + 8) * 4  # with their likelihoods
     assert seconds(sampler="average") == 0
+    about = 8 * 4 * 9  # draws of four levels, each with four derivatives
+    assert seconds(sampler="project", samples=2, uncertainty=True) == (50 + 8) * 4 + about * 2
+    assert seconds(sampler="mmps", uncertainty=True) == seconds(sampler="mmps")  # its own samples say it

@@ -313,7 +313,7 @@ class Job:
         about = self._about(posterior)
         began, done = time.perf_counter(), 0
         if isinstance(posterior, Guided) and not self.output.quiet:
-            seconds = estimated_seconds(posterior, len(y), self.samples, self.compute)
+            seconds = estimated_seconds(posterior, len(y), self.samples, self.compute, self.output.uncertainty)
             tell_time(seconds, in_words(posterior.priors[0]))
         with sampling_progress(self.output.quiet) as progress:
             frames = Frames(progress) if self.output.frames else None

@@ -9,15 +9,18 @@ import torch
 from .. import plugins
 from ..compute import Compute
 from ..samplers import joint_score
-from . import ranking
+from . import ranking, spread
 from .blind import Blind
 from .guided import Guided
 
 
-def estimated_seconds(posterior: Guided, inputs: int, samples: int, compute: Compute) -> float:
+def estimated_seconds(
+    posterior: Guided, inputs: int, samples: int, compute: Compute, uncertainty: bool = False
+) -> float:
     """About how long ``samples`` of each of ``inputs`` take, from one evaluation of a batch; 0 for baselines.
 
-    It costs that evaluation more: of a picture alone a fiftieth of what :func:`~basis_cli.samplers.project` takes.
+    ``uncertainty``: with the samples about them, where such are drawn (:mod:`.spread`). The estimate costs that
+    evaluation more: of a picture alone a fiftieth of what :func:`~basis_cli.samplers.project` takes.
     """
     sampling, priors = posterior.sampling, posterior.priors
     spec = plugins.sampler_spec(str(sampling.sampler))
@@ -27,6 +30,7 @@ def estimated_seconds(posterior: Guided, inputs: int, samples: int, compute: Com
     steps = sampling.described(priors).get("steps") or 1 if spec.steps else 1
     chains = posterior.chains if isinstance(posterior, Blind) else 1
     evaluations = chains * len(sigmas) * steps * spec.evaluations + (len(ranking.SIGMAS) if samples > 1 else 0)
+    about = spread.evaluations(priors) if uncertainty and spread.needed(posterior) else 0
     with compute.inference():
         size = compute.batch or posterior.batch_size(inputs * samples, compute.place)
         x = torch.full((len(priors), size, *posterior.shape), 0.5, device=compute.place)
@@ -37,4 +41,4 @@ def estimated_seconds(posterior: Guided, inputs: int, samples: int, compute: Com
         except (RuntimeError, MemoryError):  # the run itself says what is wrong, or goes on with smaller batches
             return 0.0
         took = time.perf_counter() - began
-    return took * evaluations * inputs * samples / size
+    return took * (evaluations * samples + about) * inputs / size

@@ -48,20 +48,28 @@ def about(
     Raises:
         UsageError: a prior whose score cannot be differentiated.
     """
-    own = next((prior.sigmas for prior in priors if prior.sigmas), None)
-    sigmas = tuple(sigma for sigma in own if sigma <= HIGH) if own else geometric(LEVELS, HIGH, LOW)
-    descent = partial(begun_at, x, descend)
     return mmps(
         priors,
         operator,
         y,
         seeds=seeds,
-        sigmas=sigmas,
+        sigmas=ladder(priors),
         noise_std=noise_std,
         cg_steps=STEPS,
         root_steps=STEPS,
-        descent=descent,
+        descent=partial(begun_at, x, descend),
     )
+
+
+def ladder(priors: Sequence[Prior]) -> tuple[float, ...]:
+    """The noise levels of :func:`about`, high to low: those of ``priors`` that have some, up to :data:`HIGH`."""
+    own = next((prior.sigmas for prior in priors if prior.sigmas), None)
+    return tuple(sigma for sigma in own if sigma <= HIGH) if own else geometric(LEVELS, HIGH, LOW)
+
+
+def evaluations(priors: Sequence[Prior]) -> int:
+    """Of the network, for each component of an input, of all its draws; a derivative through it counts as two more."""
+    return DRAWS * len(ladder(priors)) * (1 + 2 * 2 * STEPS)
 
 
 def unrounded(operator: Operator, y: Tensor, seeds: Sequence[int]) -> Tensor:
