@@ -58,6 +58,8 @@ class Jpeg:
             subsampling = (1, 1)
         self._transposed, self._flipped = TURNED[orientation]
         self.size, self.subsampling = size[::-1] if self._transposed else size, subsampling
+        self.step = float(steps[0].mean()) / 255
+        """The mean quantization step of brightness, in intensities."""
         self._steps = [Constant(steps[i].repeat(*self._blocks(i))) for i in range(len(steps))]
         self._cosines = Constant(_cosines())
         self._shrink = partial(F.avg_pool2d, kernel_size=subsampling)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..api import Prior
 from ..errors import UsageError
-from ..operators import Constraint, Gray, Jpeg, Operator
+from ..operators import Composed, Constraint, Gray, Jpeg, Operator
 from .base import Descent, Progress, Watch, check_finite, joint_denoiser, weighted
 from .noise import PerImageNoise
 
@@ -76,18 +76,21 @@ def _polished(x: Tensor, priors: Sequence[Prior], operator: Operator, noise_std:
     """Pictures that explain ``y``, noise and all, without the noise: denoised once more.
 
     Of a single picture the noise is that of ``y``, but for :data:`ROUNDED` where JPEG rounded most of it away; what
-    several have is :data:`SHARED` times as much, since how they share it is not known.
+    several have is :data:`SHARED` times as much, since how they share it is not known. To several, what JPEG rounded is
+    noise as well.
     """
-    if not noise_std:
-        return x
-    left = ROUNDED if isinstance(operator, Jpeg) else 1.0
-    return joint_denoiser(priors, noise_std * (SHARED if len(priors) > 1 else left))(x)
+    left = noise_std * (SHARED if len(priors) > 1 else ROUNDED if isinstance(operator, Jpeg) else 1.0)
+    if isinstance(operator, Composed) and isinstance(operator.outer, Jpeg):
+        left = max(left, STEPS * operator.outer.step)
+    return joint_denoiser(priors, left)(x) if left else x
 
 
 ROUNDED = 0.5
 """What took noise of .05 out of JPEG files of quality 30, 75 and 90 best on the whole, of .25, .5, .7 and 1."""
 SHARED = 1.5
 """What took noise of .05 and .15 out of mixtures of digits best, of 1 and 1.5."""
+STEPS = 0.2
+"""Of JPEG's mean quantization step: what is left of its rounding in mixtures of digits, of quality 75 and 50."""
 
 
 def relative_levels(operator: Operator, ladder: float) -> list[float]:
