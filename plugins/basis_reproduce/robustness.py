@@ -198,8 +198,7 @@ def uncertainty(setup: Setup, *, pairs: int) -> Report:
         "Coverage: the share of pixels whose true value lies within the range of eight samples about the answers; "
         "published is what it is for samples of the posterior, 7/9. Black: where the mixture is, so that both digits "
         "are known to be; of both digits: where neither is. Spread: root mean square of the samples about their mean, "
-        "over that of the truth about it, where the answer has 25 dB and more. Mixtures are rounded to 8 bits, which "
-        "the samples do not know: where only one digit is, they miss it by up to a level."
+        "over that of the truth about it, where the answer has 25 dB and more."
     )
     return Report(rows, lambda figure: beside(figure, rows, "coverage"), why, size=(7.0, 3.5))
 
