@@ -12,8 +12,10 @@ from basis_cli.operators import Mixture
 from basis_cli.posterior import Guided, Sampling, estimated_seconds
 from basis_cli.tasks import Separate, built_in, colorize
 from basis_cli.tasks.samples import Sample
+from basis_cli.tasks.separation import Mixing
 
 NEEDS = {"inpaint": {"mask": "right"}, "upscale": {"factor": 2}}
+BLOBS = [soft_blobs((1, 8, 8))] * 2
 TASKS = {name: task(**NEEDS.get(name, {})) for name, task in built_in().items()}
 
 
@@ -33,6 +35,8 @@ def test_what_is_said_beside_a_preset_counts():
     assert task.chosen("best", Sampling(), 3, None) == (Sampling(levels=58), 3, "mode")
     assert Separate(3).chosen("best", Sampling(), None, None) == (Sampling(levels=25), 8, "mode")
     assert task.chosen(None, Sampling(), None, None) == (Sampling(), 1, "all")
+    lighter = Separate(mixing=Mixing.max)
+    assert [one.posterior(BLOBS, Sampling()).sampling.levels for one in (task, lighter)] == [None, 50]
     assert task.chosen("fast", Sampling("ep"), None, None)[0] == Sampling("ep", levels=10)
     with pytest.raises(UsageError, match="'fast' is the sampler 'ep'"):
         task.chosen("fast", Sampling("langevin"), None, None)

@@ -224,6 +224,8 @@ class Separate(Task):
         """How to sample, unless it is said: as measured best for components out of focus, for photographs, or else."""
         if self.blurs:
             return BLURRED
+        if self.mixing is Mixing.max:
+            return LIGHTER
         strength = [abs(a) for a in self.coefficients]
         if priors[0].shape[0] == 1 or max(strength) <= UNEQUAL * min(strength):
             return self.defaults
@@ -286,6 +288,8 @@ RATIOS = (1.0, 3 / 7, 1 / 8)
 """Of the coefficients of neighbouring components, from the strongest: what unknown ones begin with."""
 BLURRED = {"sampler": "project", "levels": 10, "sigma_max": 0.5, "overrelaxation": 0.9}
 """Defaults where components were out of focus."""
+LIGHTER = {"sampler": "ep", "levels": 50}
+"""Defaults for the lighter of several pictures at each pixel, which tells less of them than their sum."""
 FAINT = {"sampler": "ep", "levels": 6}
 """Defaults for photographs, pictures in colour, of which one is faint, from a noise level that is its share of the
 mixture. More noise hides the detail that tells them apart: answers are then farther from the truth than the mixture."""

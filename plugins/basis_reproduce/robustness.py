@@ -64,10 +64,14 @@ AUTO = (
     Mixed("0.5 : 0.5, not given (auto)", unknown=True),
     *(Mixed(f"{alpha.replace(',', ' : ')}, not given (auto)", alpha=alpha, unknown=True) for alpha in SHARES),
 )
-MANY = tuple(
-    Mixed(f"{number} digits{', --best' if preset else ''}", k=k, preset=preset)
-    for k, number in ((3, "three"), (4, "four"))
-    for preset in (None, "best")
+MANY = (
+    *(
+        Mixed(f"{number} digits{', --best' if preset else ''}", k=k, preset=preset)
+        for k, number in ((3, "three"), (4, "four"))
+        for preset in (None, "best")
+    ),
+    Mixed("0.5 : 0.3 : 0.2, not given (auto)", k=3, alpha="0.5,0.3,0.2", unknown=True),
+    Mixed("maximum, --best", mixing="max", preset="best"),
 )
 
 
