@@ -131,15 +131,15 @@ def working(
     """
     from ..samplers import unwatched
 
-    with ExitStack() as open:
+    with ExitStack() as stack:
         pool: Any = None
         watch: Watch = unwatched
         if workers.one:
-            watch = open.enter_context(sampling_progress(quiet))
+            watch = stack.enter_context(sampling_progress(quiet))
         else:
             from .pool import Pool
 
-            pool = open.enter_context(closing(Pool(workers, quiet)))
+            pool = stack.enter_context(closing(Pool(workers, quiet)))
         if keep is None:
             yield replace(compute, sharing=pool), watch
             return
@@ -147,7 +147,7 @@ def working(
         from ..data.images import out_folder
         from ..posterior.kept import Kept
 
-        open.enter_context(claimed(out_folder(keep), ["samples"], _waiting))
+        stack.enter_context(claimed(out_folder(keep), ["samples"], _waiting))
         made = {"basis": __version__} | dict(about)
         yield replace(compute, sharing=Kept(keep, made, pool, getattr(pool, "count", 1), watch)), unwatched
 
