@@ -61,7 +61,7 @@ def speed(
 ) -> None:
     """Time a separation against Algorithm 1 with the paper's network, in turn, on one device.
 
-    Two minutes on a CPU. Run it on a machine that does nothing else.
+    Two to three minutes on one core. Run it on a machine that does nothing else.
     """
     from ..evaluation.benchmarks import speed as measure
     from ..priors import load_prior
