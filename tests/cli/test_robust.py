@@ -287,3 +287,25 @@ def test_ctrl_c_while_modules_are_imported():
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 130, stderr
         assert "Traceback" not in stderr
+
+
+CLOSING = """
+import atexit, sys
+from basis_cli import cli
+
+done = cli.main
+
+def main():
+    atexit.register(print, "closed")
+    done()
+
+cli.main = main
+cli.program()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["separate", "nowhere.png"], 1), (["--nothing"], 2)])
+def test_what_is_open_is_closed_before_a_process_ends_at_once(words, code):
+    done = subprocess.run([sys.executable, "-c", CLOSING, *words], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines()[-1] == "closed"
