@@ -355,4 +355,6 @@ def _rung(
         _copy(folders[attempt] / "weights.safetensors", path)
         (folders[attempt] / training.STATE).unlink()  # as large as four networks, and done with
         return
-    raise NotFiniteError(f"noise level {sigma:.4g} failed {ATTEMPTS} times", "more --steps, or a smaller --learning-rate")
+    raise NotFiniteError(
+        f"noise level {sigma:.4g} failed {ATTEMPTS} times", "more --steps, or a smaller --learning-rate"
+    )

@@ -27,7 +27,7 @@ class FeatureDistance(nn.Module):
     squared differences are summed over channels and averaged over pixels.
     """
 
-    def __init__(self, weight: float = 0.5):
+    def __init__(self, weight: float = 0.1):
         super().__init__()
         network, _ = features.read(weights.find(weights.FEATURES))
         self.weight = weight

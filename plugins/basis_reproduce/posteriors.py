@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basis_cli.api import UsageError, WeightsError, imagenet, posterior, protocols, samplers, tasks
+from basis_cli.api import Task, UsageError, WeightsError, imagenet, posterior, protocols, samplers, tasks
 
 from . import Report, Row, Setup
 from .figures import sheet
@@ -27,22 +27,28 @@ WHY = (
 
 def colorize(setup: Setup, **counts: int) -> Report:
     """Photographs of which the luma is given."""
-    return _compared(setup, "colorize", {}, ("cinn-colour", "imle-colour"), **counts)
+    return _compared(setup, tasks.built_in()["colorize"](), ("cinn-colour", "imle-colour"), **counts)
 
 
 def upscale(setup: Setup, *, factor: int, **counts: int) -> Report:
     """Photographs of which each pixel stood for ``factor`` x ``factor``."""
-    return _compared(setup, "upscale", {"factor": factor}, ("imle-upscale16",) if factor == 16 else (), **counts)
+    models = ("imle-upscale16",) if factor == 16 else ()
+    return _compared(setup, _undoing("upscale", factor=factor), models, **counts)
 
 
 def decompress(setup: Setup, *, quality: int, **counts: int) -> Report:
     """JPEG files of a low quality."""
-    return _compared(setup, "decompress", {"quality": quality}, ("imle-decompress",), **counts)
+    return _compared(setup, _undoing("decompress", quality=quality), ("imle-decompress",), **counts)
 
 
-def _compared(
-    setup: Setup, verb: str, damage: dict[str, int], models: Sequence[str], *, pictures: int, samples: int
-) -> Report:
+def _undoing(verb: str, **damage: int) -> Task:
+    """The task that undoes a ``damage`` to whole pictures."""
+    kind = tasks.built_in()[verb].damage
+    assert kind
+    return kind(**damage).task()
+
+
+def _compared(setup: Setup, task: Task, models: Sequence[str], *, pictures: int, samples: int) -> Report:
     """A sampler and direct ``models`` for one task, and the picture as it was given.
 
     Raises:
@@ -50,9 +56,7 @@ def _compared(
     """
     if samples < 2:
         raise UsageError("the variety of one sample cannot be measured", "--set samples=10")
-    kind = tasks.built_in()[verb]
-    assert kind.damage
-    task, data = kind.damage(**damage).task(), setup.data(setup.folders.get("photographs", "cifar10"))
+    data = setup.data(setup.folders.get("photographs", "cifar10"))
     shown, sampling = data[: min(SHOWN, pictures)], posterior.Sampling(seed=setup.seed)
     y = protocols.observed(task, shown[None], sampling)
     ways: dict[str, tuple[Any, Any]] = {PRIOR: (setup.prior(PRIOR), None)}
@@ -60,7 +64,7 @@ def _compared(
     rows: list[Row] = []
     for name in models:
         try:
-            ways[name] = None, setup.model(name, verb)
+            ways[name] = None, setup.model(name, task.name)
         except WeightsError as error:
             left_out.append(f"{name}: {error.message}")
     drawn = {"given": task.baseline(y, data.shape)}
@@ -77,7 +81,7 @@ def _compared(
             compute=setup.compute,
             network=imagenet.imagenet(setup.device),
         )
-        found = setup.once(f"{verb}, {name}: {pictures} pictures, {samples} samples", measure)
+        found = setup.once(f"{name}: {pictures} pictures, {samples} samples", measure)
         quality = found["quality"]
         rows += _judged("untouched", quality["baseline"]) if not rows else []
         rows += _judged(name, quality["one sample"], quality[f"mean of {samples}"])
