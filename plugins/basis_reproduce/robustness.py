@@ -83,7 +83,7 @@ def robustness(setup: Setup, *, pairs: int, auto_pairs: int, several: int) -> Re
         "Pairs are MNIST's test digits, any two; mixtures are stored in 8 bits. PSNR is the mean over the components, "
         "in their best order. Untouched: the mixture as every component, of two mixtures the first. Coefficients that "
         "are not given are estimated (--alpha auto), and so is noise (--noise-std auto). Two mixtures: 0.65 : 0.35 "
-        "and 0.4 : 0.6 of the same digits."
+        "and 0.4 : 0.6 of the same digits. Answers are judged as the sampler leaves them."
     )
     return Report(rows, lambda figure: beside(figure, rows, "mean PSNR (dB)"), why, size=(7.0, 6.5))
 
