@@ -166,13 +166,29 @@ class Generator(nn.Module):
         return [*pictures[:-1], self.agreeing(pictures[-1], y)]
 
     def agreeing(self, x: Tensor, y: Tensor) -> Tensor:
-        """The answer nearest to ``x`` that has the luma, or the means, of ``y``; what has neither is left alone."""
+        """``x`` with the luma of ``y``, the nearest such picture, or its means, smoothly; what has neither stays."""
         if self.task == "colorize":
             weights = x.new_tensor(operators.LUMA).view(3, 1, 1)
             return x + weights / weights.square().sum() * (y - (weights * x).sum(1, keepdim=True))
         if self.task == "upscale":
-            return x + F.interpolate(y - F.avg_pool2d(x, self.factor), scale_factor=float(self.factor), mode="nearest")
+            return x + enlarged_to_means(y - F.avg_pool2d(x, self.factor), self.factor)
         return x
+
+
+def enlarged_to_means(means: Tensor, factor: int) -> Tensor:
+    """The picture ``(n, c, h factor, w factor)`` between pixels ``(n, c, h, w)``, linear, that has the ``means``.
+
+    Means of what is interpolated between the means themselves are others. Correcting by constants shows their edges.
+    """
+    rows, columns = (_means_between(side, factor).to(means) for side in means.shape[2:])
+    pixels = torch.linalg.solve(rows, torch.linalg.solve(columns, means.mT).mT)
+    return F.interpolate(pixels, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def _means_between(side: int, factor: int) -> Tensor:
+    """The matrix ``(side, side)`` from the pixels of a row to the means of every ``factor`` of what is between them."""
+    each = F.interpolate(torch.eye(side)[:, None], scale_factor=float(factor), mode="linear", align_corners=False)
+    return F.avg_pool1d(each, factor)[:, 0].T
 
 
 def _resized(y: Tensor, size: tuple[int, int]) -> Tensor:

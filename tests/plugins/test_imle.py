@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from basis_imle import files, layouts, search, training
+from basis_imle import files, layouts, network, search, training
 from basis_imle.distance import FeatureDistance, pyramid_distance
 from basis_imle.model import Imle
 from basis_imle.network import NOISE, STYLE, Generator
@@ -119,6 +119,17 @@ def test_answers_agree_with_what_was_observed(task, operator):
     network, (y, _) = small(task), observed(task)
     x = training.answers(network, y, [1, 2, 3], SIZE)
     assert torch.allclose(operator(x[None]), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 6)])
+def test_what_is_enlarged_has_the_means_and_no_edges(size):
+    means = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    x = network.enlarged_to_means(means, 8)
+    assert torch.allclose(F.avg_pool2d(x, 8), means, atol=1e-5)
+    steps = x.diff(dim=3).abs()
+    assert steps.max() < 0.5 * (means.amax() - means.amin() + 1e-6)  # blocks would take one step
+    flat = torch.full((1, 3, *size), 0.3)
+    assert torch.allclose(network.enlarged_to_means(flat, 8), torch.full((1, 3, 8 * size[0], 8 * size[1]), 0.3))
 
 
 def test_codes_are_white_and_say_style_and_noise():
