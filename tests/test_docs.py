@@ -36,7 +36,7 @@ from basis_cli.priors import loading
 
 ROOT = Path(__file__).parents[1]
 BASIS = get_command(app)  # once: making it takes longer than most of these commands
-GENERATED = ("docs/cli.md", "docs/models.md", "docs/results/reproduction.md")
+GENERATED = ("docs/cli.md", "docs/models.md", "docs/results/reproduction.md", "docs/results/peers.md")
 PAGES = [
     page
     for page in ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/**/*.md")))]
@@ -59,6 +59,7 @@ REDUCED = {
     ("evaluate",): {"--pictures": 2},
     ("bench", "speed"): {"--count": 1, "--levels": 1, "--baseline": "toy-gaussian", "--prior": "toy-gaussian"},
     ("bench", "samplers"): {"--pairs": 2, "--budgets": "10,100"},
+    ("bench", "peers"): {"--count": 2, "--only": "default"},
     ("sample",): {"-n": 2},
 }
 LEARNING = {"--steps": 2, "--batch": 4}

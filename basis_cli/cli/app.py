@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import plugins
 from ..tasks import Task, built_in
-from . import bench, evaluate, info, records, report, restorations, run, sweep, train, weights
+from . import bench, evaluate, info, peers, records, report, restorations, run, sweep, train, weights
 from .root import root
 
 app = root()
@@ -24,6 +24,7 @@ app.command()(records.rerun)
 app.command()(sweep.sweep)
 app.command()(report.report)
 app.add_typer(evaluate.app, name="evaluate")
+bench.app.command()(peers.peers)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(info.priors_app, name="priors")

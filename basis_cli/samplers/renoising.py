@@ -52,7 +52,7 @@ def renoised(
     """
     if not -1 <= overrelaxation <= 1:
         raise UsageError(f"overrelaxation is from -1 to 1, not {overrelaxation:g}")
-    start = _start(operator, y, priors)
+    start = near_gray(operator, y, priors)
     noise, own = PerImageNoise(seeds, start.device), relative_levels(operator, ladder)
     x = start + weighted([sigmas[0] * each for each in own], noise.normal(start.shape))
     for level, sigma in descent(sigmas, x, noise):
@@ -100,7 +100,7 @@ def relative_levels(operator: Operator, ladder: float) -> list[float]:
     return [(sum(alpha) / len(alpha) / a) ** ladder for a in alpha]
 
 
-def _start(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
+def near_gray(operator: Operator, y: Tensor, priors: Sequence[Prior]) -> Tensor:
     """The pictures nearest to gray ones that explain ``y``, or gray ones where the operator does not know them."""
     x = y.new_full((operator.k, len(y), *priors[0].shape), 0.5)
     if not isinstance(operator, Constraint):

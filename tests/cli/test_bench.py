@@ -81,3 +81,80 @@ def test_samplers_reads_a_folders_pictures_at_the_priors_size(basis, picture, tm
     result = basis(*run, "--only", "ep", "-q", "--json")
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["rows"]) == 1
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    """In place of EfficientNet-Lite0, which is an extra: pixels are the features."""
+
+    class Pixels:
+        def layers(self, x):
+            return [x]
+
+    monkeypatch.setattr("basis_cli.evaluation.imagenet.imagenet", lambda device: Pixels())
+
+
+STROKES = """
+    from basis_cli.api import PriorSpec, hookimpl
+
+    @hookimpl
+    def basis_priors():
+        return [PriorSpec("soft", "Soft blobs", (1, 12, 12), load="strokes:load")]
+
+    def load(spec, weights, device):
+        from basis_toy.prior import soft_blobs
+        return soft_blobs(spec.shape)
+"""
+
+
+def test_peers_measures_writes_the_page_and_goes_on(basis, digits, judge, plugin):
+    plugin("strokes", STROKES)
+    run = ["bench", "peers", "separation", "--prior", "soft", "--data-dir", digits(12), "--count", 4]
+    run += ["--evaluations", 30, "-q", "-o", "found/peers"]
+    only = [word for name in ("no prior", "default", "dps", "dpir", "msdm") for word in ("--only", name)]
+    first = basis(*run, *only, "--json")
+    assert first.exit_code == 0, first.output
+    (record,) = json.loads(first.stdout)
+    assert {row["name"]: row["evaluations"] for row in record["rows"]} == {
+        "no prior": 0,
+        "default": 50,
+        "dps": 30,
+        "dpir": 8,
+        "msdm": 30,
+    }
+    assert all(len(row[measure]) == 4 for row in record["rows"] for measure in ("psnr", "ssim", "feature_distance"))
+    page = Path("found/peers.md").read_text()
+    mean = sum(record["rows"][0]["psnr"]) / 4
+    assert f"| no prior | 0 | {mean:.2f} ±" in page
+    assert "| default: ep, 25 levels | 50 |" in page
+    again = json.loads(basis(*run, "--only", "dps", "--only", "ddrm", "--json").stdout)[0]["rows"]
+    assert [row["name"] for row in again] == ["no prior", "default", "dps", "ddrm", "dpir", "msdm"]
+    assert [row for row in again if row["name"] != "ddrm"] == record["rows"]  # seconds too: not measured again
+    others = json.loads(basis(*run, "--only", "dpir", "--seed", 1, "--json").stdout)[0]["rows"]
+    assert [row["name"] for row in others] == ["dpir"]
+    Path("found/peers/separation.json").write_text("{}")
+    broken = basis(*run)
+    assert (broken.exit_code, len(broken.stderr.splitlines())) == (1, 1)
+
+
+def test_the_page_says_where_a_peer_is_ahead():
+    from basis_cli.evaluation.peers import ahead
+
+    def row(name, psnr, distance):
+        return {"name": name, "psnr": psnr, "ssim": [0.5] * 4, "feature_distance": distance}
+
+    near = [0.3, 0.3, 0.31, 0.3]
+    rows = [row("default", [20, 22, 24, 26], near), row("ddrm", [20.9, 23.1, 25, 27], near)]
+    rows += [row("dps", [19, 21, 23, 25], [0.2, 0.21, 0.2, 0.19]), row("project", [30] * 4, near)]
+    found = ahead(rows)
+    assert [name for name, *_ in found["psnr"]] == ["ddrm"]  # ours are no peers; all pictures gain about 1 dB
+    assert found["psnr"][0][1:] == (pytest.approx(1.0), pytest.approx(0.0408, abs=1e-3))
+    assert [name for name, *_ in found["feature_distance"]] == ["dps"]
+    assert found["ssim"] == []
+
+
+@pytest.mark.parametrize(("arguments", "says"), [(["colours"], "separation, half"), (["--only", "dpss"], "dps, pigdm")])
+def test_peers_knows_what_it_compares(basis, arguments, says):
+    result = basis("bench", "peers", *arguments)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert says in result.stderr
