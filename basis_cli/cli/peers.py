@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 HEAD = """# Samplers of others
 
-Made from the results in `{folder}/` by `basis bench peers -o docs/results/{folder}`: our samplers beside those of other
-authors, on the same network, pictures and seeds, one sample each. The peers are written in this package from their
-papers, without noise in what is observed, and any command takes them (`--sampler dps`). Neither the authors' own code
-nor deepinv was run. The peers have our noise levels, from 1 to 0.03, and about {evaluations} evaluations (a derivative
-counts as two); only `dpir` has its own eight. `default` is what the command does when nothing is chosen. All answers
-are moved within [0, 1] and onto what was observed. SSIM as Wang et al. (2004) have it; feature distance is that of
-EfficientNet-Lite0 ([what it is](../concepts/posteriors.md#how-varied-the-samples-are)), lower is better. ± is a
+Our samplers beside those of other authors, on the same network, pictures and seeds, one sample each; made from the
+results in `{folder}/` by `basis bench peers`. `no prior` is what one has without a network, `default` what the command
+does when nothing is chosen.
+
+The peers are written in this package from their papers, for observations without noise, and every command takes them
+(`--sampler dps`). Neither the authors' own code nor deepinv was run. They have our noise levels, from 1 to 0.03, and
+about {evaluations} evaluations (a derivative counts as two), `dpir` its own eight. `guidance` of `dps` and `zeta` of
+`diffpir` were chosen on eight to twelve train pictures; our own defaults were tuned for longer. Papers give these samplers up to a thousand
+evaluations of larger networks: what they reach there, this page does not say.
+
+All answers are moved within [0, 1] and onto what was observed. SSIM as Wang et al. (2004) have it; feature distance is
+that of EfficientNet-Lite0 ([what it is](../concepts/posteriors.md#how-varied-the-samples-are)), lower is better. ± is a
 standard error; with so few pictures compare the differences that each section states, which are paired.
 """
 MEASURES = {"psnr": "PSNR", "ssim": "SSIM", "feature_distance": "feature distance"}
@@ -172,14 +177,21 @@ def section(record: dict[str, Any]) -> str:
     of = f"{record['pictures']} {'mixtures' if record['task'] == 'separation' else 'pictures'} of {record['data']}"
     sha = ", ".join(f"SHA-256 `{value[:8]}...`" for value in record["weights_sha256"].values())
     threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
-    about = f"`{record['prior']}` ({sha}), {of}, seed {record['seed']}, {threads} of a CPU beside other work."
+    about = f"`{record['prior']}` ({sha}), {of}, {threads} of a CPU beside other work."
+    same = {"count": "pictures", "evaluations": "evaluations", "seed": "seed", "dtype": "dtype"}
+    command = f"basis bench peers {record['task']}" + "".join(f" --{name} {record[key]}" for name, key in same.items())
     head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines(record)]
-    parts = [f"## {CONTESTS[record['task']].title}", about, "\n".join([head, "| --- " * 6 + "|", *rows])]
+    parts = [
+        f"## {CONTESTS[record['task']].title}",
+        f"    {command}",
+        about,
+        "\n".join([head, "| --- " * 6 + "|", *rows]),
+    ]
     if any(row["name"] == DEFAULT for row in record["rows"]):
         found = ahead(record["rows"])
         said = [f"{MEASURES[m]}: {', '.join(map(_gain, won)) if won else 'none'}" for m, won in found.items()]
         parts.append(f"Peers ahead of the default by more than two standard errors. {'; '.join(said)}.")
-    return "\n\n".join(textwrap.fill(p, 120) if not p.startswith(("|", "#")) else p for p in parts) + "\n"
+    return "\n\n".join(textwrap.fill(p, 120) if not p.startswith(("|", "#", " ")) else p for p in parts) + "\n"
 
 
 def _gain(won: tuple[str, float, float]) -> str:
