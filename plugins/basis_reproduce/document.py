@@ -22,7 +22,7 @@ Separation with Deep Generative Priors* (Jayaram & Thickstun 2020); NCSN is the 
 Estimating Gradients of the Data Distribution* (Song & Ermon 2019) by Matosevic, Hein & Nuzzo; cINN is *Guided Image
 Generation with Conditional Invertible Neural Networks* (Ardizzone et al. 2019). Each section is one command, which also
 draws the figure. ± is a standard error. *Cut* says what is less than the papers' own counts (`--full`, or `--set`);
-[mixtures of digits](separation.md) have larger runs.
+[mixtures of digits](separation.md) have larger runs. No prior of faces has been trained, so rows of CelebA are quoted.
 """,
     "robustness": """# Mixtures as people have them
 
