@@ -12,7 +12,8 @@ from rich.table import Table
 
 from .. import __version__
 from ..errors import InputError, UsageError
-from .options import AsJson, ComputeOptions, DataDir, Quiet, Weights, with_options
+from .groups import with_options
+from .options import AsJson, ComputeOptions, DataDir, Quiet, Weights
 from .output import show, stderr
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ results in `{folder}/` by `basis bench peers`. `no prior` is what one has withou
 does when nothing is chosen.
 
 The peers are written in this package from their papers, for observations without noise, and every command takes them
-(`--sampler dps`). Neither the authors' own code nor deepinv was run. They have our noise levels, from 1 to 0.03, and
-about {evaluations} evaluations (a derivative counts as two), `dpir` its own eight. `guidance` of `dps` and `zeta` of
-`diffpir` were chosen on eight to twelve train pictures; our own defaults were tuned for longer. Papers give these samplers up to a thousand
-evaluations of larger networks: what they reach there, this page does not say.
+(`--sampler dps`). Neither the authors' own code nor deepinv was run. They have our noise levels, from 1 to 0.03, and as
+many evaluations as the command says, or a few less (a derivative counts as two); `dpir` has its own eight. `guidance`
+of `dps` and `zeta` of `diffpir` were chosen on eight to twelve train pictures; our own defaults were tuned for longer.
+Papers give these samplers up to a thousand evaluations of larger networks: what they reach there, this page does not
+say.
 
 All answers are moved within [0, 1] and onto what was observed. SSIM as Wang et al. (2004) have it; feature distance is
 that of EfficientNet-Lite0 ([what it is](../concepts/posteriors.md#how-varied-the-samples-are)), lower is better. ± is a
@@ -165,9 +167,7 @@ def document(folder: Path) -> str:
     from ..evaluation.peers import CONTESTS
 
     records = [_read(path) for name in CONTESTS if (path := folder / f"{name}.json").exists()]
-    spent = sorted({record["evaluations"] for record in records})
-    head = HEAD.format(folder=folder.name, evaluations=" or ".join(map(str, spent)))
-    return "\n".join([head, *map(section, records)])
+    return "\n".join([HEAD.format(folder=folder.name), *map(section, records)])
 
 
 def section(record: dict[str, Any]) -> str:
