@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HEAD = """# Samplers of others
 
 Our samplers beside those of other authors, on the same network, pictures and seeds, one sample each; made from the
-results in `{folder}/` by `basis bench peers`. `no prior` is what one has without a network, `default` what the command
-does when nothing is chosen.
+results in `{folder}/` by `basis bench peers`. `no prior` is what one has without a network, `default` the sampler that
+the command takes with this prior when none is chosen.
 
 The peers are written in this package from their papers, for observations without noise, and every command takes them
 (`--sampler dps`). Neither the authors' own code nor deepinv was run. They have our noise levels, from 1 to 0.03, and as
@@ -177,7 +177,7 @@ def section(record: dict[str, Any]) -> str:
     of = f"{record['pictures']} {'mixtures' if record['task'] == 'separation' else 'pictures'} of {record['data']}"
     sha = ", ".join(f"SHA-256 `{value[:8]}...`" for value in record["weights_sha256"].values())
     threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
-    about = f"`{record['prior']}` ({sha}), {of}, {threads} of a CPU beside other work."
+    about = f"`{record['prior']}` ({sha}), {of}, {threads} of a CPU; seconds of the processor for all of them."
     same = {"count": "pictures", "evaluations": "evaluations", "seed": "seed", "dtype": "dtype"}
     command = f"basis bench peers {record['task']}" + "".join(f" --{name} {record[key]}" for name, key in same.items())
     head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines(record)]
