@@ -84,8 +84,8 @@ def contend(
 
     Returns:
         ``name``, ``evaluations`` (of each component), ``seconds`` (for all pictures; on a CPU the processor's, whatever
-        else runs) and ``settings``; of each picture, or mixture (the mean over its components), ``psnr`` in dB, ``ssim``
-        and ``feature_distance``.
+        else runs) and ``settings``; of each picture, or mixture (the mean over its components), ``psnr`` in dB,
+        ``ssim`` and ``feature_distance``.
     """
     task = contest.task(data.shape, seed)
     if isinstance(task, Separate):
