@@ -28,9 +28,9 @@ the command takes with this prior when none is chosen.
 The peers are written in this package from their papers, for observations without noise, and every command takes them
 (`--sampler dps`). Neither the authors' own code nor deepinv was run. They have our noise levels, from 1 to 0.03, and as
 many evaluations as the command says, or a few less (a derivative counts as two); `dpir` has its own eight. `guidance`
-of `dps` and `zeta` of `diffpir` were chosen on eight to twelve train pictures; our own defaults were tuned for longer.
-Papers give these samplers up to a thousand evaluations of larger networks: what they reach there, this page does not
-say.
+of `dps`, `zeta` of `diffpir` and `sde_steps` of `pnp-dm` were chosen on eight to twelve train pictures; our own
+defaults were tuned for longer. Papers give these samplers up to a thousand evaluations of larger networks: what they
+reach there, this page does not say.
 
 All answers are moved within [0, 1] and onto what was observed. SSIM as Wang et al. (2004) have it; feature distance is
 that of EfficientNet-Lite0 ([what it is](../concepts/posteriors.md#how-varied-the-samples-are)), lower is better. ± is a
