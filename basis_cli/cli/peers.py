@@ -172,7 +172,7 @@ def document(folder: Path) -> str:
 
 def section(record: dict[str, Any]) -> str:
     """A task as Markdown, and where a peer is ahead of its default."""
-    from ..evaluation.peers import CONTESTS, DEFAULT, ahead
+    from ..evaluation.peers import CONTESTS, DEFAULT, gains
 
     of = f"{record['pictures']} {'mixtures' if record['task'] == 'separation' else 'pictures'} of {record['data']}"
     sha = ", ".join(f"SHA-256 `{value[:8]}...`" for value in record["weights_sha256"].values())
@@ -188,12 +188,19 @@ def section(record: dict[str, Any]) -> str:
         "\n".join([head, "| --- " * 6 + "|", *rows]),
     ]
     if any(row["name"] == DEFAULT for row in record["rows"]):
-        found = ahead(record["rows"])
-        said = [f"{MEASURES[m]}: {', '.join(map(_gain, won)) if won else 'none'}" for m, won in found.items()]
-        parts.append(f"Peers ahead of the default by more than two standard errors. {'; '.join(said)}.")
-    return "\n\n".join(textwrap.fill(p, 120) if not p.startswith(("|", "#", " ")) else p for p in parts) + "\n"
+        found = gains(record["rows"])
+        ahead = {m: [_gain(*each) for each in found[m] if each[1] > 2 * each[2]] for m in MEASURES}
+        level = {m: [f"`{name}`" for name, mean, error in found[m] if abs(mean) <= 2 * error] for m in MEASURES}
+        for what, named in (("Ahead of the default", ahead), ("Not told apart from it", level)):
+            said = "; ".join(f"{MEASURES[m]}: {', '.join(names) if names else 'none'}" for m, names in named.items())
+            parts.append(f"{what}, by two standard errors of the paired differences: {said}.")
+    return (
+        "\n\n".join(
+            textwrap.fill(p, 120, break_on_hyphens=False) if not p.startswith(("|", "#", " ")) else p for p in parts
+        )
+        + "\n"
+    )
 
 
-def _gain(won: tuple[str, float, float]) -> str:
-    name, mean, error = won
+def _gain(name: str, mean: float, error: float) -> str:
     return f"`{name}` by {mean:.3g} ± {error:.2g}"

@@ -132,11 +132,11 @@ def _judged(x: Tensor, truth: Tensor, network: Layered) -> dict[str, list[float]
     return {name: [round(float(value), 5) for value in values.mean(0)] for name, values in figures.items()}
 
 
-def ahead(rows: Sequence[dict[str, Any]], of: str = DEFAULT) -> dict[str, list[tuple[str, float, float]]]:
-    """By how much peers are better than the row called ``of``, where that is more than two standard errors.
+def gains(rows: Sequence[dict[str, Any]], of: str = DEFAULT) -> dict[str, list[tuple[str, float, float]]]:
+    """By how much peers are better than the row called ``of``.
 
     Returns:
-        Of each measure, the peer, the mean of the paired differences, and their standard error; the best first.
+        Of each measure, each peer, the mean of the paired differences, and their standard error; the best first.
     """
     ours = next(row for row in rows if row["name"] == of)
     found: dict[str, list[tuple[str, float, float]]] = {}
@@ -145,7 +145,6 @@ def ahead(rows: Sequence[dict[str, Any]], of: str = DEFAULT) -> dict[str, list[t
         for row in rows:
             if row["name"] in PEERS:
                 gain = average((torch.tensor(row[measure]) - torch.tensor(ours[measure])).double().numpy() * sign)
-                if gain["mean"] > 2 * gain["standard_error"]:
-                    found[measure].append((row["name"], gain["mean"], gain["standard_error"]))
+                found[measure].append((row["name"], gain["mean"], gain["standard_error"]))
         found[measure].sort(key=lambda each: -each[1])
     return found

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from basis_cli.cli.peers import section
+from basis_cli.evaluation.peers import gains
+
 QUICK = ["--prior", "toy-gaussian", "--baseline", "toy-gaussian", "--count", 2, "--sampler", "project", "--levels", 2]
 QUICK += ["--rounds", 2]
 
@@ -137,20 +140,20 @@ def test_peers_measures_writes_the_page_and_goes_on(basis, digits, judge, plugin
     assert (broken.exit_code, len(broken.stderr.splitlines())) == (1, 1)
 
 
-def test_the_page_says_where_a_peer_is_ahead():
-    from basis_cli.evaluation.peers import ahead
-
+def test_the_page_says_which_peers_are_ahead():
     def row(name, psnr, distance):
-        return {"name": name, "psnr": psnr, "ssim": [0.5] * 4, "feature_distance": distance}
+        figures = {"psnr": psnr, "ssim": [0.5, 0.6, 0.7, 0.6], "feature_distance": distance}
+        return {"name": name, "evaluations": 50, "seconds": 1, "settings": {"sampler": "ep", "levels": 25}} | figures
 
     near = [0.3, 0.3, 0.31, 0.3]
     rows = [row("default", [20, 22, 24, 26], near), row("ddrm", [20.9, 23.1, 25, 27], near)]
     rows += [row("dps", [19, 21, 23, 25], [0.2, 0.21, 0.2, 0.19]), row("project", [30] * 4, near)]
-    found = ahead(rows)
-    assert [name for name, *_ in found["psnr"]] == ["ddrm"]  # ours are no peers; all pictures gain about 1 dB
-    assert found["psnr"][0][1:] == (pytest.approx(1.0), pytest.approx(0.0408, abs=1e-3))
-    assert [name for name, *_ in found["feature_distance"]] == ["dps"]
-    assert found["ssim"] == []
+    found = gains(rows)
+    assert found["psnr"] == [("ddrm", pytest.approx(1.0), pytest.approx(0.0408, abs=1e-3)), ("dps", -1, 0)]
+    about = {"task": "half", "prior": "a", "data": "b", "weights_sha256": {}, "pictures": 4, "evaluations": 50}
+    page = " ".join(section(about | {"seed": 0, "dtype": "auto", "threads": 1, "rows": rows}).split())
+    assert "PSNR: `ddrm` by 1 ± 0.041; SSIM: none; feature distance: `dps` by 0.103 ± 0.0048." in page
+    assert "differences: PSNR: none; SSIM: `ddrm`, `dps`; feature distance: `ddrm`." in page
 
 
 @pytest.mark.parametrize(("arguments", "says"), [(["colours"], "separation, half"), (["--only", "dpss"], "dps, pigdm")])
