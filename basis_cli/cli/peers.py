@@ -83,35 +83,37 @@ def peers(
         source = {"prior": prior or contest.prior, "data": data or contest.data}
         (loaded,), hashes = load_priors(Sample(), [source["prior"]], weights, where)
         test = load_pictures(source["data"], "test", data_dir, loaded.shape)
-        about = {"pictures": count, "evaluations": evaluations, "seed": seed}
-        record = {"task": name, **source, "weights_sha256": hashes, **about, **_machine(where)}
+        record = {"task": name, **source, "weights_sha256": hashes, "pictures": count, "evaluations": evaluations}
+        record |= {"seed": seed, **_machine(where)}
         done = _measured(out / f"{name}.json", record)
-
-        def keep(row: dict[str, Any], record: dict[str, Any] = record, done: dict[str, Any] = done) -> None:
-            done[row["name"]] = row
-            record["rows"] = [done[each] for each in known if each in done]
-            out.mkdir(parents=True, exist_ok=True)
-            with atomically(out / f"{record['task']}.json") as partial:
-                partial.write_text(json.dumps(record, indent=1) + "\n")
-
         wanted = [row for row in known if row in (only or known) and row not in contest.leaves_out]
         with stderr.status(contest.title) as status:
             if quiet:
                 status.stop()
             for row in wanted:
-                status.update(f"{contest.title}: {row}")
-                keep(done.get(row) or contend(row, contest, test, loaded, network, count, evaluations, seed, where))
-        records.append(record)
+                if row not in done:
+                    status.update(f"{contest.title}: {row}")
+                    done[row] = contend(row, contest, test, loaded, network, count, evaluations, seed, where)
+                    _keep(out / f"{name}.json", record | {"rows": [done[each] for each in known if each in done]})
+        records.append(record | {"rows": [done[each] for each in known if each in done]})
     show(records, as_json, *map(_table, records))
     with atomically(page := out.with_name(out.name + ".md")) as partial:
         partial.write_text(document(out))
     stderr.print(f"written: {page}", soft_wrap=True)
 
 
+def _keep(path: Path, record: dict[str, Any]) -> None:
+    from ..data.files import atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(path) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def _machine(compute: Compute) -> dict[str, Any]:
     import torch
 
-    asked = {"device": compute.device, "dtype": compute.dtype}
+    asked = {"device": compute.place.type, "dtype": compute.dtype}
     return asked | {"basis": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
@@ -177,7 +179,10 @@ def section(record: dict[str, Any]) -> str:
     of = f"{record['pictures']} {'mixtures' if record['task'] == 'separation' else 'pictures'} of {record['data']}"
     sha = ", ".join(f"SHA-256 `{value[:8]}...`" for value in record["weights_sha256"].values())
     threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
-    about = f"`{record['prior']}` ({sha}), {of}, {threads} of a CPU; seconds of the processor for all of them."
+    where = (
+        f"{threads} of a CPU; seconds of the processor" if record["device"] == "cpu" else f"{record['device']}; seconds"
+    )
+    about = f"`{record['prior']}` ({sha}), {of}, {where} for all of them."
     same = {"count": "pictures", "evaluations": "evaluations", "seed": "seed", "dtype": "dtype"}
     command = f"basis bench peers {record['task']}" + "".join(f" --{name} {record[key]}" for name, key in same.items())
     head, *rows = ["| " + " | ".join(cells) + " |" for cells in lines(record)]
@@ -194,12 +199,8 @@ def section(record: dict[str, Any]) -> str:
         for what, named in (("Ahead of the default", ahead), ("Not told apart from it", level)):
             said = "; ".join(f"{MEASURES[m]}: {', '.join(names) if names else 'none'}" for m, names in named.items())
             parts.append(f"{what}, by two standard errors of the paired differences: {said}.")
-    return (
-        "\n\n".join(
-            textwrap.fill(p, 120, break_on_hyphens=False) if not p.startswith(("|", "#", " ")) else p for p in parts
-        )
-        + "\n"
-    )
+    wrapped = (p if p[0] in "|# " else textwrap.fill(p, 120, break_on_hyphens=False) for p in parts)
+    return "\n\n".join(wrapped) + "\n"
 
 
 def _gain(name: str, mean: float, error: float) -> str:

@@ -151,7 +151,7 @@ def test_the_page_says_which_peers_are_ahead():
     found = gains(rows)
     assert found["psnr"] == [("ddrm", pytest.approx(1.0), pytest.approx(0.0408, abs=1e-3)), ("dps", -1, 0)]
     about = {"task": "half", "prior": "a", "data": "b", "weights_sha256": {}, "pictures": 4, "evaluations": 50}
-    page = " ".join(section(about | {"seed": 0, "dtype": "auto", "threads": 1, "rows": rows}).split())
+    page = " ".join(section(about | {"seed": 0, "dtype": "auto", "threads": 1, "device": "cpu", "rows": rows}).split())
     assert "PSNR: `ddrm` by 1 ± 0.041; SSIM: none; feature distance: `dps` by 0.103 ± 0.0048." in page
     assert "differences: PSNR: none; SSIM: `ddrm`, `dps`; feature distance: `ddrm`." in page
 
