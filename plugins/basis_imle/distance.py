@@ -23,8 +23,8 @@ class FeatureDistance(nn.Module):
     """The Laplacian pyramid's distance, and from :data:`LEAST` pixels on that of the features of a classifier.
 
     Features are those of the first two stages of the project's CIFAR-10 classifier (``basis train features``), of
-    pictures larger than its own, 32 x 32, those of the first alone; they are scaled to length one at every pixel, and
-    squared differences are summed over channels and averaged over pixels.
+    pictures shrunk to its own size, 32 x 32, or less, and scaled to length one at every pixel; squared differences are
+    summed over channels and averaged over pixels. Asked at full size, it makes of what cannot be told a hatching.
     """
 
     def __init__(self, weight: float = 0.1):
@@ -36,15 +36,15 @@ class FeatureDistance(nn.Module):
 
     def layers(self, x: Tensor) -> list[Tensor]:
         """Features ``(n, c, h, w)`` of each stage, of length one at every pixel."""
-        stages = [self.first(F.gelu(self.begin(4 * x - 2)))]
-        if min(x.shape[2:]) <= LARGEST:
-            stages.append(self.second(stages[0]))
-        return [F.normalize(h, dim=1, eps=1e-3) for h in stages]
+        first = self.first(F.gelu(self.begin(4 * x - 2)))
+        return [F.normalize(h, dim=1, eps=1e-3) for h in (first, self.second(first))]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         total = pyramid_distance(x, y)
         if min(x.shape[2:]) < LEAST:
             return total
+        while min(x.shape[2:]) > LARGEST:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
         pairs = zip(self.layers(x), self.layers(y), strict=True)
         for a, b in pairs:
             total = total + self.weight * (a - b).square().sum(1).mean((1, 2))
@@ -52,5 +52,4 @@ class FeatureDistance(nn.Module):
 
 
 LEAST, LARGEST = 16, 32
-"""Pixels of a side below which the classifier's features mean nothing, and above which those of its second stage cost
-as much as the network in training, though the same picture shrunk has them."""
+"""Pixels of a side below which the classifier's features mean nothing, and which it was trained for."""
