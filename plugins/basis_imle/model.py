@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basis_cli.api import PosteriorSpec, WeightsError
+from basis_cli.api import PosteriorSpec, UsageError, WeightsError
 
 from .files import plain, read
 from .layouts import CLASSES
@@ -34,7 +34,13 @@ class Imle:
         return Imle(self.network, size)
 
     def sample(self, y: Tensor, seeds: Sequence[int]) -> Tensor:
-        """An answer in [0, 1] for each ``y``. One after the other: rounding goes with how many there are."""
+        """An answer in [0, 1] for each ``y``. One after the other: rounding goes with how many there are.
+
+        Raises:
+            UsageError: ``y`` is to be enlarged by another factor.
+        """
+        if self.network.task == "upscale" and y.shape[2] != -(-self.shape[1] // self.factor):
+            raise UsageError(f"the model enlarges {self.factor} times", f"--factor {self.factor}, or no --model")
         y = self._classes(y) if self.network.task == "paint" else y
         return torch.cat([self._answer(one, seed) for one, seed in zip(y.split(1), seeds, strict=True)]).clamp(0, 1)
 

@@ -93,6 +93,14 @@ def test_other_tasks(basis, weights, verb, model, options, size):
     assert [Image.open(path).size for path in result.stdout.split()] == [(size[1], size[0])] * 2
 
 
+def test_another_factor_is_refused(basis, weights):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save("x.png")
+    options = ("--factor", 8, "--model", "imle-upscale16", "--weights", weights("upscale"), "-q")
+    result = basis("upscale", "x.png", *options)
+    assert result.exit_code == 2, result.output
+    assert "enlarges 16 times" in result.output
+
+
 def test_its_answers_begin_a_sampler(basis, weights):
     gray = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
     Image.fromarray(gray).save("gray.png")
