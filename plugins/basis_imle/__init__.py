@@ -20,7 +20,6 @@ SUMMARIES = {
     "imle-decompress": ("decompress", "Photographs from JPEG files of quality 5 to 10"),
     "imle-layout": ("paint", "Streets from a map of what is where, in ten classes"),
 }
-SHIPPED = ("imle-layout",)
 
 
 @hookimpl
@@ -28,14 +27,14 @@ def basis_posteriors() -> list[PosteriorSpec]:
     return [
         PosteriorSpec(
             name=name,
-            summary=summary if name in SHIPPED else f"{summary} (train it: basis train imle --task {task})",
+            summary=summary,
             task=task,
             shape=(3, 64, 64),
             any_size=True,
             load="basis_imle.model:load",
             cites=("li2018", "peng2022"),
-            weights=WeightFile(f"{name}.safetensors") if name in SHIPPED else None,
-            licence="MIT" if name in SHIPPED else "",
+            weights=WeightFile(f"{name}.safetensors"),
+            licence="MIT",
         )
         for name, (task, summary) in SUMMARIES.items()
     ]

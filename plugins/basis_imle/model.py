@@ -68,11 +68,9 @@ def load(spec: PosteriorSpec, weights: Path | None, device: torch.device) -> Iml
     """The model that ``spec`` names, on ``device``.
 
     Raises:
-        WeightsError: no weights, unreadable, or made for another task.
+        WeightsError: the file cannot be read, or was made for another task.
     """
-    if weights is None:
-        hint = f"give them with --weights; basis train imle --task {spec.task} makes them"
-        raise WeightsError(f"{spec.name} has no weights of its own", hint)
+    assert weights  # the spec names a file
     network = read(weights)
     if network.task != spec.task:
         raise WeightsError(f"{weights} is for `basis {network.task}`, not {spec.name}")

@@ -110,10 +110,25 @@ def test_its_answers_begin_a_sampler(basis, weights):
     assert basis_cli.__version__ == json.loads(Path("out/gray.json").read_text())["basis"]
 
 
-def test_a_model_without_weights_says_how_to_make_them(basis, layout):
-    result = basis("colorize", "layout.png", "--model", "imle-colour", "-q")
-    assert result.exit_code == 4, result.output
-    assert "basis train imle --task colorize" in result.output
+@pytest.mark.parametrize(
+    ("verb", "model", "options"),
+    [
+        ("colorize", "imle-colour", ()),
+        ("upscale", "imle-upscale16", ("--factor", 16)),
+        ("decompress", "imle-decompress", ()),
+    ],
+)
+def test_shipped_models_give_several_answers(basis, verb, model, options):
+    ramp = np.linspace(20, 230, 4 if verb == "upscale" else 64).astype(np.uint8)
+    picture = Image.fromarray(np.stack([ramp[:, None] + 0 * ramp] * 3, -1))
+    picture.save("x.jpg" if verb == "decompress" else "x.png", quality=8)
+    name = "x.jpg" if verb == "decompress" else "x.png"
+    result = basis(verb, name, "--model", model, *options, "--samples", 2, "-q")
+    assert result.exit_code == 0, result.output
+    first, second = (np.asarray(Image.open(path), np.float32) for path in result.stdout.split())
+    assert first.shape == (64, 64, 3)
+    assert first.std() > 10
+    assert (first != second).any()
 
 
 def test_the_shipped_model_paints(basis, layout):
