@@ -239,7 +239,7 @@ def test_the_real_manifest_tells_the_truth():
         assert weights.sha256(folder / entry.name) == entry.sha256
         assert (folder / entry.card).is_file()
         assert entry.licence
-    assert sum(entry.bytes for entry in entries.values()) < 115e6  # packed, a wheel of at most 95 MB: it takes four fifths
+    assert sum(entry.bytes for entry in entries.values()) < 115e6  # packed to four fifths: a wheel under 95 MB
 
 
 # --- pull
